@@ -1,0 +1,3 @@
+//! The control socket: message types (built without fuser) and the daemon's server.
+
+pub mod msg;

@@ -1,0 +1,115 @@
+//! The control messages between the launcher (or a control client) and a branch's daemon.
+//!
+//! Wire form: a little-endian u32 length, then that many bytes of JSON, at most [`MAX_BYTES`].
+//! Descriptors ride along as SCM_RIGHTS with the first byte of a frame. Built without fuser.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::types::BranchName;
+
+/// Version of the messages; both sides must speak the same one.
+pub const VERSION: u32 = 1;
+/// Largest frame, in bytes.
+pub const MAX_BYTES: u32 = 1 << 20;
+
+/// What a client asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// First on every connection.
+    Hello {
+        /// The client's [`VERSION`].
+        version: u32,
+    },
+    /// Hands over a mounted `/dev/fuse` (first descriptor). Answered once INIT is done.
+    /// Further descriptors are the user and the mount namespace, kept for joiners.
+    Attach {
+        /// What the daemon is to serve through it.
+        mount: MountSpec,
+    },
+    /// Binds a process (and by inheritance its children) to the branch, groups from procfs.
+    Bind {
+        /// Pid in the host's pid namespace.
+        pid: u32,
+        /// Start time in clock ticks since boot, field 22 of `/proc/<pid>/stat`.
+        start_ticks: u64,
+    },
+    /// Asks for the namespaces of the live run; the reply carries user and mount descriptors.
+    Join,
+    /// Asks what the branch holds now.
+    Status,
+    /// Makes everything acknowledged so far durable.
+    Sync,
+    /// Counts this connection as a session: the daemon lives while one is open.
+    /// It ends by closing the connection.
+    Session,
+}
+
+/// What the daemon is to serve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MountSpec {
+    /// Host directories shown copy-on-write, absolute, none below another.
+    pub roots: Vec<PathBuf>,
+    /// Host paths that the core answers with "no such entry", the store among them.
+    pub conceal: Vec<PathBuf>,
+    /// Whether file bytes may go by FUSE passthrough (needs a privileged daemon).
+    pub passthrough: bool,
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Reply {
+    /// To Hello: who this is.
+    Hello {
+        /// The daemon's [`VERSION`].
+        version: u32,
+        /// The branch it serves.
+        branch: BranchName,
+        /// Its pid.
+        pid: u32,
+    },
+    /// Done, nothing to tell.
+    Ok,
+    /// To Bind: the groups found in procfs.
+    Bound {
+        /// Supplementary groups of the process, host ids.
+        groups: Vec<u32>,
+    },
+    /// To Status.
+    Status {
+        /// Bound processes still alive, host pids.
+        processes: Vec<u32>,
+        /// Open sessions.
+        sessions: u32,
+        /// Whether the mount is served.
+        mounted: bool,
+    },
+    /// The request was refused.
+    Error {
+        /// What kind of trouble, for programs.
+        code: ErrorCode,
+        /// What failed, on what, why, for people.
+        message: String,
+    },
+}
+
+/// Kinds of refusals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum ErrorCode {
+    Version,
+    Malformed,
+    NotAllowed,
+    Locked,
+    Damaged,
+    NewerFormat,
+    NoSpace,
+    NotMounted,
+    NoSuchProcess,
+    Io,
+}

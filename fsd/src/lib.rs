@@ -1,0 +1,9 @@
+//! The agentfs branch core, its store and its control messages.
+//!
+//! Layers, each importing only what stands right of it: `fuse, ctl -> core -> backstore -> sys`.
+//! `core::types` and `core::record` are leaves that all of them share.
+#![warn(missing_docs)]
+
+pub mod backstore;
+pub mod core;
+pub mod ctl;
