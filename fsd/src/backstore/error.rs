@@ -16,6 +16,36 @@ pub enum StoreError {
         /// The host's answer.
         source: io::Error,
     },
+    /// No space, or no quota, is left where the store lives.
+    #[error("no space left to {op} {}: {source}", path.display())]
+    NoSpace {
+        /// What was tried.
+        op: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// ENOSPC or EDQUOT.
+        source: io::Error,
+    },
+    /// The store may not be written: permissions, or a read-only file system.
+    #[error("{} is not writable ({op}: {source})", path.display())]
+    NotWritable {
+        /// What was tried.
+        op: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// EACCES, EPERM or EROFS.
+        source: io::Error,
+    },
+    /// An earlier write left the journal in a state that could not be taken back; nothing more
+    /// is written to it until the branch is opened anew.
+    #[error("{} takes no more writes since an earlier one could not be taken back", path.display())]
+    Poisoned {
+        /// The journal.
+        path: PathBuf,
+    },
+    /// The caller broke a rule of the store; a bug, not a state of the disk.
+    #[error("invalid use of the store: {0}")]
+    Invalid(&'static str),
     /// A file of the store does not hold what it must.
     #[error("{} is damaged: {what}", path.display())]
     Damaged {
@@ -48,4 +78,45 @@ pub enum StoreError {
     /// The name is in use.
     #[error("branch {0} exists")]
     BranchExists(String),
+}
+
+impl StoreError {
+    /// Wraps what the host answered to `op` on `path`: [`NoSpace`](Self::NoSpace) and a read-only
+    /// file system are told apart, the rest is [`Io`](Self::Io).
+    pub fn io(op: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        let path = path.into();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                StoreError::NoSpace { op, path, source }
+            }
+            io::ErrorKind::ReadOnlyFilesystem => StoreError::NotWritable { op, path, source },
+            _ => StoreError::Io { op, path, source },
+        }
+    }
+
+    /// The same error, with a refusal by permissions read as "not writable": for calls that are
+    /// about to write.
+    pub(crate) fn while_writing(self) -> Self {
+        match self {
+            StoreError::Io { op, path, source }
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                StoreError::NotWritable { op, path, source }
+            }
+            other => other,
+        }
+    }
+
+    /// Says that the file at `path` is damaged, and how.
+    pub(crate) fn damaged(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {
+        StoreError::Damaged {
+            path: path.into(),
+            what: what.into(),
+        }
+    }
+
+    /// Whether this is the answer "no such file".
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
 }

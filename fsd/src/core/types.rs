@@ -148,7 +148,9 @@ impl Kind {
 }
 
 /// A point in time: seconds since the epoch (may be negative) and nanoseconds (0 to 999,999,999).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Time {
     /// Whole seconds since 1970, UTC.
     pub sec: i64,
@@ -160,7 +162,10 @@ impl Time {
     /// The system's real-time clock.
     pub fn now() -> Self {
         let t = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        Time { sec: t.tv_sec, nsec: t.tv_nsec as u32 }
+        Time {
+            sec: t.tv_sec,
+            nsec: t.tv_nsec as u32,
+        }
     }
 }
 

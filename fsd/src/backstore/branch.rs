@@ -1,0 +1,626 @@
+//! An open branch: [`LiveBranch`] for its one owner, [`BranchReader`] for everyone else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::codec::{self, Item};
+use super::delta::InodeWord;
+use super::error::StoreError;
+use super::journal::{self, Journal, JournalHeader};
+use super::layer::{LayerView, Tail};
+use super::media::{LockGuard, Media, random_u64};
+use super::meta::BranchInfo;
+use super::objects::{self, ObjectFile};
+use super::stack::{Records, Stack, extents_in, inode_in};
+use super::table::{self, Table, TableContent, TableFacts};
+use crate::core::record::{Delta, Dentry, ExtentMap, InodeRec, LayerId, ObjectId};
+use crate::core::types::{Ino, Name};
+
+/// A journal this long is worth a checkpoint, whatever the table's size; in bytes.
+const CHECKPOINT_AT_LEAST_BYTES: u64 = 8 << 20;
+/// A checkpoint rewrites the table, so it waits until the journal is this part of it.
+const CHECKPOINT_TABLE_PART: u64 = 4;
+
+/// Directories that got new objects since they were last synced, with the time of the newest.
+type DirtyDirs = Arc<Mutex<BTreeMap<PathBuf, u64>>>;
+
+/// Makes everything committed before it was taken durable, outside any lock.
+#[derive(Clone, Debug)]
+pub struct SyncHandle {
+    journal: journal::SyncHandle,
+    media: Arc<dyn Media>,
+    dirs: Vec<(PathBuf, u64)>,
+    dirty: DirtyDirs,
+}
+
+impl SyncHandle {
+    /// Syncs; blocks as long as the disk takes. The bytes of objects are the caller's to sync.
+    ///
+    /// Errors: once one sync has failed, every later one of the same journal does too, since the
+    /// kernel may have dropped what it could not write. A checkpoint starts a clean journal.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        // A frame must not be durable without the objects it names.
+        sync_dirs(&*self.media, &self.dirs, &self.dirty)?;
+        self.journal.sync()
+    }
+}
+
+fn sync_dirs(
+    media: &dyn Media,
+    dirs: &[(PathBuf, u64)],
+    dirty: &DirtyDirs,
+) -> Result<(), StoreError> {
+    for (dir, tick) in dirs {
+        media
+            .sync_dir(dir)
+            .map_err(|e| StoreError::io("sync", media.describe(dir), e))?;
+        let mut dirty = dirty.lock().unwrap_or_else(PoisonError::into_inner);
+        if dirty.get(dir) == Some(tick) {
+            dirty.remove(dir);
+        }
+    }
+    Ok(())
+}
+
+/// A branch held by its one owner. Dropping it without [`close`](Self::close) is like a crash: all
+/// that was committed is there at the next opening.
+#[derive(Debug)]
+pub struct LiveBranch {
+    info: BranchInfo,
+    stack: Stack,
+    journal: Journal,
+    next_ino: u64,
+    /// Objects given out and not named by any commit yet.
+    unnamed: BTreeSet<u64>,
+    dirty: DirtyDirs,
+    tick: u64,
+    /// Journal length that asks for the next checkpoint, raised when one has failed.
+    checkpoint_at: u64,
+    /// Last field: the lock goes when all else is gone.
+    _lock: Box<dyn LockGuard>,
+}
+
+impl LiveBranch {
+    /// Takes over a loaded stack: cuts the torn tail, removes orphans and leftovers.
+    pub(super) fn recover(
+        info: BranchInfo,
+        stack: Stack,
+        tail: Tail,
+        lock: Box<dyn LockGuard>,
+    ) -> Result<Self, StoreError> {
+        let next_ino = stack.next_ino();
+        let media = top_of(&stack)?.media.clone();
+        report_cut(&*media, &tail)?;
+        let journal = Journal::resume(&*media, tail.header, tail.len, tail.next_seq)?;
+        for name in &tail.leftovers {
+            // What cannot be removed does no harm; the next opening tries again.
+            if let Err(e) = media.unlink(name) {
+                tracing::warn!(path = %media.describe(name).display(), error = %e, "cannot remove a leftover");
+            }
+        }
+        let mut branch = Self {
+            info,
+            stack,
+            journal,
+            next_ino,
+            unnamed: BTreeSet::new(),
+            dirty: Arc::default(),
+            tick: 0,
+            checkpoint_at: 0,
+            _lock: lock,
+        };
+        branch.checkpoint_at = branch.next_checkpoint_at();
+        branch.remove_unreachable_objects()?;
+        Ok(branch)
+    }
+
+    /// Removes objects that nothing names: orphans, and those that were made and never committed.
+    fn remove_unreachable_objects(&mut self) -> Result<(), StoreError> {
+        let top = top_of(&self.stack)?;
+        let media = top.media.clone();
+        let known = top
+            .table
+            .as_ref()
+            .map_or(1, |table| table.facts().next_object);
+        let named = top.delta.named_objects(top.id);
+        let mut gone: BTreeSet<u64> = top.ledger.orphans.clone();
+        let mut next = top.ledger.next_object;
+        for number in objects::list_from(&*media, known)? {
+            next = next.max(number.saturating_add(1));
+            if !named.contains(&number) {
+                gone.insert(number);
+            }
+        }
+        if next > top.ledger.next_object {
+            // Before the files go: afterwards nothing would tell that the numbers were used.
+            self.append(&[Item::NextObject(next)])?;
+        }
+        for number in &gone {
+            objects::remove(&*media, *number)?;
+        }
+        let top = self.top_mut()?;
+        top.ledger.next_object = next;
+        top.ledger.orphans.clear();
+        Ok(())
+    }
+
+    /// What is known of the branch.
+    pub fn info(&self) -> &BranchInfo {
+        &self.info
+    }
+
+    /// Whether the top layer says nothing and never did.
+    pub(super) fn top_is_blank(&self) -> bool {
+        self.stack.layers.last().is_some_and(LayerView::is_blank)
+    }
+
+    fn top_mut(&mut self) -> Result<&mut LayerView, StoreError> {
+        self.stack.layers.last_mut().ok_or(NO_LAYER)
+    }
+
+    fn append(&mut self, items: &[Item]) -> Result<(), StoreError> {
+        self.journal
+            .append(|out| items.iter().for_each(|item| codec::encode_item(out, item)))
+    }
+
+    /// Records `deltas`, all or none: one frame, with the OS before this returns.
+    ///
+    /// Errors: on any, the branch is as before. [`StoreError::Poisoned`] once a failed write could
+    /// not be taken back.
+    pub fn commit(&mut self, deltas: Vec<Delta>) -> Result<(), StoreError> {
+        if deltas.is_empty() {
+            return Ok(());
+        }
+        let (top, lower) = self.stack.layers.split_last_mut().ok_or(NO_LAYER)?;
+        for delta in &deltas {
+            check(delta)?;
+            top.prepare(delta, lower.iter().rev())?;
+        }
+        self.journal
+            .append(|out| deltas.iter().for_each(|d| codec::encode_delta(out, d)))?;
+        for delta in deltas {
+            let top = self.stack.layers.last_mut().ok_or(NO_LAYER)?;
+            if let Delta::PutDevice { index, dev } = delta {
+                self.stack.saw_device(index, dev);
+            } else if !self.unnamed.is_empty() {
+                let unnamed = &mut self.unnamed;
+                super::delta::each_object(&delta, &mut |id| {
+                    if id.layer == top.id {
+                        unnamed.remove(&id.number);
+                    }
+                });
+            }
+            let top = self.stack.layers.last_mut().ok_or(NO_LAYER)?;
+            top.apply_prepared(delta);
+            self.next_ino = self.next_ino.max(top.ledger.next_ino);
+        }
+        Ok(())
+    }
+
+    /// What the frozen layers say of a name, without the top one.
+    pub fn lower_dentry(&self, parent: Ino, name: &Name) -> Result<Option<Dentry>, StoreError> {
+        self.stack.lower_dentry(parent, name)
+    }
+
+    /// A handle whose `sync` makes all committed so far durable, outside the caller's lock.
+    pub fn journal_sync(&self) -> Result<SyncHandle, StoreError> {
+        Ok(SyncHandle {
+            journal: self.journal.sync_handle(),
+            media: top_of(&self.stack)?.media.clone(),
+            dirs: self.dirty_dirs(),
+            dirty: self.dirty.clone(),
+        })
+    }
+
+    fn dirty_dirs(&self) -> Vec<(PathBuf, u64)> {
+        let dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
+        dirty
+            .iter()
+            .map(|(dir, tick)| (dir.clone(), *tick))
+            .collect()
+    }
+
+    /// Makes a new, empty object in the top layer, open for reading and writing. Its number was
+    /// never given out before. Unless a commit names it, it is gone at the next opening.
+    pub fn new_object(&mut self) -> Result<(ObjectId, Box<dyn ObjectFile>), StoreError> {
+        self.tick += 1;
+        let tick = self.tick;
+        let dirty = self.dirty.clone();
+        let top = self.top_mut()?;
+        let id = ObjectId {
+            layer: top.id,
+            number: top.ledger.next_object,
+        };
+        let object = objects::create(&*top.media, id, |dir| {
+            dirty
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(dir, tick);
+        })?;
+        top.ledger.next_object += 1;
+        self.unnamed.insert(id.number);
+        Ok((id, object))
+    }
+
+    /// Whether the object is in the top layer: only then may it be written.
+    pub fn is_top(&self, id: ObjectId) -> bool {
+        self.stack
+            .layers
+            .last()
+            .is_some_and(|top| top.id == id.layer)
+    }
+
+    /// Removes an object of the top layer that nothing names any more. One that cannot be removed
+    /// now goes at the next opening.
+    pub fn remove_object(&mut self, id: ObjectId) {
+        let Some(top) = self
+            .stack
+            .layers
+            .last_mut()
+            .filter(|top| top.id == id.layer)
+        else {
+            tracing::error!(?id, "asked to remove an object of a frozen layer");
+            return;
+        };
+        match objects::remove(&*top.media, id.number) {
+            Ok(()) => {
+                top.ledger.orphans.remove(&id.number);
+                self.unnamed.remove(&id.number);
+            }
+            Err(e) => tracing::warn!(?id, error = %e, "cannot remove an object yet"),
+        }
+    }
+
+    /// An inode number that was never given out before, in this branch or those it came from.
+    pub fn alloc_ino(&mut self) -> Ino {
+        let ino = Ino(self.next_ino);
+        self.next_ino += 1;
+        ino
+    }
+
+    /// Bytes in the journal since the last checkpoint.
+    pub fn journal_bytes(&self) -> u64 {
+        self.journal.bytes()
+    }
+
+    /// Whether a checkpoint is worth its cost, or needed to get away from a failed sync.
+    pub fn needs_checkpoint(&self) -> bool {
+        self.journal.sync_failed() || self.journal.bytes() >= self.checkpoint_at
+    }
+
+    fn next_checkpoint_at(&self) -> u64 {
+        let table_bytes = self
+            .stack
+            .layers
+            .last()
+            .and_then(|top| top.table.as_ref())
+            .map_or(0, |table| table.image_bytes());
+        (table_bytes / CHECKPOINT_TABLE_PART).max(CHECKPOINT_AT_LEAST_BYTES)
+    }
+
+    /// Puts the top layer's state into a new table and starts an empty journal. Durable when it
+    /// returns. Costs the layer's records.
+    ///
+    /// Errors: the branch is as before, and the journal goes on, unless the disk failed between
+    /// publishing and making that durable: then the journal is poisoned.
+    pub fn checkpoint(&mut self) -> Result<(), StoreError> {
+        let result = self.try_checkpoint();
+        self.checkpoint_at = match &result {
+            Ok(()) => self.next_checkpoint_at(),
+            // Not again at once: the disk is probably full.
+            Err(_) => self.journal.bytes() + CHECKPOINT_AT_LEAST_BYTES,
+        };
+        result
+    }
+
+    fn try_checkpoint(&mut self) -> Result<(), StoreError> {
+        if self.journal.bytes() == 0 && self.unnamed.is_empty() && !self.journal.sync_failed() {
+            return Ok(());
+        }
+        let (top, lower) = self.stack.layers.split_last().ok_or(NO_LAYER)?;
+        let media = top.media.clone();
+        let generation = self.journal.generation() + 1;
+        let facts = TableFacts {
+            layer: top.id,
+            generation,
+            next_ino: self.next_ino,
+            next_object: top.ledger.next_object,
+            next_seq: self.journal.next_seq(),
+            inodes: 0,
+            dentries: 0,
+        };
+        // A table must not be durable without the objects it names.
+        sync_dirs(&*media, &self.dirty_dirs(), &self.dirty)?;
+        let stage = PathBuf::from(format!(
+            "table.{:016x}.stage",
+            random_u64().map_err(|e| StoreError::io("name", media.describe(Path::new("")), e))?
+        ));
+        let orphans: BTreeSet<u64> = top.ledger.orphans.union(&self.unnamed).copied().collect();
+        let new = write_table(&*media, &stage, facts, top, lower, &orphans)
+            .and_then(|()| publish(&*media, &stage, facts));
+        let (table, journal) = match new {
+            Ok(new) => new,
+            Err(Unpublished { error, published }) => {
+                if published {
+                    self.journal.poison();
+                } else {
+                    let _ = media.unlink(&stage);
+                    let _ = media.unlink(&journal::file_name(generation));
+                }
+                return Err(error);
+            }
+        };
+        let old = std::mem::replace(&mut self.journal, journal).generation();
+        let top = self.top_mut()?;
+        let had_table = top.table.replace(table).is_some();
+        top.delta = Default::default();
+        for name in had_table
+            .then(|| table::file_name(old))
+            .into_iter()
+            .chain([journal::file_name(old)])
+        {
+            if let Err(e) = media.unlink(&name) {
+                tracing::warn!(path = %media.describe(&name).display(), error = %e, "cannot remove a leftover");
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the ownership: a checkpoint if anything changed, then the lock goes.
+    ///
+    /// Errors: the lock goes all the same, and nothing that was committed is lost.
+    pub fn close(mut self) -> Result<(), StoreError> {
+        let top = self.top_mut()?;
+        let (layer, media) = (top.id, top.media.clone());
+        for number in std::mem::take(&mut self.unnamed) {
+            if let Err(e) = objects::remove(&*media, number) {
+                tracing::warn!(?layer, number, error = %e, "cannot remove an unused object yet");
+                self.unnamed.insert(number);
+            }
+        }
+        self.checkpoint()
+    }
+}
+
+const NO_LAYER: StoreError = StoreError::Invalid("a branch without layers");
+
+fn top_of(stack: &Stack) -> Result<&LayerView, StoreError> {
+    stack.layers.last().ok_or(NO_LAYER)
+}
+
+fn check(delta: &Delta) -> Result<(), StoreError> {
+    let sound = |offset: u64, len: u64| len > 0 && offset.checked_add(len).is_some();
+    let ok = match delta {
+        Delta::PutExtent(_, offset, len, _) => sound(*offset, *len),
+        Delta::SetExtents(_, map) => {
+            let mut end = 0;
+            map.iter().all(|(offset, (len, _))| {
+                let fits = *offset >= end && sound(*offset, *len);
+                end = offset.saturating_add(*len);
+                fits
+            })
+        }
+        Delta::PutInode(_, rec) => rec.perm <= 0o7777,
+        _ => true,
+    };
+    if ok {
+        Ok(())
+    } else {
+        Err(StoreError::Invalid("a delta that no journal can hold"))
+    }
+}
+
+/// Says what a torn or bad tail costs, and keeps its bytes when it was more than a torn append.
+fn report_cut(media: &dyn Media, tail: &Tail) -> Result<(), StoreError> {
+    let Some(broken) = &tail.broken else {
+        return Ok(());
+    };
+    let name = journal::file_name(tail.header.generation);
+    let path = media.describe(&name);
+    tracing::warn!(
+        path = %path.display(),
+        offset_bytes = broken.offset,
+        cut_bytes = broken.cut_bytes,
+        why = broken.why,
+        "journal cut at its first bad frame"
+    );
+    if broken.frames_follow {
+        let kept = PathBuf::from(format!("cut.{}.{}", tail.header.generation, broken.offset));
+        journal::keep_tail(media, &name, broken.offset, &kept)?;
+        tracing::error!(path = %media.describe(&kept).display(),
+            "good frames follow the bad one: the journal was damaged; the cut bytes are kept");
+    }
+    Ok(())
+}
+
+struct Unpublished {
+    error: StoreError,
+    published: bool,
+}
+
+impl From<StoreError> for Unpublished {
+    fn from(error: StoreError) -> Self {
+        Unpublished {
+            error,
+            published: false,
+        }
+    }
+}
+
+/// Builds and syncs the table of one layer in a stage file.
+fn write_table(
+    media: &dyn Media,
+    stage: &Path,
+    facts: TableFacts,
+    top: &LayerView,
+    lower: &[LayerView],
+    orphans: &BTreeSet<u64>,
+) -> Result<(), Unpublished> {
+    // "Gone" needs saying only where something below says otherwise.
+    let inodes = top.walk_inodes()?.filter_map(|item| match item {
+        Ok((ino, InodeWord::Gone)) => match inode_in(lower, ino) {
+            Ok(Some(InodeWord::Is(_))) => Some(Ok((ino, InodeWord::Gone))),
+            Ok(_) => None,
+            Err(e) => Some(Err(e)),
+        },
+        other => Some(other),
+    });
+    let extents = top.walk_extents()?.filter_map(|item| match item {
+        Ok((ino, map)) if map.is_empty() => match extents_in(lower, ino) {
+            Ok(Some(below)) if !below.is_empty() => Some(Ok((ino, map))),
+            Ok(_) => None,
+            Err(e) => Some(Err(e)),
+        },
+        other => Some(other),
+    });
+    let content = TableContent {
+        inodes: Box::new(inodes),
+        dentries: top.walk_dentries()?,
+        extents: Box::new(extents),
+        devices: &top.devices()?,
+        orphans,
+    };
+    Ok(table::build(media, stage, facts, content)?)
+}
+
+/// Makes the next journal, then the staged table the one that counts.
+fn publish(
+    media: &dyn Media,
+    stage: &Path,
+    facts: TableFacts,
+) -> Result<(Table, Journal), Unpublished> {
+    let here = Path::new("");
+    let header = JournalHeader {
+        layer: facts.layer,
+        generation: facts.generation,
+        first_seq: facts.next_seq,
+    };
+    let journal = Journal::create(media, header)?;
+    media
+        .sync_dir(here)
+        .map_err(|e| StoreError::io("sync", media.describe(here), e))?;
+    let name = table::file_name(facts.generation);
+    media
+        .rename(stage, &name, true)
+        .map_err(|e| StoreError::io("rename", media.describe(&name), e))?;
+    let published = |error| Unpublished {
+        error,
+        published: true,
+    };
+    media
+        .sync_dir(here)
+        .map_err(|e| published(StoreError::io("sync", media.describe(here), e)))?;
+    let table = Table::open(media, facts.layer, facts.generation).map_err(published)?;
+    Ok((table, journal))
+}
+
+impl Records for LiveBranch {
+    fn inode(&self, ino: Ino) -> Result<Option<Arc<InodeRec>>, StoreError> {
+        self.stack.inode(ino)
+    }
+
+    fn dentry(&self, parent: Ino, name: &Name) -> Result<Option<Dentry>, StoreError> {
+        self.stack.dentry(parent, name)
+    }
+
+    fn dentries(&self, parent: Ino) -> Result<BTreeMap<Name, Dentry>, StoreError> {
+        self.stack.dentries(parent)
+    }
+
+    fn extents(&self, ino: Ino) -> Result<Arc<ExtentMap>, StoreError> {
+        self.stack.extents(ino)
+    }
+
+    fn devices(&self) -> Vec<(u16, u64)> {
+        self.stack.devices()
+    }
+
+    fn each_inode(
+        &self,
+        f: &mut dyn FnMut(Ino, &Arc<InodeRec>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.stack.each_inode(f)
+    }
+
+    fn each_dentry(
+        &self,
+        f: &mut dyn FnMut(Ino, &Name, Dentry) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.stack.each_dentry(f)
+    }
+
+    fn open_object(&self, id: ObjectId, write: bool) -> Result<Box<dyn ObjectFile>, StoreError> {
+        if write && !self.is_top(id) {
+            return Err(StoreError::Invalid("writing an object of a frozen layer"));
+        }
+        self.stack.open(id, write)
+    }
+}
+
+/// A branch as it was when this was opened; takes no lock and disturbs no one.
+///
+/// The records are a state that some commit led to. Objects are the live files: one that the owner
+/// has removed since is reported as missing, and [`Store::read`](super::Store::read) again gives
+/// the newer records.
+#[derive(Debug)]
+pub struct BranchReader {
+    info: BranchInfo,
+    stack: Stack,
+}
+
+impl BranchReader {
+    pub(super) fn new(info: BranchInfo, stack: Stack) -> Self {
+        Self { info, stack }
+    }
+
+    /// What is known of the branch.
+    pub fn info(&self) -> &BranchInfo {
+        &self.info
+    }
+
+    /// The layer that is the branch's own.
+    pub fn top_layer(&self) -> Option<LayerId> {
+        self.stack.layers.last().map(|top| top.id)
+    }
+}
+
+impl Records for BranchReader {
+    fn inode(&self, ino: Ino) -> Result<Option<Arc<InodeRec>>, StoreError> {
+        self.stack.inode(ino)
+    }
+
+    fn dentry(&self, parent: Ino, name: &Name) -> Result<Option<Dentry>, StoreError> {
+        self.stack.dentry(parent, name)
+    }
+
+    fn dentries(&self, parent: Ino) -> Result<BTreeMap<Name, Dentry>, StoreError> {
+        self.stack.dentries(parent)
+    }
+
+    fn extents(&self, ino: Ino) -> Result<Arc<ExtentMap>, StoreError> {
+        self.stack.extents(ino)
+    }
+
+    fn devices(&self) -> Vec<(u16, u64)> {
+        self.stack.devices()
+    }
+
+    fn each_inode(
+        &self,
+        f: &mut dyn FnMut(Ino, &Arc<InodeRec>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.stack.each_inode(f)
+    }
+
+    fn each_dentry(
+        &self,
+        f: &mut dyn FnMut(Ino, &Name, Dentry) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.stack.each_dentry(f)
+    }
+
+    fn open_object(&self, id: ObjectId, write: bool) -> Result<Box<dyn ObjectFile>, StoreError> {
+        self.stack.open_object(id, write)
+    }
+}

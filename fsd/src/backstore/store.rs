@@ -1,0 +1,622 @@
+//! [`Store`]: a store directory with its branches and layers.
+//!
+//! ```text
+//! format                 version of the layout
+//! store.lock             held while the set of branches or layers changes
+//! branches/NAME/         branch.json run.json branch.lock control.sock fsd.log
+//! layers/ID/             journal.G table.G objects/
+//! stage/ trash/          branches not yet, and what is no longer, part of the store
+//! ```
+//! A branch comes into being and goes by one rename of its directory. Layers are made before and
+//! removed after the branches that name them.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::branch::{BranchReader, LiveBranch};
+use super::dir::DirMedia;
+use super::error::StoreError;
+use super::journal::{Journal, JournalHeader};
+use super::layer::{self, LayerView, Tail};
+use super::media::{LockGuard, LockWait, Media, random_u64, read_small, replace_file};
+use super::meta::{
+    self, BRANCH_VERSION, BranchFile, BranchInfo, HexId, NewBranch, RUN_VERSION, RunFile, RunRecord,
+};
+use super::stack::Stack;
+use crate::core::record::LayerId;
+use crate::core::types::{BranchName, Time};
+
+/// Newest layout of the store directory.
+pub const STORE_VERSION: u32 = 1;
+
+const FORMAT: &str = "format";
+const STORE_LOCK: &str = "store.lock";
+const BRANCHES: &str = "branches";
+const LAYERS: &str = "layers";
+const STAGE: &str = "stage";
+const TRASH: &str = "trash";
+const BRANCH_FILE: &str = "branch.json";
+const BRANCH_LOCK: &str = "branch.lock";
+const RUN_FILE: &str = "run.json";
+const CONTROL_SOCKET: &str = "control.sock";
+
+/// A store directory. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    media: Arc<dyn Media>,
+    path: Arc<Path>,
+}
+
+/// One line of [`Store::list`].
+#[derive(Debug)]
+pub enum Listed {
+    /// A branch in order.
+    Branch(BranchInfo),
+    /// A branch that cannot be used.
+    Damaged {
+        /// The name of its directory.
+        name: String,
+        /// Why.
+        why: StoreError,
+    },
+}
+
+/// The file `format`.
+#[derive(Serialize, Deserialize)]
+struct FormatFile {
+    version: u32,
+}
+
+impl Store {
+    /// Where the store is by default: `$AGENTFS_STORE`, else `$XDG_DATA_HOME/agentfs`, else
+    /// `~/.local/share/agentfs`. Relative without a home.
+    pub fn default_path() -> PathBuf {
+        let var = |name| {
+            env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
+        if let Some(path) = var("AGENTFS_STORE") {
+            return path;
+        }
+        // The specification says to ignore a relative one.
+        if let Some(data) = var("XDG_DATA_HOME").filter(|path| path.is_absolute()) {
+            return data.join("agentfs");
+        }
+        let home = env::home_dir().unwrap_or_default();
+        home.join(".local/share/agentfs")
+    }
+
+    /// Opens the store at `path`, made with mode 0700 if there is none.
+    ///
+    /// Errors: `NewerFormat`, `NotWritable`, `NoSpace`, `Damaged` if the directory holds other
+    /// things than a store.
+    pub fn open_or_create(path: &Path) -> Result<Store, StoreError> {
+        let path = absolute(path)?;
+        make_dirs(&path)?;
+        let media = DirMedia::open(&path).map_err(|e| StoreError::io("open", &path, e))?;
+        Self::on_media(Arc::new(media), &path, true)?.ok_or(StoreError::Invalid("no store made"))
+    }
+
+    /// Opens the store at `path`; `None` when there is none yet.
+    pub fn open(path: &Path) -> Result<Option<Store>, StoreError> {
+        let path = absolute(path)?;
+        match DirMedia::open(&path) {
+            Ok(media) => Self::on_media(Arc::new(media), &path, false),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(StoreError::io("open", &path, e)),
+        }
+    }
+
+    /// Opens or makes the store on any media; `path` is for messages and sockets.
+    pub fn on_media(
+        media: Arc<dyn Media>,
+        path: &Path,
+        create: bool,
+    ) -> Result<Option<Store>, StoreError> {
+        let store = Store {
+            media,
+            path: path.into(),
+        };
+        let format = Path::new(FORMAT);
+        let at = store.media.describe(format);
+        match read_small(&*store.media, format, meta::LIMIT_BYTES) {
+            Ok(bytes) => {
+                meta::unseal::<FormatFile>(&at, &bytes, STORE_VERSION)?;
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                if !store.is_fresh()? {
+                    return Err(StoreError::damaged(
+                        at,
+                        "is missing, and the directory is not empty",
+                    ));
+                }
+                if !create {
+                    return Ok(None);
+                }
+                let bytes = meta::seal(&FormatFile {
+                    version: STORE_VERSION,
+                })?;
+                replace_file(&*store.media, format, &bytes, true)
+                    .map_err(|e| StoreError::io("write", at, e).while_writing())?;
+            }
+            Err(e) => return Err(StoreError::io("read", at, e)),
+        }
+        if create {
+            for dir in [BRANCHES, LAYERS, STAGE, TRASH] {
+                store.mkdir(Path::new(dir), true)?;
+            }
+            store.sync_dir(Path::new(""))?;
+        }
+        Ok(Some(store))
+    }
+
+    /// Whether nothing but rubbish of a first creation is in the directory.
+    fn is_fresh(&self) -> Result<bool, StoreError> {
+        let here = Path::new("");
+        let entries = self
+            .media
+            .list(here)
+            .map_err(|e| self.io("list", here, e))?;
+        Ok(entries
+            .iter()
+            .all(|entry| entry.name.to_string_lossy().ends_with(".stage")))
+    }
+
+    /// The store directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn io(&self, op: &'static str, path: &Path, e: io::Error) -> StoreError {
+        StoreError::io(op, self.media.describe(path), e)
+    }
+
+    fn mkdir(&self, path: &Path, may_exist: bool) -> Result<(), StoreError> {
+        match self.media.mkdir(path) {
+            Err(e) if may_exist && e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other.map_err(|e| self.io("create", path, e).while_writing()),
+        }
+    }
+
+    fn sync_dir(&self, path: &Path) -> Result<(), StoreError> {
+        self.media
+            .sync_dir(path)
+            .map_err(|e| self.io("sync", path, e))
+    }
+
+    fn random(&self) -> Result<u64, StoreError> {
+        random_u64().map_err(|e| self.io("make a name in", Path::new(""), e))
+    }
+
+    /// All branches, by name. A damaged one hides no other.
+    pub fn list(&self) -> Result<Vec<Listed>, StoreError> {
+        let dir = Path::new(BRANCHES);
+        let entries = match self.media.list(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            other => other.map_err(|e| self.io("list", dir, e))?,
+        };
+        let mut names: Vec<_> = entries.into_iter().map(|entry| entry.name).collect();
+        names.sort();
+        let mut out = Vec::new();
+        for name in names {
+            let text = name.to_string_lossy().into_owned();
+            let info = match BranchName::new(&text) {
+                Ok(name) => self.branch(&name).and_then(|info| self.check_layers(info)),
+                Err(e) => Err(StoreError::damaged(
+                    self.media.describe(&dir.join(&name)),
+                    e.to_string(),
+                )),
+            };
+            match info {
+                Ok(info) => out.push(Listed::Branch(info)),
+                // Removed while we looked.
+                Err(StoreError::NoBranch(_)) => {}
+                Err(why) => out.push(Listed::Damaged { name: text, why }),
+            }
+        }
+        Ok(out)
+    }
+
+    fn check_layers(&self, info: BranchInfo) -> Result<BranchInfo, StoreError> {
+        for id in &info.layers {
+            let dir = layer_dir(*id);
+            if let Err(e) = self.media.sub(&dir) {
+                return Err(match e.kind() {
+                    io::ErrorKind::NotFound => {
+                        StoreError::damaged(self.media.describe(&dir), "the layer is missing")
+                    }
+                    _ => self.io("open", &dir, e),
+                });
+            }
+        }
+        Ok(info)
+    }
+
+    /// What is known of one branch.
+    ///
+    /// Errors: `NoBranch`, `Damaged`, `NewerFormat`.
+    pub fn branch(&self, name: &BranchName) -> Result<BranchInfo, StoreError> {
+        let path = branch_dir(name).join(BRANCH_FILE);
+        let bytes = match read_small(&*self.media, &path, meta::LIMIT_BYTES) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                // The directory comes and goes with its contents, in one rename.
+                return match self.media.list(&branch_dir(name)) {
+                    Ok(_) => Err(StoreError::damaged(
+                        self.media.describe(&path),
+                        "is missing",
+                    )),
+                    Err(_) => Err(StoreError::NoBranch(name.to_string())),
+                };
+            }
+            other => other.map_err(|e| self.io("read", &path, e))?,
+        };
+        let at = self.media.describe(&path);
+        let file: BranchFile = meta::unseal(&at, &bytes, BRANCH_VERSION)?;
+        if file.layers.is_empty() {
+            return Err(StoreError::damaged(at, "names no layer"));
+        }
+        Ok(BranchInfo {
+            name: name.clone(),
+            id: file.id.0,
+            parent: file.parent,
+            created: file.created,
+            workspace: file.workspace,
+            last_run: self.last_run(name)?,
+            layers: file.layers.iter().map(|id| LayerId(id.0)).collect(),
+        })
+    }
+
+    /// Makes a branch of the base, or of the present state of `from`.
+    ///
+    /// Errors: `BranchExists`, `NoBranch` and `Locked` for `from`, and those of writing. On any,
+    /// no branch is there, and `from` is as it was.
+    pub fn create_branch(
+        &self,
+        name: &BranchName,
+        from: Option<&BranchName>,
+        created_by: NewBranch,
+    ) -> Result<BranchInfo, StoreError> {
+        let _lock = self.lock_store()?;
+        if self.media.sub(&branch_dir(name)).is_ok() {
+            return Err(StoreError::BranchExists(name.to_string()));
+        }
+        let mut layers = match from {
+            None => Vec::new(),
+            Some(parent) => self.freeze_top(parent)?,
+        };
+        layers.push(self.new_layer()?);
+        self.sync_dir(Path::new(LAYERS))?;
+        let file = BranchFile {
+            version: BRANCH_VERSION,
+            id: HexId(self.random()?),
+            parent: from.cloned(),
+            created: Time::now(),
+            workspace: created_by.workspace,
+            layers: layers.iter().map(|id| HexId(id.0)).collect(),
+        };
+        let stage = Path::new(STAGE).join(format!("{:016x}", self.random()?));
+        self.mkdir(&stage, false)?;
+        let result = self.publish_branch(&stage, name, &file);
+        if result.is_err() {
+            // Rubbish now; what stays of it goes with the next sweep.
+            self.remove_tree(&stage);
+        }
+        result?;
+        self.branch(name)
+    }
+
+    fn publish_branch(
+        &self,
+        stage: &Path,
+        name: &BranchName,
+        file: &BranchFile,
+    ) -> Result<(), StoreError> {
+        let path = stage.join(BRANCH_FILE);
+        replace_file(&*self.media, &path, &meta::seal(file)?, true)
+            .map_err(|e| self.io("write", &path, e).while_writing())?;
+        let to = branch_dir(name);
+        match self.media.rename(stage, &to, false) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(StoreError::BranchExists(name.to_string()));
+            }
+            other => other.map_err(|e| self.io("rename", &to, e).while_writing())?,
+        }
+        self.sync_dir(Path::new(BRANCHES))
+    }
+
+    /// A new empty layer. Durable once `layers/` is synced; part of nothing before a branch names
+    /// it.
+    fn new_layer(&self) -> Result<LayerId, StoreError> {
+        let id = LayerId(self.random()?);
+        let dir = layer_dir(id);
+        self.mkdir(&dir, false)?;
+        let media = self.media.sub(&dir).map_err(|e| self.io("open", &dir, e))?;
+        Journal::create(
+            &*media,
+            JournalHeader {
+                layer: id,
+                generation: 0,
+                first_seq: 1,
+            },
+        )
+        .map_err(StoreError::while_writing)?;
+        self.sync_dir(&dir)?;
+        Ok(id)
+    }
+
+    /// Makes the present state of `parent` something that can be shared, and gives its layers. The
+    /// parent's own top layer is a new, empty one afterwards.
+    fn freeze_top(&self, parent: &BranchName) -> Result<Vec<LayerId>, StoreError> {
+        let mut live = self.open_live(parent)?;
+        live.checkpoint()?;
+        let mut layers = live.info().layers.clone();
+        if live.top_is_blank() {
+            layers.pop();
+            return Ok(layers);
+        }
+        let shared = layers.clone();
+        layers.push(self.new_layer()?);
+        self.sync_dir(Path::new(LAYERS))?;
+        let info = live.info();
+        let file = BranchFile {
+            version: BRANCH_VERSION,
+            id: HexId(info.id),
+            parent: info.parent.clone(),
+            created: info.created,
+            workspace: info.workspace.clone(),
+            layers: layers.iter().map(|id| HexId(id.0)).collect(),
+        };
+        let path = branch_dir(parent).join(BRANCH_FILE);
+        replace_file(&*self.media, &path, &meta::seal(&file)?, true)
+            .map_err(|e| self.io("write", &path, e).while_writing())?;
+        // The branch is not closed in the ordinary way: its top layer is frozen now.
+        drop(live);
+        Ok(shared)
+    }
+
+    /// Removes a branch and the layers that no other branch names.
+    ///
+    /// Errors: `NoBranch`, `Locked` while it is live.
+    pub fn remove_branch(&self, name: &BranchName) -> Result<(), StoreError> {
+        {
+            let _lock = self.lock_store()?;
+            let own_top = match self.branch(name) {
+                Ok(info) => info.layers.last().copied(),
+                Err(e @ StoreError::NoBranch(_)) => return Err(e),
+                // A damaged one can go too; what it named is found by what nobody names.
+                Err(_) => None,
+            };
+            let live = self.lock_branch(name)?;
+            let to = Path::new(TRASH).join(format!("branch.{:016x}", self.random()?));
+            self.media
+                .rename(&branch_dir(name), &to, false)
+                .map_err(|e| self.io("rename", &branch_dir(name), e).while_writing())?;
+            self.sync_dir(Path::new(BRANCHES))?;
+            drop(live);
+            self.discard_unused_layers(own_top)?;
+        }
+        self.empty_trash();
+        Ok(())
+    }
+
+    /// Moves layers that no branch names to the trash. While a branch is damaged nobody knows what
+    /// it names; then only `surely_unused` goes.
+    fn discard_unused_layers(&self, surely_unused: Option<LayerId>) -> Result<(), StoreError> {
+        let mut used = BTreeSet::new();
+        let mut all_known = true;
+        for listed in self.list()? {
+            match listed {
+                Listed::Branch(info) => used.extend(info.layers.iter().map(|id| layer_dir(*id))),
+                Listed::Damaged { .. } => all_known = false,
+            }
+        }
+        let dir = Path::new(LAYERS);
+        let unused: Vec<PathBuf> = if all_known {
+            let entries = self.media.list(dir).map_err(|e| self.io("list", dir, e))?;
+            entries
+                .iter()
+                .map(|entry| dir.join(&entry.name))
+                .filter(|d| !used.contains(d))
+                .collect()
+        } else {
+            surely_unused.into_iter().map(layer_dir).collect()
+        };
+        for from in unused {
+            let to = Path::new(TRASH).join(format!("layer.{:016x}", self.random()?));
+            match self.media.rename(&from, &to, false) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(|e| self.io("rename", &from, e).while_writing())?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what was moved away, as far as it can be; the rest goes the next time.
+    fn empty_trash(&self) {
+        for entry in self.media.list(Path::new(TRASH)).unwrap_or_default() {
+            self.remove_tree(&Path::new(TRASH).join(entry.name));
+        }
+    }
+
+    /// Removes a tree, quietly: what resists is rubbish that the next sweep meets again, and what
+    /// is gone already was removed by another process that sweeps too.
+    fn remove_tree(&self, path: &Path) {
+        for entry in self.media.list(path).unwrap_or_default() {
+            let child = path.join(entry.name);
+            if entry.is_dir {
+                self.remove_tree(&child);
+            } else if let Err(e) = self.media.unlink(&child) {
+                tracing::debug!(path = %self.media.describe(&child).display(), error = %e, "not removed");
+            }
+        }
+        if let Err(e) = self.media.rmdir(path) {
+            tracing::debug!(path = %self.media.describe(path).display(), error = %e, "not removed");
+        }
+    }
+
+    /// Holds the set of branches and layers still for others.
+    fn lock_store(&self) -> Result<Box<dyn LockGuard>, StoreError> {
+        let path = Path::new(STORE_LOCK);
+        match self.media.lock(path, LockWait::Block, note().as_bytes()) {
+            Ok(Some(lock)) => Ok(lock),
+            Ok(None) => Err(self.io("lock", path, io::ErrorKind::WouldBlock.into())),
+            Err(e) => Err(self.io("lock", path, e).while_writing()),
+        }
+    }
+
+    fn lock_branch(&self, name: &BranchName) -> Result<Box<dyn LockGuard>, StoreError> {
+        let path = branch_dir(name).join(BRANCH_LOCK);
+        match self.media.lock(&path, LockWait::Try, note().as_bytes()) {
+            Ok(Some(lock)) => Ok(lock),
+            Ok(None) => Err(StoreError::Locked {
+                branch: name.to_string(),
+                pid: self.noted_pid(name),
+            }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                Err(StoreError::NoBranch(name.to_string()))
+            }
+            Err(e) => Err(self.io("lock", &path, e).while_writing()),
+        }
+    }
+
+    fn noted_pid(&self, name: &BranchName) -> u32 {
+        let path = branch_dir(name).join(BRANCH_LOCK);
+        let bytes = read_small(&*self.media, &path, 64).unwrap_or_default();
+        std::str::from_utf8(&bytes)
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(0)
+    }
+
+    /// Takes the branch's lock and opens it for writing: cuts a torn tail, removes orphans.
+    ///
+    /// Errors: `Locked`, `NoBranch`, `Damaged`, `NewerFormat` and those of writing.
+    pub fn open_live(&self, name: &BranchName) -> Result<LiveBranch, StoreError> {
+        // First without the lock, so that no lock file is made where there is no branch.
+        self.branch(name)?;
+        let lock = self.lock_branch(name)?;
+        let info = self.branch(name)?;
+        let (stack, tail) = self.load_stack(&info)?;
+        LiveBranch::recover(info, stack, tail, lock).map_err(StoreError::while_writing)
+    }
+
+    /// Opens a branch for reading, live or not.
+    pub fn read(&self, name: &BranchName) -> Result<BranchReader, StoreError> {
+        let mut info = self.branch(name)?;
+        loop {
+            match self.load_stack(&info) {
+                Ok((stack, _)) => return Ok(BranchReader::new(info, stack)),
+                Err(e) => {
+                    // The stack itself may have changed meanwhile, or the branch may be gone.
+                    let now = self.branch(name)?;
+                    if now.layers == info.layers {
+                        return Err(e);
+                    }
+                    info = now;
+                }
+            }
+        }
+    }
+
+    fn load_stack(&self, info: &BranchInfo) -> Result<(Stack, Tail), StoreError> {
+        let mut layers: Vec<LayerView> = Vec::with_capacity(info.layers.len());
+        let mut last_tail = None;
+        for id in &info.layers {
+            let dir = layer_dir(*id);
+            let media = self.media.sub(&dir).map_err(|e| match e.kind() {
+                io::ErrorKind::NotFound => {
+                    StoreError::damaged(self.media.describe(&dir), "the layer is missing")
+                }
+                _ => self.io("open", &dir, e),
+            })?;
+            let (layer, tail) = LayerView::load(media, *id, &layers)?;
+            layers.push(layer);
+            last_tail = Some(tail);
+        }
+        let tail = last_tail.ok_or(StoreError::Invalid("a branch without layers"))?;
+        Ok((Stack::new(layers)?, tail))
+    }
+
+    /// The pid that holds the branch; 0 if its owner did not say; `None` if it is not live.
+    pub fn live_owner(&self, name: &BranchName) -> Result<Option<u32>, StoreError> {
+        let path = branch_dir(name).join(BRANCH_LOCK);
+        match self.media.is_locked(&path) {
+            Ok(true) => Ok(Some(self.noted_pid(name))),
+            Ok(false) => Ok(None),
+            Err(e) => Err(self.io("ask for the lock of", &path, e)),
+        }
+    }
+
+    /// The branch's directory: for its log.
+    pub fn branch_path(&self, name: &BranchName) -> PathBuf {
+        self.path.join(branch_dir(name))
+    }
+
+    /// Where the branch's daemon listens.
+    pub fn control_path(&self, name: &BranchName) -> PathBuf {
+        self.branch_path(name).join(CONTROL_SOCKET)
+    }
+
+    /// Notes a run on the branch, over the one before.
+    pub fn put_run(&self, name: &BranchName, run: &RunRecord) -> Result<(), StoreError> {
+        let path = branch_dir(name).join(RUN_FILE);
+        let bytes = meta::seal(&RunFile {
+            version: RUN_VERSION,
+            run: run.clone(),
+        })?;
+        replace_file(&*self.media, &path, &bytes, false).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => StoreError::NoBranch(name.to_string()),
+            _ => self.io("write", &path, e).while_writing(),
+        })
+    }
+
+    /// The newest run on the branch. A note that cannot be read is as good as none: it is not
+    /// synced, so a power cut may take it.
+    pub fn last_run(&self, name: &BranchName) -> Result<Option<RunRecord>, StoreError> {
+        let path = branch_dir(name).join(RUN_FILE);
+        let bytes = match read_small(&*self.media, &path, meta::LIMIT_BYTES) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(|e| self.io("read", &path, e))?,
+        };
+        match meta::unseal::<RunFile>(&self.media.describe(&path), &bytes, RUN_VERSION) {
+            Ok(file) => Ok(Some(file.run)),
+            Err(e) => {
+                tracing::warn!(error = %e, "the note of the last run cannot be read");
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// What a lock file says: the pid of its owner.
+fn note() -> String {
+    format!("{}\n", std::process::id())
+}
+
+fn branch_dir(name: &BranchName) -> PathBuf {
+    Path::new(BRANCHES).join(name.as_str())
+}
+
+fn layer_dir(id: LayerId) -> PathBuf {
+    Path::new(LAYERS).join(layer::dir_name(id))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
+    std::path::absolute(path).map_err(|e| StoreError::io("find", path, e))
+}
+
+/// Makes `path` with mode 0700, and what is missing above it.
+fn make_dirs(path: &Path) -> Result<(), StoreError> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|e| StoreError::io("create", path, e).while_writing())
+}

@@ -1,0 +1,306 @@
+//! The file around a table: a header page of ours, the store engine's image, a checksum per block.
+//!
+//! The engine checks nothing when it reads a page, and may panic on a bad one. So every block is
+//! checked here before the engine sees it: a flipped bit is an error that names the block.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use redb::StorageBackend;
+
+use crate::backstore::error::StoreError;
+use crate::backstore::journal::{le_u32, le_u64};
+use crate::backstore::media::{MediaFile, read_exact_at, write_all_at};
+use crate::core::record::LayerId;
+
+/// First bytes of every table.
+pub const MAGIC: [u8; 8] = *b"AGFSTABL";
+/// Newest table format this code knows.
+pub const VERSION: u32 = 1;
+/// Bytes of the header page: where the image starts.
+pub const HEADER_BYTES: u64 = 4096;
+/// Bytes that one checksum covers.
+pub const BLOCK_BYTES: u64 = 4096;
+
+/// What a table says besides its records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableFacts {
+    /// The layer it belongs to.
+    pub layer: LayerId,
+    /// Its generation: the journal of the same number goes on from it.
+    pub generation: u64,
+    /// No inode number from here on was ever given out.
+    pub next_ino: u64,
+    /// No object number from here on was ever given out.
+    pub next_object: u64,
+    /// Sequence number of the first frame after it.
+    pub next_seq: u64,
+    /// Records of inodes, those that say "gone" included.
+    pub inodes: u64,
+    /// Records of names.
+    pub dentries: u64,
+}
+
+/// Finishes a stage file whose image of `image_bytes` lies behind the header page: adds the
+/// checksums and the header.
+pub fn seal(file: &dyn MediaFile, image_bytes: u64, facts: &TableFacts) -> io::Result<()> {
+    let blocks = image_bytes.div_ceil(BLOCK_BYTES);
+    let mut sums = Vec::with_capacity(blocks as usize * 4);
+    let mut chunk = vec![0u8; 64 * BLOCK_BYTES as usize];
+    let mut at = 0;
+    while at < image_bytes {
+        let n = (image_bytes - at).min(chunk.len() as u64) as usize;
+        read_exact_at(file, &mut chunk[..n], HEADER_BYTES + at)?;
+        for block in chunk[..n].chunks(BLOCK_BYTES as usize) {
+            sums.extend_from_slice(&crc32c::crc32c(block).to_le_bytes());
+        }
+        at += n as u64;
+    }
+    write_all_at(file, &sums, HEADER_BYTES + image_bytes)?;
+    file.set_len(HEADER_BYTES + image_bytes + sums.len() as u64)?;
+
+    let mut head = vec![0u8; HEADER_BYTES as usize];
+    head[..8].copy_from_slice(&MAGIC);
+    head[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    head[12..16].copy_from_slice(&crc32c::crc32c(&sums).to_le_bytes());
+    let numbers = [
+        facts.layer.0,
+        facts.generation,
+        image_bytes,
+        facts.next_ino,
+        facts.next_object,
+        facts.next_seq,
+        facts.inodes,
+        facts.dentries,
+    ];
+    for (i, number) in numbers.iter().enumerate() {
+        head[16 + 8 * i..24 + 8 * i].copy_from_slice(&number.to_le_bytes());
+    }
+    let crc = header_crc(&head);
+    head[80..84].copy_from_slice(&crc.to_le_bytes());
+    write_all_at(file, &head, 0)
+}
+
+/// Over the whole header page but the field that holds it.
+fn header_crc(head: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&head[..80]), &head[84..])
+}
+
+/// A sealed table's image, every read checked.
+pub struct CheckedImage {
+    file: Arc<dyn MediaFile>,
+    path: PathBuf,
+    image_bytes: u64,
+    sums: Vec<u8>,
+    /// The first read that went wrong; the engine forgets why and only says "earlier failure".
+    cause: Arc<OnceLock<Cause>>,
+}
+
+/// Why reading a table failed first.
+#[derive(Clone, Debug)]
+pub enum Cause {
+    /// This block does not match its checksum.
+    BadBlock(u64),
+    /// The host answered this.
+    Io(io::ErrorKind, Option<i32>, String),
+}
+
+impl fmt::Debug for CheckedImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CheckedImage")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl CheckedImage {
+    /// Reads and checks the header and the list of checksums.
+    pub fn open(
+        file: Box<dyn MediaFile>,
+        path: PathBuf,
+        layer: LayerId,
+        generation: u64,
+    ) -> Result<(Self, TableFacts), StoreError> {
+        let damaged = |what: &str| StoreError::damaged(path.clone(), what);
+        let io = |e: io::Error| StoreError::io("read", path.clone(), e);
+        let len = file.stat().map_err(io)?.len;
+        if len < HEADER_BYTES {
+            return Err(damaged("ends inside its header"));
+        }
+        let mut head = vec![0u8; HEADER_BYTES as usize];
+        read_exact_at(&*file, &mut head, 0).map_err(io)?;
+        if head[..8] != MAGIC {
+            return Err(damaged("is no table"));
+        }
+        if header_crc(&head) != le_u32(&head, 80) {
+            return Err(damaged("bad checksum of the header"));
+        }
+        let found = le_u32(&head, 8);
+        if found > VERSION {
+            return Err(StoreError::NewerFormat {
+                path,
+                found,
+                known: VERSION,
+            });
+        }
+        let number = |i: usize| le_u64(&head, 16 + 8 * i);
+        let facts = TableFacts {
+            layer: LayerId(number(0)),
+            generation: number(1),
+            next_ino: number(3),
+            next_object: number(4),
+            next_seq: number(5),
+            inodes: number(6),
+            dentries: number(7),
+        };
+        if (facts.layer, facts.generation) != (layer, generation) {
+            return Err(damaged("belongs to another layer or generation"));
+        }
+        let image_bytes = number(2);
+        let sums_bytes = image_bytes.div_ceil(BLOCK_BYTES).saturating_mul(4);
+        if HEADER_BYTES
+            .checked_add(image_bytes)
+            .and_then(|n| n.checked_add(sums_bytes))
+            != Some(len)
+        {
+            return Err(damaged("has not the length that its header says"));
+        }
+        let mut sums = vec![0u8; sums_bytes as usize];
+        read_exact_at(&*file, &mut sums, HEADER_BYTES + image_bytes).map_err(io)?;
+        if crc32c::crc32c(&sums) != le_u32(&head, 12) {
+            return Err(damaged("bad checksum of the list of checksums"));
+        }
+        let image = Self {
+            file: file.into(),
+            path,
+            image_bytes,
+            sums,
+            cause: Arc::new(OnceLock::new()),
+        };
+        Ok((image, facts))
+    }
+
+    /// Where the first failed read leaves its cause.
+    pub fn cause(&self) -> Arc<OnceLock<Cause>> {
+        self.cause.clone()
+    }
+
+    /// Bytes of the image.
+    pub fn image_bytes(&self) -> u64 {
+        self.image_bytes
+    }
+
+    fn read_block(&self, block: u64, buf: &mut [u8]) -> io::Result<()> {
+        read_exact_at(&*self.file, buf, HEADER_BYTES + block * BLOCK_BYTES)
+            .inspect_err(|e| self.note(Cause::Io(e.kind(), e.raw_os_error(), e.to_string())))?;
+        if crc32c::crc32c(buf) != le_u32(&self.sums, block as usize * 4) {
+            self.note(Cause::BadBlock(block));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("bad checksum of block {block}"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn note(&self, cause: Cause) {
+        // Only the first cause counts; later ones follow from it.
+        let _ = self.cause.set(cause);
+    }
+}
+
+impl StorageBackend for CheckedImage {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.image_bytes)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let end = offset
+            .checked_add(out.len() as u64)
+            .filter(|end| *end <= self.image_bytes)
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        let mut block = Vec::new();
+        let mut at = offset;
+        while at < end {
+            let index = at / BLOCK_BYTES;
+            let block_start = index * BLOCK_BYTES;
+            let block_end = (block_start + BLOCK_BYTES).min(self.image_bytes);
+            let n = (block_end.min(end) - at) as usize;
+            let into = &mut out[(at - offset) as usize..][..n];
+            if n as u64 == block_end - block_start {
+                self.read_block(index, into)?;
+            } else {
+                block.resize((block_end - block_start) as usize, 0);
+                self.read_block(index, &mut block)?;
+                into.copy_from_slice(&block[(at - block_start) as usize..][..n]);
+            }
+            at += n as u64;
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, _len: u64) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, _offset: u64, _data: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+}
+
+/// The engine's view of a stage file while a table is built. Nobody sees the file before it is
+/// sealed and synced, so the engine's own syncs do nothing.
+#[derive(Debug)]
+pub struct StageImage {
+    file: Arc<dyn MediaFile>,
+    len: Mutex<u64>,
+}
+
+impl StageImage {
+    /// An empty image in `file`.
+    pub fn new(file: Arc<dyn MediaFile>) -> Arc<Self> {
+        Arc::new(Self {
+            file,
+            len: Mutex::new(0),
+        })
+    }
+
+    /// Bytes of the image.
+    pub fn len_bytes(&self) -> u64 {
+        *self.len.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+/// What is given to the engine, which wants to own its backend.
+#[derive(Debug)]
+pub struct StageBackend(pub Arc<StageImage>);
+
+impl StorageBackend for StageBackend {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.len_bytes())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        read_exact_at(&*self.0.file, out, HEADER_BYTES + offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.file.set_len(HEADER_BYTES + len)?;
+        *self.0.len.lock().unwrap_or_else(|e| e.into_inner()) = len;
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        write_all_at(&*self.0.file, data, HEADER_BYTES + offset)
+    }
+}
