@@ -7,3 +7,4 @@
 pub mod backstore;
 pub mod core;
 pub mod ctl;
+mod sync;

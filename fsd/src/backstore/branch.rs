@@ -279,6 +279,11 @@ impl LiveBranch {
         ino
     }
 
+    /// Where the top layer is: its file system is the one that fills up.
+    pub fn location(&self) -> Result<PathBuf, StoreError> {
+        Ok(top_of(&self.stack)?.media.describe(Path::new("")))
+    }
+
     /// Bytes in the journal since the last checkpoint.
     pub fn journal_bytes(&self) -> u64 {
         self.journal.bytes()

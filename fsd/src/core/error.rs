@@ -21,6 +21,9 @@ pub enum FsError {
     /// The inode is not known, or no longer.
     #[error("{0:?} is stale")]
     Stale(Ino),
+    /// The directory was removed, or the file's last link is gone: nothing can be added.
+    #[error("{0:?} was removed")]
+    Removed(Ino),
     /// The handle is not open.
     #[error("{0:?} is not open")]
     BadHandle(Fh),

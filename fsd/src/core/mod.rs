@@ -1,7 +1,92 @@
 //! The branch core: inode based, transport free. Everything a branch answers is decided here.
+//!
+//! Lock order, ascending: a file's `Stream::bytes` (rank 1) < the tree (rank 2) < the handle table
+//! and the process table (rank 3). Bytes are moved under rank 1 alone; under rank 2 only records
+//! are changed and base metadata is read.
 
+pub mod access;
+mod base;
+mod change;
+mod clock;
+mod copy_up;
 pub mod error;
+mod exposed;
+pub mod extents;
+mod handle;
+mod inode;
+mod listing;
+mod ops;
+mod process;
 pub mod record;
+mod stream;
+mod superblock;
 pub mod types;
 
+use std::path::PathBuf;
+
 pub use error::FsError;
+pub use ops::open::{OpenIo, Opened};
+
+use crate::backstore::LiveBranch;
+use crate::core::base::BaseTree;
+use crate::core::clock::StampClock;
+use crate::core::exposed::Exposed;
+use crate::core::handle::Handles;
+use crate::core::process::Processes;
+use crate::core::superblock::Tree;
+use crate::sync::Mutex;
+
+/// What a core shows and how.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    /// The directory that plays the host's `/`.
+    pub base: PathBuf,
+    /// Directories shown copy-on-write, absolute as seen from `base`.
+    pub roots: Vec<PathBuf>,
+    /// Paths answered with "no such entry", absolute as seen from `base`.
+    pub conceal: Vec<PathBuf>,
+    /// Whether files may be opened with [`OpenIo::Passthrough`].
+    pub passthrough: bool,
+}
+
+/// One live branch: every operation a transport can ask of it. Shared by all request threads.
+#[derive(Debug)]
+pub struct FsCore {
+    tree: Mutex<Tree>,
+    base: BaseTree,
+    clock: StampClock,
+    handles: Handles,
+    processes: Processes,
+    passthrough: bool,
+}
+
+impl FsCore {
+    /// Takes a branch over and shows it as `config` says.
+    ///
+    /// Errors: `Base` when the base or a concealed path cannot be opened, `BadName` for a root
+    /// with an impossible component, `Store`.
+    pub fn new(branch: LiveBranch, config: CoreConfig) -> Result<Self, FsError> {
+        let base = BaseTree::open(&config.base, &config.conceal)?;
+        let exposed = Exposed::new(&config.roots)?;
+        Ok(Self {
+            tree: Mutex::new(Tree::new(branch, exposed)?),
+            base,
+            clock: StampClock::default(),
+            handles: Handles::default(),
+            processes: Processes::default(),
+            passthrough: config.passthrough,
+        })
+    }
+
+    /// Registers a process of a run, so that its groups are known without asking procfs again.
+    ///
+    /// Returns its supplementary groups. Errors: `UnknownCaller` if it is not that process.
+    pub fn register_process(&self, pid: u32, start_ticks: u64) -> Result<Vec<u32>, FsError> {
+        self.processes.register(pid, start_ticks)
+    }
+
+    /// Registered processes that still run.
+    pub fn live_processes(&self) -> Vec<u32> {
+        self.processes.live()
+    }
+}

@@ -1,0 +1,81 @@
+//! What of the permission rules is left to a FUSE server: the kernel checks the rest
+//! (`default_permissions`) with the caller's full credentials before a request is sent.
+//!
+//! Supplementary groups are looked up only where an answer hinges on them.
+
+use crate::core::FsCore;
+use crate::core::FsError;
+use crate::core::types::{Caller, Kind};
+
+const SUID: u32 = 0o4000;
+const SGID: u32 = 0o2000;
+const GROUP_EXEC: u32 = 0o010;
+
+/// The extended attribute that holds file capabilities.
+pub const CAPABILITY_XATTR: &[u8] = b"security.capability";
+
+/// The mode bits a file keeps when somebody without privilege changes its bytes or owner:
+/// suid goes, sgid goes where it means "run as group".
+pub fn without_privileges(kind: Kind, perm: u32) -> u32 {
+    if kind == Kind::Dir {
+        return perm;
+    }
+    let mut perm = perm & !SUID;
+    if perm & GROUP_EXEC != 0 {
+        perm &= !SGID;
+    }
+    perm
+}
+
+/// Group and mode bits of an entry that `caller` makes in a directory (inode_init_owner's rule).
+pub fn inherit(
+    core: &FsCore,
+    caller: &Caller,
+    dir_perm: u32,
+    dir_gid: u32,
+    kind: Kind,
+    perm: u32,
+) -> Result<(u32, u32), FsError> {
+    if dir_perm & SGID == 0 {
+        return Ok((caller.gid, perm));
+    }
+    if kind == Kind::Dir {
+        return Ok((dir_gid, perm | SGID));
+    }
+    let runs_as_group = perm & (SGID | GROUP_EXEC) == SGID | GROUP_EXEC;
+    if runs_as_group && !in_group(core, caller, dir_gid)? {
+        return Ok((dir_gid, perm & !SGID));
+    }
+    Ok((dir_gid, perm))
+}
+
+/// Whether `caller` is in `gid`, by its own or a supplementary group, or is privileged.
+///
+/// Errors: `UnknownCaller` when that takes a look at a process that cannot be identified.
+pub fn in_group(core: &FsCore, caller: &Caller, gid: u32) -> Result<bool, FsError> {
+    if caller.uid == 0 || caller.gid == gid {
+        return Ok(true);
+    }
+    Ok(core.processes.groups(caller.pid)?.contains(&gid))
+}
+
+/// The mode that chmod(2) by `caller` sets: sgid is refused to those outside the group.
+pub fn chmod(core: &FsCore, caller: &Caller, file_gid: u32, perm: u32) -> Result<u32, FsError> {
+    if perm & SGID != 0 && !in_group(core, caller, file_gid)? {
+        return Ok(perm & !SGID);
+    }
+    Ok(perm)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_bytes_takes_privileges_away() {
+        assert_eq!(without_privileges(Kind::File, 0o6755), 0o0755);
+        // sgid without group execute once meant mandatory locking: it stays.
+        assert_eq!(without_privileges(Kind::File, 0o2644), 0o2644);
+        assert_eq!(without_privileges(Kind::Dir, 0o2755), 0o2755);
+    }
+}

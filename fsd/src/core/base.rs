@@ -1,0 +1,486 @@
+//! The base: the host's files below a branch. Read-only by construction: nothing here can write.
+//!
+//! A base object is found again by its [`BaseLoc`], a chain of directories and a name, or the
+//! path recorded at copy-up. Directories are held open (O_PATH) in a bounded cache, so no host
+//! path is walked twice and no symlink on it is ever followed.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use rustix::fs::{self as rfs, AtFlags, FileType, Mode, OFlags, Statx, StatxFlags};
+
+use crate::core::FsError;
+use crate::core::record::{Fingerprint, Origin};
+use crate::core::types::{Ino, Kind, Name, Time};
+
+/// Directories kept open at most. Each costs one descriptor of the daemon.
+const OPEN_DIRS_MAX: usize = 512;
+
+/// Where a base object is.
+#[derive(Clone, Debug)]
+pub enum BaseLoc {
+    /// An entry of a base directory.
+    Child(Arc<BaseDir>, Name),
+    /// At this absolute path, as recorded at copy-up.
+    Path(Arc<[u8]>),
+}
+
+/// A base directory that lookups go on below.
+#[derive(Debug)]
+pub struct BaseDir {
+    /// Its inode number in the branch.
+    pub ino: Ino,
+    /// Where it is on the host.
+    pub loc: BaseLoc,
+}
+
+impl BaseLoc {
+    /// The absolute host path, as bytes.
+    pub fn path(&self) -> Vec<u8> {
+        let mut names: Vec<&[u8]> = Vec::new();
+        let mut loc = self;
+        let mut path = loop {
+            match loc {
+                BaseLoc::Child(dir, name) => {
+                    names.push(name.as_bytes());
+                    loc = &dir.loc;
+                }
+                BaseLoc::Path(path) => {
+                    break if path.as_ref() == b"/" {
+                        vec![]
+                    } else {
+                        path.to_vec()
+                    };
+                }
+            }
+        };
+        for name in names.iter().rev() {
+            path.push(b'/');
+            path.extend_from_slice(name);
+        }
+        if path.is_empty() {
+            path.push(b'/');
+        }
+        path
+    }
+}
+
+/// What statx(2) said of a base object.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct BaseStat {
+    pub kind: Kind,
+    pub perm: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub nlink: u32,
+    pub rdev: u64,
+    pub blocks: u64,
+    pub atime: Time,
+    pub fingerprint: Fingerprint,
+}
+
+/// One entry of a base directory listing.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct BaseEntry {
+    pub name: Name,
+    pub host_ino: u64,
+    pub kind: Kind,
+}
+
+/// Extended attributes by name.
+pub type Xattrs = BTreeMap<Arc<[u8]>, Arc<[u8]>>;
+
+/// The base of one mount.
+#[derive(Debug)]
+pub struct BaseTree {
+    /// The directory that plays the host's `/`.
+    root: OwnedFd,
+    /// (dev, ino) of objects that are answered with "no such entry".
+    concealed: HashSet<(u64, u64)>,
+    open_dirs: Mutex<OpenDirs>,
+}
+
+#[derive(Debug, Default)]
+struct OpenDirs {
+    by_ino: HashMap<Ino, (Arc<OwnedFd>, u64)>,
+    clock: u64,
+}
+
+fn base_error(op: &'static str) -> impl FnOnce(rustix::io::Errno) -> FsError {
+    move |e| FsError::Base {
+        op,
+        source: io::Error::from(e),
+    }
+}
+
+/// The path of an object on the host, relative to the directory that plays `/`.
+fn relative(path: &[u8]) -> &[u8] {
+    let rest = path.strip_prefix(b"/").unwrap_or(path);
+    if rest.is_empty() { b"." } else { rest }
+}
+
+const DIR_FLAGS: OFlags = OFlags::PATH
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+impl BaseTree {
+    /// Opens `root` as the host's `/`; paths of `conceal` (below it, absolute) are hidden.
+    ///
+    /// Errors: `Base` when the root cannot be opened.
+    pub fn open(root: &Path, conceal: &[PathBuf]) -> Result<Self, FsError> {
+        let fd = rfs::open(
+            root,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(base_error("open the root"))?;
+        let mut concealed = HashSet::new();
+        for path in conceal {
+            let bytes = std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str());
+            // Follows symlinks on purpose: what must be hidden is what the path leads to.
+            match rfs::statat(&fd, relative(bytes), AtFlags::empty()) {
+                Ok(st) => {
+                    concealed.insert((st.st_dev, st.st_ino));
+                }
+                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {}
+                Err(e) => return Err(base_error("look up a concealed path")(e)),
+            }
+        }
+        Ok(Self {
+            root: fd,
+            concealed,
+            open_dirs: Mutex::default(),
+        })
+    }
+
+    /// Whether this object must stay invisible.
+    pub fn is_concealed(&self, stat: &BaseStat) -> bool {
+        self.concealed
+            .contains(&(stat.fingerprint.dev, stat.fingerprint.ino))
+    }
+
+    /// Whether anything is concealed on some device under this inode number.
+    pub fn may_conceal(&self, host_ino: u64) -> bool {
+        self.concealed.iter().any(|(_, ino)| *ino == host_ino)
+    }
+
+    /// Opens the directory `dir` (O_PATH), from the cache where it can.
+    fn dir_fd(&self, dir: &BaseDir) -> rustix::io::Result<Arc<OwnedFd>> {
+        if let Some(fd) = self.cached_dir(dir.ino) {
+            return Ok(fd);
+        }
+        // Deep trees: open the missing ancestors from the top, never by one long path.
+        let mut missing: Vec<(&BaseDir, &Name)> = Vec::new();
+        let mut at = dir;
+        let mut fd = loop {
+            match &at.loc {
+                BaseLoc::Path(path) => break Arc::new(self.open_path(path, DIR_FLAGS)?),
+                BaseLoc::Child(parent, name) => {
+                    missing.push((at, name));
+                    if let Some(fd) = self.cached_dir(parent.ino) {
+                        break fd;
+                    }
+                    at = parent;
+                }
+            }
+        };
+        for (child, name) in missing.iter().rev() {
+            fd = Arc::new(rfs::openat(&fd, name.as_bytes(), DIR_FLAGS, Mode::empty())?);
+            self.keep_dir(child.ino, &fd);
+        }
+        self.keep_dir(dir.ino, &fd);
+        Ok(fd)
+    }
+
+    fn cached_dir(&self, ino: Ino) -> Option<Arc<OwnedFd>> {
+        let mut dirs = crate::sync::lock(&self.open_dirs);
+        dirs.clock += 1;
+        let now = dirs.clock;
+        let (fd, used) = dirs.by_ino.get_mut(&ino)?;
+        *used = now;
+        Some(fd.clone())
+    }
+
+    fn keep_dir(&self, ino: Ino, fd: &Arc<OwnedFd>) {
+        let mut dirs = crate::sync::lock(&self.open_dirs);
+        dirs.clock += 1;
+        let now = dirs.clock;
+        if dirs.by_ino.len() >= OPEN_DIRS_MAX {
+            // Drop the older half at once: the scan is then paid once per many opens.
+            let mut ages: Vec<u64> = dirs.by_ino.values().map(|(_, used)| *used).collect();
+            ages.sort_unstable();
+            let cut = ages[ages.len() / 2];
+            dirs.by_ino.retain(|_, (_, used)| *used > cut);
+        }
+        dirs.by_ino.insert(ino, (fd.clone(), now));
+    }
+
+    /// Opens an absolute path component by component, so that no symlink is followed and no
+    /// length limit applies.
+    fn open_path(&self, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let mut fd: Option<OwnedFd> = None;
+        let mut components = path
+            .split(|b| *b == b'/')
+            .filter(|c| !c.is_empty())
+            .peekable();
+        while let Some(name) = components.next() {
+            let last = components.peek().is_none();
+            let dir = fd.as_ref().map_or(self.root.as_fd(), |f| f.as_fd());
+            let flags = if last {
+                flags | OFlags::NOFOLLOW | OFlags::CLOEXEC
+            } else {
+                DIR_FLAGS
+            };
+            fd = Some(rfs::openat(dir, name, flags, Mode::empty())?);
+        }
+        match fd {
+            Some(fd) => Ok(fd),
+            None => rfs::openat(&self.root, c".", flags | OFlags::CLOEXEC, Mode::empty()),
+        }
+    }
+
+    /// Stats the object at `loc`, without following a symlink there.
+    ///
+    /// Errors: `Base` with the host's errno.
+    pub fn stat(&self, loc: &BaseLoc) -> Result<BaseStat, FsError> {
+        let stat = match loc {
+            BaseLoc::Child(dir, name) => {
+                let mut result = self
+                    .dir_fd(dir)
+                    .and_then(|fd| statx_at(&fd, name.as_bytes()));
+                if matches!(result, Err(rustix::io::Errno::NOENT)) && self.forget_if_dead(dir.ino) {
+                    result = self
+                        .dir_fd(dir)
+                        .and_then(|fd| statx_at(&fd, name.as_bytes()));
+                }
+                result
+            }
+            BaseLoc::Path(path) => self
+                .open_path(path, OFlags::PATH)
+                .and_then(|fd| statx_at(&fd, b"")),
+        };
+        stat.map(|s| base_stat(&s)).map_err(base_error("stat"))
+    }
+
+    /// Drops a cached directory that the host has removed meanwhile; says whether it did.
+    fn forget_if_dead(&self, ino: Ino) -> bool {
+        let mut dirs = crate::sync::lock(&self.open_dirs);
+        let dead = dirs
+            .by_ino
+            .get(&ino)
+            .is_some_and(|(fd, _)| rfs::fstat(fd.as_ref()).is_ok_and(|st| st.st_nlink == 0));
+        if dead {
+            dirs.by_ino.clear();
+        }
+        dead
+    }
+
+    /// Opens the regular file at `loc` for reading and checks that it still is the object `want`.
+    ///
+    /// Errors: `Base`; ESTALE inside it when another object or type stands there now.
+    pub fn open_file(&self, loc: &BaseLoc, want: &Fingerprint) -> Result<File, FsError> {
+        // NONBLOCK: should the entry have become a FIFO, the open must not hang.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let open = |flags: OFlags| match loc {
+            BaseLoc::Child(dir, name) => self
+                .dir_fd(dir)
+                .and_then(|fd| rfs::openat(&fd, name.as_bytes(), flags, Mode::empty())),
+            BaseLoc::Path(path) => self.open_path(path, flags),
+        };
+        let fd = match open(flags | OFlags::NOATIME) {
+            Err(rustix::io::Errno::PERM) => open(flags),
+            other => other,
+        };
+        let fd = fd.map_err(|e| match e {
+            // A symlink or a socket stands there now.
+            rustix::io::Errno::LOOP | rustix::io::Errno::NXIO => rustix::io::Errno::STALE,
+            e => e,
+        });
+        let fd = fd.map_err(base_error("open"))?;
+        let st = rfs::fstat(&fd).map_err(base_error("stat"))?;
+        let same = st.st_dev == want.dev && st.st_ino == want.ino;
+        if !same || FileType::from_raw_mode(st.st_mode) != FileType::RegularFile {
+            return Err(base_error("open")(rustix::io::Errno::STALE));
+        }
+        Ok(File::from(fd))
+    }
+
+    /// Reads the target of the symlink at `loc`.
+    pub fn readlink(&self, loc: &BaseLoc) -> Result<Arc<[u8]>, FsError> {
+        let target = match loc {
+            BaseLoc::Child(dir, name) => self
+                .dir_fd(dir)
+                .and_then(|fd| rfs::readlinkat(&fd, name.as_bytes(), Vec::new())),
+            BaseLoc::Path(path) => self
+                .open_path(path, OFlags::PATH)
+                .and_then(|fd| rfs::readlinkat(&fd, b"".as_slice(), Vec::new())),
+        };
+        target
+            .map(|t| Arc::from(t.as_bytes()))
+            .map_err(base_error("readlink"))
+    }
+
+    /// Lists the directory `dir`, dots left out. Names that no `Name` can hold cannot occur.
+    pub fn list(&self, dir: &BaseDir) -> Result<Vec<BaseEntry>, FsError> {
+        let fd = self.dir_fd(dir).map_err(base_error("open"))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = match rfs::openat(&fd, c".", flags | OFlags::NOATIME, Mode::empty()) {
+            Err(rustix::io::Errno::PERM) => rfs::openat(&fd, c".", flags, Mode::empty()),
+            other => other,
+        };
+        let fd = fd.map_err(base_error("open"))?;
+        let mut entries = Vec::new();
+        let mut buf = Vec::with_capacity(32 << 10);
+        let mut raw = rfs::RawDir::new(&fd, buf.spare_capacity_mut());
+        while let Some(entry) = raw.next() {
+            let entry = entry.map_err(base_error("list"))?;
+            let Ok(name) = Name::new(entry.file_name().to_bytes()) else {
+                continue;
+            };
+            let kind = match entry.file_type() {
+                FileType::Unknown => match statx_at(&fd, name.as_bytes()) {
+                    Ok(st) => base_stat(&st).kind,
+                    Err(rustix::io::Errno::NOENT) => continue,
+                    Err(e) => return Err(base_error("stat")(e)),
+                },
+                known => kind_of(known),
+            };
+            entries.push(BaseEntry {
+                name,
+                host_ino: entry.ino(),
+                kind,
+            });
+        }
+        Ok(entries)
+    }
+
+    /// Reads all extended attributes of the object at `loc` that the daemon may read.
+    pub fn xattrs(&self, loc: &BaseLoc) -> Result<Xattrs, FsError> {
+        let held;
+        let path = match loc {
+            BaseLoc::Child(dir, name) => {
+                held = self.dir_fd(dir).map_err(base_error("open"))?;
+                let mut p = format!("/proc/self/fd/{}/", held.as_raw_fd()).into_bytes();
+                p.extend_from_slice(name.as_bytes());
+                p
+            }
+            BaseLoc::Path(path) => {
+                let (dir, name) = split_path(path);
+                let fd = self.open_path(dir, DIR_FLAGS).map_err(base_error("open"))?;
+                held = Arc::new(fd);
+                let mut p = format!("/proc/self/fd/{}/", held.as_raw_fd()).into_bytes();
+                p.extend_from_slice(name);
+                p
+            }
+        };
+        let names = match sized(|buf| rfs::llistxattr(path.as_slice(), buf)) {
+            Ok(names) => names,
+            Err(rustix::io::Errno::OPNOTSUPP) => return Ok(Xattrs::new()),
+            Err(e) => return Err(base_error("listxattr")(e)),
+        };
+        let mut found = Xattrs::new();
+        for name in names.split(|b| *b == 0).filter(|n| !n.is_empty()) {
+            match sized(|buf| rfs::lgetxattr(path.as_slice(), name, buf)) {
+                Ok(value) => {
+                    found.insert(Arc::from(name), Arc::from(value));
+                }
+                // Removed since the listing, or not ours to read.
+                Err(
+                    rustix::io::Errno::NODATA
+                    | rustix::io::Errno::PERM
+                    | rustix::io::Errno::ACCESS
+                    | rustix::io::Errno::OPNOTSUPP,
+                ) => {}
+                Err(e) => return Err(base_error("getxattr")(e)),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The origin record of the object at `loc`.
+    pub fn origin(&self, loc: &BaseLoc, stat: &BaseStat) -> Origin {
+        Origin {
+            path: Arc::from(loc.path()),
+            fingerprint: stat.fingerprint,
+        }
+    }
+}
+
+fn split_path(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|b| *b == b'/') {
+        Some(_) if path == b"/" => (b"/", b"."),
+        Some(0) => (b"/", &path[1..]),
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (b"/", path),
+    }
+}
+
+/// Calls an xattr read with a growing buffer until it fits.
+fn sized(
+    mut call: impl FnMut(&mut [u8]) -> rustix::io::Result<usize>,
+) -> rustix::io::Result<Vec<u8>> {
+    let mut buf = vec![0; 256];
+    loop {
+        match call(&mut buf) {
+            Ok(len) => {
+                buf.truncate(len);
+                return Ok(buf);
+            }
+            Err(rustix::io::Errno::RANGE) if buf.len() < 1 << 17 => buf.resize(buf.len() * 8, 0),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn statx_at(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<Statx> {
+    rfs::statx(
+        dir,
+        name,
+        AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT,
+        StatxFlags::BASIC_STATS | StatxFlags::BTIME,
+    )
+}
+
+fn kind_of(file_type: FileType) -> Kind {
+    match file_type {
+        FileType::Directory => Kind::Dir,
+        FileType::Symlink => Kind::Symlink,
+        FileType::Fifo => Kind::Fifo,
+        FileType::Socket => Kind::Socket,
+        FileType::CharacterDevice => Kind::Char,
+        FileType::BlockDevice => Kind::Block,
+        FileType::RegularFile | FileType::Unknown => Kind::File,
+    }
+}
+
+fn base_stat(s: &Statx) -> BaseStat {
+    let time = |t: rfs::StatxTimestamp| Time {
+        sec: t.tv_sec,
+        nsec: t.tv_nsec,
+    };
+    BaseStat {
+        kind: kind_of(FileType::from_raw_mode(u32::from(s.stx_mode))),
+        perm: u32::from(s.stx_mode) & 0o7777,
+        uid: s.stx_uid,
+        gid: s.stx_gid,
+        nlink: s.stx_nlink,
+        rdev: rfs::makedev(s.stx_rdev_major, s.stx_rdev_minor),
+        blocks: s.stx_blocks,
+        atime: time(s.stx_atime),
+        fingerprint: Fingerprint {
+            dev: rfs::makedev(s.stx_dev_major, s.stx_dev_minor),
+            ino: s.stx_ino,
+            size: s.stx_size,
+            mtime: time(s.stx_mtime),
+            ctime: time(s.stx_ctime),
+            btime: time(s.stx_btime),
+        },
+    }
+}

@@ -1,0 +1,267 @@
+//! [`Change`]: one operation's effect on the records, built up first, then committed whole.
+//!
+//! Nothing in memory moves before the journal has the frame, so an operation that fails (a full
+//! disk, a base that vanished) leaves the branch as it was.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::Arc;
+
+use crate::core::FsError;
+use crate::core::base::{BaseDir, BaseLoc, BaseTree};
+use crate::core::record::{Content, Delta, Dentry, InodeRec};
+use crate::core::superblock::Tree;
+use crate::core::types::{Ino, Kind};
+
+/// Deltas being collected.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// Inodes as they will be.
+    records: BTreeMap<Ino, InodeRec>,
+    /// Everything that is no inode record, in order.
+    others: Vec<Delta>,
+    /// Inodes whose base name gets its dentry by this change.
+    placed: Vec<Ino>,
+    /// Inodes that lose their last link.
+    unlinked: Vec<Ino>,
+}
+
+impl Change {
+    /// Adds the record of an inode that this change makes.
+    pub fn create(&mut self, ino: Ino, record: InodeRec) {
+        self.records.insert(ino, record);
+    }
+
+    /// Adds any delta that is no inode record.
+    pub fn push(&mut self, delta: Delta) {
+        self.others.push(delta);
+    }
+
+    /// Notes that `ino` loses its last link: its record goes, the inode stays for its users.
+    pub fn unlink(&mut self, ino: Ino) {
+        self.unlinked.push(ino);
+    }
+
+    /// Notes that the base name `ino` was reached by needs no dentry (it is going away).
+    pub fn forsake_place(&mut self, ino: Ino) {
+        self.placed.push(ino);
+    }
+}
+
+impl Tree {
+    /// The record of a live inode as it is: the branch's, or one made from its base object.
+    pub fn record_of(&self, base: &BaseTree, ino: Ino) -> Result<InodeRec, FsError> {
+        let node = self.node(ino)?;
+        match &node.record {
+            Some(record) => Ok(InodeRec::clone(record)),
+            None => {
+                let loc = node.base.as_ref().ok_or(FsError::Stale(ino))?;
+                record_from_base(base, loc)
+            }
+        }
+    }
+
+    /// The record of `ino` to be edited within `change`; made from the base if need be.
+    ///
+    /// Also sees to it that the inode will be found under the branch's own dentries.
+    /// Errors: `Stale`, `Base`, `Store`.
+    pub fn edit<'c>(
+        &self,
+        base: &BaseTree,
+        change: &'c mut Change,
+        ino: Ino,
+    ) -> Result<&'c mut InodeRec, FsError> {
+        if let Entry::Vacant(slot) = change.records.entry(ino) {
+            slot.insert(self.record_of(base, ino)?);
+            self.place(base, change, ino)?;
+        }
+        change.records.get_mut(&ino).ok_or(FsError::Stale(ino))
+    }
+
+    /// Puts the dentry an inode still lacks, and pins the directories above it.
+    fn place(&self, base: &BaseTree, change: &mut Change, ino: Ino) -> Result<(), FsError> {
+        let node = self.node(ino)?;
+        let Some((dir, name)) = &node.unplaced else {
+            return Ok(());
+        };
+        if node.unlinked || change.placed.contains(&ino) {
+            return Ok(());
+        }
+        change.placed.push(ino);
+        let present = Dentry::Present {
+            ino,
+            kind: node.kind,
+        };
+        change
+            .others
+            .push(Delta::PutDentry(dir.ino, name.clone(), present));
+        self.pin(base, change, dir)
+    }
+
+    /// Records `dir` and the directories above it, up to the first that is recorded already: from
+    /// now on the branch finds them by itself, whatever the host does to them.
+    pub fn pin(
+        &self,
+        base: &BaseTree,
+        change: &mut Change,
+        dir: &Arc<BaseDir>,
+    ) -> Result<(), FsError> {
+        let mut dir = dir.clone();
+        loop {
+            let BaseLoc::Child(parent, name) = &dir.loc else {
+                return Ok(());
+            };
+            if change.records.contains_key(&dir.ino) || self.is_recorded(dir.ino)? {
+                return Ok(());
+            }
+            change
+                .records
+                .insert(dir.ino, record_from_base(base, &dir.loc)?);
+            change.placed.push(dir.ino);
+            let present = Dentry::Present {
+                ino: dir.ino,
+                kind: Kind::Dir,
+            };
+            change
+                .others
+                .push(Delta::PutDentry(parent.ino, name.clone(), present));
+            let parent = parent.clone();
+            dir = parent;
+        }
+    }
+
+    fn is_recorded(&self, ino: Ino) -> Result<bool, FsError> {
+        use crate::backstore::Records;
+        Ok(match self.nodes.get(&ino) {
+            Some(node) => node.record.is_some(),
+            None => self.branch.inode(ino)?.is_some(),
+        })
+    }
+
+    fn is_unlinked(&self, ino: Ino) -> bool {
+        self.nodes.get(&ino).is_some_and(|n| n.unlinked)
+    }
+
+    /// Commits `change` as one frame, then makes it visible.
+    ///
+    /// Errors: `Store`; then nothing has changed.
+    pub fn commit(&mut self, change: Change) -> Result<(), FsError> {
+        let Change {
+            records,
+            mut others,
+            placed,
+            unlinked,
+        } = change;
+        let mut deltas = Vec::with_capacity(records.len() + others.len() + 2 * unlinked.len());
+        let mut new_records = Vec::with_capacity(records.len());
+        for (ino, record) in records {
+            let gone = unlinked.contains(&ino) || self.is_unlinked(ino);
+            let record = Arc::new(record);
+            if !gone {
+                deltas.push(Delta::PutInode(ino, record.clone()));
+            }
+            new_records.push((ino, record));
+        }
+        for &ino in &unlinked {
+            if self.is_recorded(ino)? {
+                deltas.push(Delta::DelInode(ino));
+            }
+            let record = match new_records.iter().find(|(i, _)| *i == ino) {
+                Some((_, record)) => Some(record.clone()),
+                None => self.nodes.get(&ino).and_then(|n| n.record.clone()),
+            };
+            if let Some(Content::Object(id) | Content::Extents { own: id, .. }) =
+                record.map(|r| r.content.clone())
+                && self.branch.is_top(id)
+            {
+                deltas.push(Delta::Orphan(id));
+            }
+        }
+        others.retain(|delta| match delta {
+            // Of a file that lives on without a name nothing is recorded.
+            Delta::PutExtent(ino, ..) | Delta::SetExtents(ino, _) => !self.is_unlinked(*ino),
+            _ => true,
+        });
+        let names: Vec<Delta> = others
+            .iter()
+            .filter(|d| matches!(d, Delta::PutDentry(..) | Delta::DelDentry(..)))
+            .cloned()
+            .collect();
+        deltas.extend(others);
+        if !deltas.is_empty() {
+            self.branch.commit(deltas)?;
+        }
+        self.show(new_records, &names, &placed, &unlinked);
+        Ok(())
+    }
+
+    /// Brings the tables in line with a frame that was just committed. Cannot fail.
+    fn show(
+        &mut self,
+        records: Vec<(Ino, Arc<InodeRec>)>,
+        names: &[Delta],
+        placed: &[Ino],
+        unlinked: &[Ino],
+    ) {
+        for (ino, record) in records {
+            if let Some(node) = self.nodes.get_mut(&ino) {
+                node.record = Some(record);
+            }
+        }
+        for ino in placed {
+            if let Some(node) = self.nodes.get_mut(ino) {
+                node.unplaced = None;
+            }
+        }
+        for ino in unlinked {
+            if let Some(node) = self.nodes.get_mut(ino) {
+                node.unlinked = true;
+            }
+        }
+        for delta in names {
+            match delta {
+                Delta::PutDentry(dir, name, Dentry::Present { ino, kind }) => {
+                    self.listings.added(*dir, name, *ino, *kind);
+                }
+                Delta::PutDentry(dir, name, Dentry::Whiteout) | Delta::DelDentry(dir, name) => {
+                    self.listings.removed(*dir, name);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A record that says of a base object what the base says of it.
+pub fn record_from_base(base: &BaseTree, loc: &BaseLoc) -> Result<InodeRec, FsError> {
+    let stat = base.stat(loc)?;
+    let print = stat.fingerprint;
+    let symlink = match stat.kind {
+        Kind::Symlink => Some(base.readlink(loc)?),
+        _ => None,
+    };
+    Ok(InodeRec {
+        kind: stat.kind,
+        perm: stat.perm,
+        uid: stat.uid,
+        gid: stat.gid,
+        rdev: stat.rdev,
+        nlink: stat.nlink,
+        size: print.size,
+        atime: stat.atime,
+        mtime: print.mtime,
+        ctime: print.ctime,
+        btime: print.btime,
+        object_mtime: None,
+        dirty: false,
+        generation: 0,
+        origin: Some(base.origin(loc, &stat)),
+        content: if stat.kind == Kind::File {
+            Content::Base
+        } else {
+            Content::Empty
+        },
+        symlink,
+        xattrs: base.xattrs(loc)?,
+    })
+}

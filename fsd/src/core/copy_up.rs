@@ -1,0 +1,326 @@
+//! Copy-up: giving a file an object of its own before its first write, staged and then published.
+//!
+//! Small files are copied, or cloned where the host's file system can (FICLONE). Large ones get an
+//! empty object and an extent map over the bytes below: a first write to them costs the same
+//! whatever their size.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+
+use crate::backstore::{ObjectFile, Records};
+use crate::core::change::Change;
+use crate::core::record::{Content, Delta, ExtentMap, ExtentSource, InodeRec, ObjectId};
+use crate::core::stream::{Bytes, Extents, Stream};
+use crate::core::superblock::Tree;
+use crate::core::types::Ino;
+use crate::core::{FsCore, FsError, extents};
+use crate::sync::Arc;
+
+/// Files up to this size are copied whole where they cannot be cloned.
+const COPY_WHOLE_MAX_BYTES: u64 = 1 << 20;
+
+/// Where a file's bytes are, fit to be read. Locks: the caller holds the tree.
+pub fn open_bytes(core: &FsCore, tree: &Tree, ino: Ino) -> Result<Bytes, FsError> {
+    let node = tree.node(ino)?;
+    let content = node
+        .record
+        .as_ref()
+        .map_or(Content::Base, |r| r.content.clone());
+    let open_base = || -> Result<File, FsError> {
+        let loc = node.base.as_ref().ok_or(FsError::Stale(ino))?;
+        let seen = node.seen.as_ref().ok_or(FsError::Stale(ino))?;
+        core.base.open_file(loc, seen)
+    };
+    Ok(match content {
+        Content::Empty => Bytes::Empty,
+        Content::Base => Bytes::Base { file: open_base()? },
+        Content::Object(id) => {
+            let own = tree.branch.is_top(id);
+            Bytes::Object {
+                id,
+                file: Arc::from(tree.branch.open_object(id, own)?),
+                own,
+            }
+        }
+        Content::Extents { own, base_bytes } => {
+            let map = ExtentMap::clone(&*tree.branch.extents(ino)?);
+            let writable = tree.branch.is_top(own);
+            let mut older = std::collections::HashMap::new();
+            for (_, source) in map.values() {
+                if let ExtentSource::Object(id) = source
+                    && *id != own
+                    && !older.contains_key(id)
+                {
+                    older.insert(*id, Arc::from(tree.branch.open_object(*id, false)?));
+                }
+            }
+            Bytes::Extents(Extents {
+                own: (own, Arc::from(tree.branch.open_object(own, writable)?)),
+                writable,
+                base: if base_bytes > 0 {
+                    Some(open_base()?)
+                } else {
+                    None
+                },
+                base_bytes,
+                map,
+                older,
+            })
+        }
+    })
+}
+
+/// The stream of a file, opened if nobody has it open. Locks: the caller holds the tree.
+pub fn stream_of(core: &FsCore, tree: &mut Tree, ino: Ino) -> Result<Arc<Stream>, FsError> {
+    if let Some(stream) = &tree.node(ino)?.stream {
+        return Ok(stream.clone());
+    }
+    let bytes = open_bytes(core, tree, ino)?;
+    let dirty = tree.node(ino)?.record.as_ref().is_some_and(|r| r.dirty);
+    let stream = Arc::new(Stream::new(bytes, dirty));
+    tree.node_mut(ino)?.stream = Some(stream.clone());
+    Ok(stream)
+}
+
+/// A staged object: removed again unless it was published.
+struct StageGuard<'a> {
+    core: &'a FsCore,
+    id: Option<ObjectId>,
+}
+
+impl StageGuard<'_> {
+    fn confirm(mut self) {
+        self.id = None;
+    }
+}
+
+impl Drop for StageGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            crate::sync::lock(&self.core.tree).branch.remove_object(id);
+        }
+    }
+}
+
+/// What a copy-up takes from below.
+enum Below<'a> {
+    Nothing,
+    File(&'a File, u64),
+    Object(ObjectId, &'a Arc<dyn ObjectFile>, u64),
+    Extents(&'a Extents, u64),
+}
+
+/// Makes `bytes` writable, keeping the first `keep_bytes` of them. No-op if it is already.
+///
+/// Errors: `Base`, `Store` (no space among them); then nothing has changed.
+/// Locks: the caller holds `bytes` for writing; takes the tree, not while it copies.
+pub fn promote(
+    core: &FsCore,
+    ino: Ino,
+    stream: &Stream,
+    bytes: &mut Bytes,
+    keep_bytes: u64,
+) -> Result<(), FsError> {
+    if bytes.is_writable() {
+        return Ok(());
+    }
+    let below = match &*bytes {
+        Bytes::Base { file } => {
+            let len = file
+                .metadata()
+                .map_err(|source| FsError::Base { op: "stat", source })?
+                .len();
+            Below::File(file, len.min(keep_bytes))
+        }
+        Bytes::Object { id, file, .. } => Below::Object(*id, file, file.len()?.min(keep_bytes)),
+        Bytes::Extents(extents) => Below::Extents(extents, extents.own.1.len()?.min(keep_bytes)),
+        Bytes::Empty => Below::Nothing,
+    };
+    let (id, file) = crate::sync::lock(&core.tree).branch.new_object()?;
+    let file: Arc<dyn ObjectFile> = Arc::from(file);
+    let stage = StageGuard { core, id: Some(id) };
+    let (content, mut next) = fill(id, &file, below)?;
+    let object_mtime = file.stat()?.mtime;
+    core.clock.saw(object_mtime);
+
+    let mut tree = crate::sync::lock(&core.tree);
+    let mut change = Change::default();
+    let record = tree.edit(&core.base, &mut change, ino)?;
+    record.content = content;
+    record.size = file.len()?;
+    record.object_mtime = Some(object_mtime);
+    record.dirty = true;
+    if let Bytes::Extents(extents) = &next
+        && !extents.map.is_empty()
+    {
+        change.push(Delta::SetExtents(ino, Arc::new(extents.map.clone())));
+    }
+    if tree.node(ino)?.unlinked {
+        change.push(Delta::Orphan(id));
+    }
+    tree.commit(change)?;
+    drop(tree);
+    stage.confirm();
+    stream.marked_dirty.store(true, Ordering::Release);
+    // The descriptors of the layers below move over to the new state.
+    if let (Bytes::Extents(new), old) = (&mut next, &mut *bytes) {
+        match std::mem::replace(old, Bytes::Empty) {
+            Bytes::Base { file } => new.base = Some(file),
+            Bytes::Object { id, file, .. } => {
+                new.older.insert(id, file);
+            }
+            Bytes::Extents(old) => {
+                new.older.extend(old.older);
+                new.older.insert(old.own.0, old.own.1);
+                new.base = old.base;
+            }
+            Bytes::Empty => {}
+        }
+    }
+    *bytes = next;
+    Ok(())
+}
+
+/// Fills a staged object from below and says what the file consists of then.
+fn fill(
+    id: ObjectId,
+    file: &Arc<dyn ObjectFile>,
+    below: Below<'_>,
+) -> Result<(Content, Bytes), FsError> {
+    let whole = || {
+        (
+            Content::Object(id),
+            Bytes::Object {
+                id,
+                file: file.clone(),
+                own: true,
+            },
+        )
+    };
+    let layered = |base_bytes: u64, map: ExtentMap| {
+        let extents = Extents {
+            own: (id, file.clone()),
+            writable: true,
+            base: None,
+            base_bytes,
+            map,
+            older: std::collections::HashMap::new(),
+        };
+        (
+            Content::Extents {
+                own: id,
+                base_bytes,
+            },
+            Bytes::Extents(extents),
+        )
+    };
+    match below {
+        Below::Nothing | Below::File(_, 0) | Below::Object(_, _, 0) => Ok(whole()),
+        Below::File(source, len) => {
+            if try_clone(file, source.as_fd(), len)? {
+                return Ok(whole());
+            }
+            if len <= COPY_WHOLE_MAX_BYTES {
+                copy(file, |buf, at| read_file(source, buf, at), len)?;
+                return Ok(whole());
+            }
+            file.set_len(len)?;
+            Ok(layered(len, ExtentMap::new()))
+        }
+        Below::Object(source_id, source, len) => {
+            let cloned = match source.as_fd() {
+                Some(fd) => try_clone(file, fd, len)?,
+                None => false,
+            };
+            if cloned {
+                return Ok(whole());
+            }
+            if len <= COPY_WHOLE_MAX_BYTES {
+                copy(file, |buf, at| Ok(source.read_at(buf, at)?), len)?;
+                return Ok(whole());
+            }
+            file.set_len(len)?;
+            let map = [(0, (len, ExtentSource::Object(source_id)))]
+                .into_iter()
+                .collect();
+            Ok(layered(0, map))
+        }
+        Below::Extents(source, len) => {
+            let mut map = source.map.clone();
+            extents::clear(&mut map, len, u64::MAX);
+            file.set_len(len)?;
+            Ok(layered(source.base_bytes.min(len), map))
+        }
+    }
+}
+
+/// Shares the first `len` bytes of `source` with an empty object, where the host can.
+fn try_clone(
+    file: &Arc<dyn ObjectFile>,
+    source: std::os::fd::BorrowedFd<'_>,
+    len: u64,
+) -> Result<bool, FsError> {
+    let Some(target) = file.as_fd() else {
+        return Ok(false);
+    };
+    if rustix::fs::ioctl_ficlone(target, source).is_err() {
+        return Ok(false);
+    }
+    file.set_len(len)?;
+    Ok(true)
+}
+
+fn read_file(source: &File, buf: &mut [u8], at: u64) -> Result<usize, FsError> {
+    std::os::unix::fs::FileExt::read_at(source, buf, at)
+        .map_err(|source| FsError::Base { op: "read", source })
+}
+
+fn copy(
+    target: &Arc<dyn ObjectFile>,
+    mut read: impl FnMut(&mut [u8], u64) -> Result<usize, FsError>,
+    len: u64,
+) -> Result<(), FsError> {
+    let mut buf = vec![0; len.min(256 << 10) as usize];
+    let mut at = 0;
+    while at < len {
+        let want = buf.len().min((len - at) as usize);
+        let got = read(&mut buf[..want], at)?;
+        if got == 0 {
+            break;
+        }
+        at += target.write_at(&buf[..got], at)? as u64;
+    }
+    // The source may have shrunk below us: what it no longer has reads as zeros.
+    if at < len {
+        target.set_len(len)?;
+    }
+    Ok(())
+}
+
+/// Says in the record, before the first write, that the object is the truth for size and mtime.
+pub fn mark_dirty(core: &FsCore, ino: Ino, stream: &Stream) -> Result<(), FsError> {
+    if stream.marked_dirty.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    let mut tree = crate::sync::lock(&core.tree);
+    let mut change = Change::default();
+    tree.edit(&core.base, &mut change, ino)?.dirty = true;
+    tree.commit(change)?;
+    stream.marked_dirty.store(true, Ordering::Release);
+    Ok(())
+}
+
+/// Takes an object's size and mtime over into the record being edited.
+pub fn fold_into(core: &FsCore, record: &mut InodeRec, bytes: &Bytes) -> Result<(), FsError> {
+    if let Some(stamp) = bytes.stamp()? {
+        record.size = stamp.size;
+        if record.object_mtime != Some(stamp.mtime) {
+            record.mtime = stamp.mtime;
+            record.ctime = record.ctime.max(stamp.mtime);
+            record.object_mtime = Some(stamp.mtime);
+            core.clock.saw(stamp.mtime);
+        }
+    }
+    Ok(())
+}

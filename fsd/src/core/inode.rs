@@ -1,0 +1,85 @@
+//! [`Node`]: one inode as the superblock holds it while the kernel, a handle or a child refers to it.
+
+use std::sync::Arc;
+
+use crate::core::base::{BaseDir, BaseLoc};
+use crate::core::exposed::Exposed;
+use crate::core::record::{Fingerprint, InodeRec};
+use crate::core::stream::Stream;
+use crate::core::types::{Ino, Kind, Name};
+
+/// A live inode. Guarded by the tree lock; the stream inside has a lock of its own.
+#[derive(Debug)]
+pub struct Node {
+    /// File type: never changes while the inode lives.
+    pub kind: Kind,
+    /// References the kernel (or an API user) holds: one per entry it was given.
+    pub lookups: u64,
+    /// Handles open on it.
+    pub opens: u32,
+    /// Handles open for writing.
+    pub writers: u32,
+    /// The branch's own record; `None` while the inode is the base's alone.
+    pub record: Option<Arc<InodeRec>>,
+    /// Where its base object is, while there is one: content, attributes or children come from it.
+    pub base: Option<BaseLoc>,
+    /// The base object's identity at the first look, checked again when it is opened.
+    pub seen: Option<Fingerprint>,
+    /// For a directory that merges with the base: where children are looked up.
+    pub base_dir: Option<Arc<BaseDir>>,
+    /// The base name it was reached by, while no dentry of the branch says so yet. The first
+    /// recorded change puts one, so that the host may move the name without taking the change along.
+    pub unplaced: Option<(Arc<BaseDir>, Name)>,
+    /// For a directory: the one it is in, kept in the table as long as this node is.
+    pub parent: Option<Ino>,
+    /// Nodes whose `parent` this is.
+    pub children: u32,
+    /// Its last link is gone; it lives on for its handles and is never recorded again.
+    pub unlinked: bool,
+    /// For a directory above the exposed roots: what of it is shown.
+    pub exposed: Option<Arc<Exposed>>,
+    /// The bytes, while a handle or a change needs them.
+    pub stream: Option<Arc<Stream>>,
+    /// How its open handles do their I/O.
+    pub io: IoMode,
+}
+
+/// How the open handles of a file move bytes; the kernel allows one way at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoMode {
+    /// Through the kernel's page cache and requests to us. Also: nothing open.
+    Cached,
+    /// By the kernel, straight to the object.
+    Passthrough {
+        /// Identifies the backing registered with the kernel.
+        token: u64,
+    },
+}
+
+impl Node {
+    /// A node of this kind that nothing refers to yet.
+    pub fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            lookups: 0,
+            opens: 0,
+            writers: 0,
+            record: None,
+            base: None,
+            seen: None,
+            base_dir: None,
+            unplaced: None,
+            parent: None,
+            children: 0,
+            unlinked: false,
+            exposed: None,
+            stream: None,
+            io: IoMode::Cached,
+        }
+    }
+
+    /// Whether nothing refers to it any more.
+    pub fn is_idle(&self) -> bool {
+        self.lookups == 0 && self.opens == 0 && self.children == 0
+    }
+}

@@ -1,0 +1,190 @@
+//! Changing what a file is: mode, owner, times, size.
+
+use crate::core::access::{self, CAPABILITY_XATTR};
+use crate::core::change::Change;
+use crate::core::copy_up;
+use crate::core::record::{Content, Delta, InodeRec};
+use crate::core::stream::Bytes;
+use crate::core::superblock::Tree;
+use crate::core::types::{Attr, Caller, Fh, Ino, Kind, SetAttr, Time, TimeSet};
+use crate::core::{FsCore, FsError, extents};
+use crate::sync::Arc;
+
+impl FsCore {
+    /// Changes the attributes `set` names and returns all of them. Who may is the kernel's matter.
+    ///
+    /// The kernel does not pass its "kill suid" bit of a truncation on to us, so one by anybody
+    /// but root clears them. Errors: `Stale`, `Invalid` for the size of no regular file,
+    /// `TooLarge`, `Base`, `Store`. Locks: takes ranks 1 and 2.
+    pub fn setattr(
+        &self,
+        caller: &Caller,
+        ino: Ino,
+        _fh: Option<Fh>,
+        set: &SetAttr,
+    ) -> Result<Attr, FsError> {
+        if let Some(size) = set.size {
+            self.truncate(caller, ino, size)?;
+        }
+        let mut tree = crate::sync::lock(&self.tree);
+        let others = SetAttr { size: None, ..*set };
+        if others != SetAttr::default() {
+            self.set_metadata(&mut tree, caller, ino, &others)?;
+        }
+        tree.attr(&self.base, ino)
+    }
+
+    fn set_metadata(
+        &self,
+        tree: &mut Tree,
+        caller: &Caller,
+        ino: Ino,
+        set: &SetAttr,
+    ) -> Result<(), FsError> {
+        let now = self.clock.now();
+        let mut change = Change::default();
+        let stamp = {
+            let record = tree.edit(&self.base, &mut change, ino)?.clone();
+            if record.dirty {
+                tree.object_stamp(ino, &record)?
+            } else {
+                None
+            }
+        };
+        let record = tree.edit(&self.base, &mut change, ino)?;
+        if let Some(stamp) = stamp {
+            record.size = stamp.size;
+            if record.object_mtime != Some(stamp.mtime) {
+                record.mtime = stamp.mtime;
+                record.object_mtime = Some(stamp.mtime);
+            }
+        }
+        if set.uid.is_some() || set.gid.is_some() {
+            record.uid = set.uid.unwrap_or(record.uid);
+            record.gid = set.gid.unwrap_or(record.gid);
+            drop_privileges(record);
+        }
+        if let Some(perm) = set.perm {
+            record.perm = access::chmod(self, caller, record.gid, perm & 0o7777)?;
+        }
+        let time = |set: TimeSet| match set {
+            TimeSet::At(time) => time,
+            TimeSet::Now => now,
+        };
+        record.atime = set.atime.map_or(record.atime, time);
+        record.mtime = set.mtime.map_or(record.mtime, time);
+        record.ctime = set.ctime.unwrap_or(now);
+        tree.commit(change)
+    }
+
+    /// Cuts a file to `size` bytes or extends it with zeros.
+    fn truncate(&self, caller: &Caller, ino: Ino, size: u64) -> Result<(), FsError> {
+        if i64::try_from(size).is_err() {
+            return Err(FsError::TooLarge);
+        }
+        let stream = {
+            let mut tree = crate::sync::lock(&self.tree);
+            match tree.node(ino)?.kind {
+                Kind::File => copy_up::stream_of(self, &mut tree, ino)?,
+                Kind::Dir => return Err(FsError::IsADirectory(ino)),
+                _ => {
+                    return Err(FsError::Invalid(
+                        "size of something that is no regular file",
+                    ));
+                }
+            }
+        };
+        let result = (|| {
+            let mut bytes = crate::sync::write(&stream.bytes);
+            copy_up::promote(self, ino, &stream, &mut bytes, size)?;
+            copy_up::mark_dirty(self, ino, &stream)?;
+            if let Some(object) = bytes.object() {
+                object.set_len(size)?;
+            }
+            self.record_resize(caller, ino, &mut bytes, size)
+        })();
+        drop(stream);
+        self.settle(ino)?;
+        result
+    }
+
+    /// Records a new size, with what of the extents is left below it.
+    fn record_resize(
+        &self,
+        caller: &Caller,
+        ino: Ino,
+        bytes: &mut Bytes,
+        size: u64,
+    ) -> Result<(), FsError> {
+        let now = self.clock.now();
+        let stamp = bytes.stamp()?;
+        let mut tree = crate::sync::lock(&self.tree);
+        let mut change = Change::default();
+        let record = tree.edit(&self.base, &mut change, ino)?;
+        record.size = size;
+        (record.mtime, record.ctime) = (now, now);
+        record.object_mtime = stamp.map(|s| s.mtime);
+        if caller.uid != 0 {
+            drop_privileges(record);
+        }
+        if let Bytes::Extents(extents) = bytes {
+            extents::clear(&mut extents.map, size, u64::MAX);
+            extents.base_bytes = extents.base_bytes.min(size);
+            record.content = Content::Extents {
+                own: extents.own.0,
+                base_bytes: extents.base_bytes,
+            };
+            change.push(Delta::SetExtents(ino, Arc::new(extents.map.clone())));
+        }
+        tree.commit(change)
+    }
+
+    /// Folds the object's stamps into the record and closes the stream, if no handle needs it.
+    ///
+    /// Errors: `Store`. Locks: takes rank 1, then 2.
+    pub(in crate::core) fn settle(&self, ino: Ino) -> Result<(), FsError> {
+        let mut tree = crate::sync::lock(&self.tree);
+        let Ok(node) = tree.node(ino) else {
+            return Ok(());
+        };
+        if node.writers > 0 {
+            return Ok(());
+        }
+        let Some(stream) = node.stream.clone() else {
+            return Ok(());
+        };
+        let close = node.opens == 0;
+        // No handle writes, so nobody holds the bytes for long; a reader may for a moment.
+        let dirty = node.record.as_ref().is_some_and(|r| r.dirty);
+        if dirty && !node.unlinked {
+            let Ok(bytes) = stream.bytes.try_read() else {
+                return Ok(());
+            };
+            let mut change = Change::default();
+            let record = tree.edit(&self.base, &mut change, ino)?;
+            copy_up::fold_into(self, record, &bytes)?;
+            record.dirty = false;
+            tree.commit(change)?;
+            stream
+                .marked_dirty
+                .store(false, std::sync::atomic::Ordering::Release);
+        }
+        if close {
+            tree.node_mut(ino)?.stream = None;
+        }
+        Ok(())
+    }
+}
+
+/// Takes suid, sgid and file capabilities off a file whose bytes or owner change.
+pub(in crate::core) fn drop_privileges(record: &mut InodeRec) {
+    record.perm = access::without_privileges(record.kind, record.perm);
+    if record.kind == Kind::File {
+        record.xattrs.remove(CAPABILITY_XATTR);
+    }
+}
+
+/// Sets the times of a directory whose entries change.
+pub(in crate::core) fn touch(record: &mut InodeRec, now: Time) {
+    (record.mtime, record.ctime) = (now, now);
+}

@@ -1,0 +1,266 @@
+//! Moving bytes: read, write, fallocate, seeking for data and holes.
+
+use rustix::fs::FallocateFlags;
+
+use crate::backstore::SeekFor;
+use crate::core::change::Change;
+use crate::core::copy_up;
+use crate::core::ops::attr::drop_privileges;
+use crate::core::record::{Delta, ExtentSource};
+use crate::core::stream::{Bytes, Stream};
+use crate::core::types::{Fh, Ino};
+use crate::core::{FsCore, FsError, extents};
+use crate::sync::Arc;
+
+/// Offsets and sizes end here, as for any 64-bit file system.
+const SIZE_MAX: u64 = i64::MAX as u64;
+
+impl FsCore {
+    /// Reads at `offset` into `buf`; short only at the end of the file.
+    ///
+    /// Errors: `BadHandle`, `Base`, `Store`. Locks: rank 1 for reading.
+    pub fn read(&self, _ino: Ino, fh: Fh, offset: u64, buf: &mut [u8]) -> Result<usize, FsError> {
+        // A write-only handle may be read through: the kernel fills pages around a partial write.
+        let handle = self.handles.get(fh)?;
+        let bytes = crate::sync::read(&handle.stream.bytes);
+        bytes.read(offset, buf)
+    }
+
+    /// Writes `data` at `offset`; the first write to a file of the base copies it up.
+    ///
+    /// `kill_suidgid`: the writer is not allowed to keep suid, sgid and file capabilities.
+    /// Errors: `BadHandle`, `TooLarge`, `Base`, `Store`. Locks: rank 1, then 2.
+    pub fn write(
+        &self,
+        ino: Ino,
+        fh: Fh,
+        offset: u64,
+        data: &[u8],
+        kill_suidgid: bool,
+    ) -> Result<usize, FsError> {
+        let handle = self.handles.get(fh)?;
+        if !handle.writes {
+            return Err(FsError::WrongAccess(fh));
+        }
+        if offset.checked_add(data.len() as u64).is_none_or(|end| end > SIZE_MAX) {
+            return Err(FsError::TooLarge);
+        }
+        if kill_suidgid {
+            self.kill_privileges(ino)?;
+        }
+        let stream = &handle.stream;
+        {
+            let bytes = crate::sync::read(&stream.bytes);
+            if let Bytes::Object {
+                file, own: true, ..
+            } = &*bytes
+            {
+                copy_up::mark_dirty(self, ino, stream)?;
+                return Ok(file.write_at(data, offset)?);
+            }
+        }
+        let mut bytes = crate::sync::write(&stream.bytes);
+        copy_up::promote(self, ino, stream, &mut bytes, SIZE_MAX)?;
+        copy_up::mark_dirty(self, ino, stream)?;
+        let Some(object) = bytes.object() else { return Ok(0) };
+        let written = object.write_at(data, offset)?;
+        self.map_own(ino, &mut bytes, offset, offset + written as u64)?;
+        Ok(written)
+    }
+
+    /// Records that the own object now holds `start..end` of a file of extents.
+    fn map_own(&self, ino: Ino, bytes: &mut Bytes, start: u64, end: u64) -> Result<(), FsError> {
+        let Bytes::Extents(extents) = bytes else {
+            return Ok(());
+        };
+        if start == end || extents.owns(start, end) {
+            return Ok(());
+        }
+        let source = ExtentSource::Object(extents.own.0);
+        self.put_extent(ino, start, end, source)?;
+        extents::put(&mut extents.map, start, end - start, source);
+        Ok(())
+    }
+
+    fn put_extent(
+        &self,
+        ino: Ino,
+        start: u64,
+        end: u64,
+        source: ExtentSource,
+    ) -> Result<(), FsError> {
+        let mut tree = crate::sync::lock(&self.tree);
+        if tree.node(ino)?.unlinked {
+            return Ok(());
+        }
+        let mut change = Change::default();
+        change.push(Delta::PutExtent(ino, start, end - start, source));
+        tree.commit(change)
+    }
+
+    fn kill_privileges(&self, ino: Ino) -> Result<(), FsError> {
+        let mut tree = crate::sync::lock(&self.tree);
+        let record = tree.record_of(&self.base, ino)?;
+        let mut without = record.clone();
+        drop_privileges(&mut without);
+        if without == record {
+            return Ok(());
+        }
+        let mut change = Change::default();
+        *tree.edit(&self.base, &mut change, ino)? = without;
+        tree.commit(change)
+    }
+
+    /// Allocates, punches or shifts a range, as fallocate(2) with `mode`.
+    ///
+    /// Errors: `WrongAccess`, `Invalid`, `NotSupported` for modes the store's file system or a
+    /// file of extents lacks, `TooLarge`, `Base`, `Store`.
+    pub fn fallocate(
+        &self,
+        ino: Ino,
+        fh: Fh,
+        mode: i32,
+        offset: u64,
+        len: u64,
+    ) -> Result<(), FsError> {
+        let handle = self.handles.get(fh)?;
+        if !handle.writes {
+            return Err(FsError::WrongAccess(fh));
+        }
+        let end = offset.checked_add(len).filter(|end| *end <= SIZE_MAX);
+        let end = end.ok_or(FsError::TooLarge)?;
+        let mode = FallocateFlags::from_bits_retain(mode as u32);
+        let stream = &handle.stream;
+        let mut bytes = crate::sync::write(&stream.bytes);
+        copy_up::promote(self, ino, stream, &mut bytes, SIZE_MAX)?;
+        copy_up::mark_dirty(self, ino, stream)?;
+        match &mut *bytes {
+            Bytes::Extents(_) => self.fallocate_extents(ino, &mut bytes, mode, offset, end)?,
+            _ => {
+                if let Some(object) = bytes.object() {
+                    object.allocate(mode.bits() as i32, offset, len)?;
+                }
+            }
+        }
+        self.stamp_change(ino, stream, &bytes)
+    }
+
+    /// fallocate on a file of extents: the modes that need no bytes of its layers moved.
+    fn fallocate_extents(
+        &self,
+        ino: Ino,
+        bytes: &mut Bytes,
+        mode: FallocateFlags,
+        offset: u64,
+        end: u64,
+    ) -> Result<(), FsError> {
+        let Bytes::Extents(extents) = bytes else {
+            return Ok(());
+        };
+        let size = extents.own.1.len()?;
+        let keeps_size = mode.contains(FallocateFlags::KEEP_SIZE);
+        let zeroes = match mode - FallocateFlags::KEEP_SIZE {
+            m if m.is_empty() => false,
+            FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE => true,
+            _ => {
+                return Err(FsError::NotSupported(
+                    "this fallocate mode on a layered file",
+                ));
+            }
+        };
+        if !keeps_size && end > size {
+            extents.own.1.set_len(end)?;
+        }
+        if zeroes && offset < size {
+            let stop = end.min(size);
+            self.put_extent(ino, offset, stop, ExtentSource::Zero)?;
+            extents::put(&mut extents.map, offset, stop - offset, ExtentSource::Zero);
+        }
+        Ok(())
+    }
+
+    /// Puts the stamps of a change that went around write(2) into the record.
+    fn stamp_change(&self, ino: Ino, _stream: &Arc<Stream>, bytes: &Bytes) -> Result<(), FsError> {
+        let now = self.clock.now();
+        let stamp = bytes.stamp()?;
+        let mut tree = crate::sync::lock(&self.tree);
+        let mut change = Change::default();
+        let record = tree.edit(&self.base, &mut change, ino)?;
+        if let Some(stamp) = stamp {
+            record.size = stamp.size;
+            record.object_mtime = Some(stamp.mtime);
+        }
+        (record.mtime, record.ctime) = (now, now);
+        tree.commit(change)
+    }
+
+    /// The offset of the next data (`SEEK_DATA`) or hole (`SEEK_HOLE`) at or after `offset`.
+    ///
+    /// Errors: `NoData` past the end, `Invalid` for another `whence`, `Base`, `Store`.
+    pub fn lseek(&self, _ino: Ino, fh: Fh, offset: i64, whence: i32) -> Result<i64, FsError> {
+        let data = match whence {
+            nix::libc::SEEK_DATA => true,
+            nix::libc::SEEK_HOLE => false,
+            _ => return Err(FsError::Invalid("only SEEK_DATA and SEEK_HOLE come here")),
+        };
+        let start = u64::try_from(offset).map_err(|_| FsError::NoData)?;
+        let handle = self.handles.get(fh)?;
+        let bytes = crate::sync::read(&handle.stream.bytes);
+        let found = match &*bytes {
+            Bytes::Empty => None,
+            Bytes::Base { file } => seek_file(file, start, data)?,
+            Bytes::Object { file, .. } => {
+                let what = if data { SeekFor::Data } else { SeekFor::Hole };
+                file.seek(what, start)?
+            },
+            Bytes::Extents(e) => seek_extents(e, start, data)?,
+        };
+        found.map(|at| at as i64).ok_or(FsError::NoData)
+    }
+}
+
+fn seek_file(file: &std::fs::File, start: u64, data: bool) -> Result<Option<u64>, FsError> {
+    use rustix::fs::SeekFrom;
+    let whence = if data {
+        SeekFrom::Data(start)
+    } else {
+        SeekFrom::Hole(start)
+    };
+    match rustix::fs::seek(file, whence) {
+        Ok(at) => Ok(Some(at)),
+        Err(rustix::io::Errno::NXIO) => Ok(None),
+        Err(e) => Err(FsError::Base {
+            op: "seek",
+            source: e.into(),
+        }),
+    }
+}
+
+/// Data of a file of extents is what an object or the base has; finer holes are not told.
+fn seek_extents(
+    extents: &crate::core::stream::Extents,
+    start: u64,
+    data: bool,
+) -> Result<Option<u64>, FsError> {
+    let size = extents.own.1.len()?;
+    if start >= size {
+        return Ok(None);
+    }
+    for piece in extents::pieces(&extents.map, start, size) {
+        let visible = match piece.source {
+            Some(ExtentSource::Object(_)) => piece.len,
+            Some(ExtentSource::Zero) => 0,
+            None => extents
+                .base_bytes
+                .saturating_sub(piece.offset)
+                .min(piece.len),
+        };
+        if data && visible > 0 {
+            return Ok(Some(piece.offset));
+        }
+        if !data && visible < piece.len {
+            return Ok(Some(piece.offset + visible));
+        }
+    }
+    Ok(if data { None } else { Some(size) })
+}

@@ -1,0 +1,160 @@
+//! Finding entries and saying what they are: lookup, forget, getattr, readlink.
+
+use crate::backstore::Records;
+use crate::core::base::{BaseLoc, BaseStat};
+use crate::core::exposed::Shown;
+use crate::core::record::Dentry;
+use crate::core::superblock::Tree;
+use crate::core::types::{Attr, Entry, Ino, Kind, Name};
+use crate::core::{FsCore, FsError};
+use crate::sync::{Arc, MutexGuard};
+
+impl FsCore {
+    /// Finds `name` in `parent`. The caller owes a forget for the entry it gets.
+    ///
+    /// Errors: `NoEntry`, `NotADirectory`, `Stale`, `Base`, `Store`.
+    pub fn lookup(&self, parent: Ino, name: &Name) -> Result<Entry, FsError> {
+        let (mut tree, ino) = self.find(parent, name)?;
+        let attr = tree
+            .attr(&self.base, ino)
+            .map_err(|e| vanished(e, parent, name));
+        let node = tree.node_mut(ino)?;
+        node.lookups += 1;
+        let generation = node.record.as_ref().map_or(0, |r| r.generation);
+        match attr {
+            Ok(attr) => Ok(Entry { attr, generation }),
+            Err(e) => {
+                tree.forget(ino, 1);
+                Err(e)
+            }
+        }
+    }
+
+    /// Finds the inode of `name` in `parent` and returns with the tree locked and the node in it.
+    ///
+    /// The node may be referred to by nobody yet: whoever does not come to refer to it calls
+    /// [`Tree::drop_if_idle`].
+    pub(in crate::core) fn find(
+        &self,
+        parent: Ino,
+        name: &Name,
+    ) -> Result<(MutexGuard<'_, Tree>, Ino), FsError> {
+        let no_entry = || FsError::NoEntry {
+            parent,
+            name: name.clone(),
+        };
+        let mut tree = crate::sync::lock(&self.tree);
+        let dir = tree.dir(parent)?;
+        let shown = dir.exposed.as_ref().map(|e| e.get(name));
+        if shown == Some(Shown::Nothing) || dir.unlinked {
+            return Err(no_entry());
+        }
+        let base_dir = dir.base_dir.clone();
+        match tree.branch.dentry(parent, name)? {
+            Some(Dentry::Present { ino, .. }) => {
+                tree.load_recorded(ino)?;
+                arrive(&mut tree, parent, ino, shown)?;
+                return Ok((tree, ino));
+            }
+            Some(Dentry::Whiteout) => return Err(no_entry()),
+            None => {}
+        }
+        let Some(base_dir) = base_dir else {
+            return Err(no_entry());
+        };
+        // The base may be slow: ask it without the lock, then see whether the branch still agrees.
+        drop(tree);
+        let loc = BaseLoc::Child(base_dir.clone(), name.clone());
+        let stat = self.base_stat(&loc)?;
+        let mut tree = crate::sync::lock(&self.tree);
+        match tree.branch.dentry(parent, name)? {
+            Some(Dentry::Present { ino, .. }) => {
+                tree.load_recorded(ino)?;
+                arrive(&mut tree, parent, ino, shown)?;
+                Ok((tree, ino))
+            }
+            Some(Dentry::Whiteout) => Err(no_entry()),
+            None => {
+                let stat = stat.ok_or_else(no_entry)?;
+                let ino = tree.load_base(&base_dir, name, &stat)?;
+                arrive(&mut tree, parent, ino, shown)?;
+                Ok((tree, ino))
+            }
+        }
+    }
+
+    /// Stats a base object; `None` if there is none, or it is concealed.
+    pub(in crate::core) fn base_stat(&self, loc: &BaseLoc) -> Result<Option<BaseStat>, FsError> {
+        match self.base.stat(loc) {
+            Ok(stat) if self.base.is_concealed(&stat) => Ok(None),
+            Ok(stat) => Ok(Some(stat)),
+            Err(e) if is_missing(&e) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Gives back `count` references to `ino`.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        crate::sync::lock(&self.tree).forget(ino, count);
+    }
+
+    /// What stat(2) shows of `ino`.
+    ///
+    /// Errors: `Stale`, `Base`, `Store`.
+    pub fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
+        let tree = crate::sync::lock(&self.tree);
+        tree.attr(&self.base, ino)
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// Errors: `Invalid` when it is none, `Stale`, `Base`.
+    pub fn readlink(&self, ino: Ino) -> Result<Arc<[u8]>, FsError> {
+        let tree = crate::sync::lock(&self.tree);
+        let node = tree.node(ino)?;
+        if node.kind != Kind::Symlink {
+            return Err(FsError::Invalid(
+                "readlink of something that is no symbolic link",
+            ));
+        }
+        match &node.record {
+            Some(record) => record.symlink.clone().ok_or(FsError::Stale(ino)),
+            None => self
+                .base
+                .readlink(node.base.as_ref().ok_or(FsError::Stale(ino))?),
+        }
+    }
+}
+
+/// Says in a found node where it is and what of it the mount shows.
+fn arrive(tree: &mut Tree, parent: Ino, ino: Ino, shown: Option<Shown>) -> Result<(), FsError> {
+    tree.set_parent(ino, parent);
+    tree.node_mut(ino)?.exposed = match shown {
+        Some(Shown::Skeleton(below)) => Some(below),
+        Some(Shown::Root | Shown::Nothing) | None => None,
+    };
+    Ok(())
+}
+
+/// Whether the base says that there is nothing there.
+pub(in crate::core) fn is_missing(e: &FsError) -> bool {
+    let FsError::Base { source, .. } = e else {
+        return false;
+    };
+    matches!(
+        source.raw_os_error().map(nix::errno::Errno::from_raw),
+        Some(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR | nix::errno::Errno::ELOOP)
+    )
+}
+
+/// A base entry that went away between two looks is simply not there.
+fn vanished(e: FsError, parent: Ino, name: &Name) -> FsError {
+    if is_missing(&e) {
+        FsError::NoEntry {
+            parent,
+            name: name.clone(),
+        }
+    } else {
+        e
+    }
+}

@@ -1,0 +1,13 @@
+//! The operations of a branch, one family per file: `impl FsCore` blocks.
+
+mod attr;
+mod create;
+mod data;
+mod link;
+mod lookup;
+pub mod open;
+mod readdir;
+mod rename;
+mod sync;
+mod unlink;
+mod xattr;

@@ -1,0 +1,257 @@
+//! Opening and closing files.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::OFlags;
+
+use crate::core::access::CAPABILITY_XATTR;
+use crate::core::copy_up;
+use crate::core::handle::Handle;
+use crate::core::inode::{IoMode, Node};
+use crate::core::ops::create::{NewEntry, plain};
+use crate::core::record::{Content, ObjectId};
+use crate::core::stream::{Bytes, Stream};
+use crate::core::superblock::Tree;
+use crate::core::types::{Caller, Entry, Fh, Ino, Kind, Name, SetAttr};
+use crate::core::{FsCore, FsError};
+use crate::sync::{Arc, MutexGuard};
+
+/// An open file.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its handle.
+    pub fh: Fh,
+    /// How its bytes move.
+    pub io: OpenIo,
+}
+
+/// How the bytes of an open file move.
+#[derive(Debug)]
+pub enum OpenIo {
+    /// Through the page cache and requests; the cache stays valid over opens.
+    Cached,
+    /// By the kernel itself, to and from `fd`. Opens of one file with the same `token` share
+    /// one registered backing file, until the last of them is released.
+    Passthrough {
+        /// Identifies the backing of this file.
+        token: u64,
+        /// The object, open for reading and writing.
+        fd: OwnedFd,
+    },
+}
+
+/// The access an open(2) asks for.
+#[derive(Clone, Copy)]
+struct Access {
+    writes: bool,
+    truncates: bool,
+}
+
+impl Access {
+    fn of(flags: i32) -> Self {
+        let flags = OFlags::from_bits_retain(flags as u32);
+        let mode = flags & OFlags::RWMODE;
+        Self {
+            writes: mode == OFlags::WRONLY || mode == OFlags::RDWR,
+            truncates: flags.contains(OFlags::TRUNC),
+        }
+    }
+}
+
+impl FsCore {
+    /// Opens a regular file. `flags` are those of open(2), O_TRUNC among them.
+    ///
+    /// Opening copies nothing up, truncating does. Errors: `Stale`, `IsADirectory`,
+    /// `NotSupported` for devices, FIFOs and sockets (the kernel opens those itself), `Base`,
+    /// `Store`.
+    pub fn open(&self, caller: &Caller, ino: Ino, flags: i32) -> Result<Opened, FsError> {
+        let access = Access::of(flags);
+        match crate::sync::lock(&self.tree).node(ino)?.kind {
+            Kind::File => {}
+            Kind::Dir => return Err(FsError::IsADirectory(ino)),
+            _ => {
+                return Err(FsError::NotSupported(
+                    "opening a special file through the branch",
+                ));
+            }
+        }
+        if access.truncates {
+            let set = SetAttr {
+                size: Some(0),
+                ..SetAttr::default()
+            };
+            self.setattr(caller, ino, None, &set)?;
+        }
+        let mut tree = crate::sync::lock(&self.tree);
+        let stream = copy_up::stream_of(self, &mut tree, ino)?;
+        self.open_locked(tree, ino, stream, access)
+    }
+
+    /// Makes the regular file `name` in `parent` and opens it.
+    ///
+    /// The caller owes a forget for the entry and a release. Errors: as [`FsCore::mknod`].
+    pub fn create(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: &Name,
+        perm: u32,
+        flags: i32,
+    ) -> Result<(Entry, Opened), FsError> {
+        let access = Access::of(flags);
+        let mut tree = self.lock_absent(parent, name)?;
+        let (content, bytes, staged) = if access.writes {
+            let (id, file) = tree.branch.new_object()?;
+            let file = Arc::from(file);
+            (
+                Content::Object(id),
+                Bytes::Object {
+                    id,
+                    file,
+                    own: true,
+                },
+                Some(id),
+            )
+        } else {
+            (Content::Empty, Bytes::Empty, None)
+        };
+        let new = NewEntry {
+            content,
+            dirty: staged.is_some(),
+            ..plain(parent, name, Kind::File, perm)
+        };
+        let ino = match self.make_locked(&mut tree, caller, &new) {
+            Ok(ino) => ino,
+            Err(e) => {
+                if let Some(id) = staged {
+                    tree.branch.remove_object(id);
+                }
+                return Err(e);
+            }
+        };
+        let stream = Arc::new(Stream::new(bytes, staged.is_some()));
+        let node = tree.node_mut(ino)?;
+        node.stream = Some(stream.clone());
+        node.lookups += 1;
+        let attr = tree.attr(&self.base, ino)?;
+        let opened = self.open_locked(tree, ino, stream, access)?;
+        Ok((
+            Entry {
+                attr,
+                generation: 0,
+            },
+            opened,
+        ))
+    }
+
+    fn open_locked(
+        &self,
+        mut tree: MutexGuard<'_, Tree>,
+        ino: Ino,
+        stream: Arc<Stream>,
+        access: Access,
+    ) -> Result<Opened, FsError> {
+        let backing = self.backing(&tree, ino, &stream)?;
+        let node = tree.node_mut(ino)?;
+        node.opens += 1;
+        node.writers += u32::from(access.writes);
+        let io = match backing {
+            Some((token, fd)) => {
+                node.io = IoMode::Passthrough { token };
+                OpenIo::Passthrough { token, fd }
+            }
+            None => OpenIo::Cached,
+        };
+        drop(tree);
+        let passthrough_writer = access.writes && matches!(io, OpenIo::Passthrough { .. });
+        let handle = Handle {
+            ino,
+            stream,
+            writes: access.writes,
+        };
+        let opened = Opened {
+            fh: self.handles.add(handle.clone()),
+            io,
+        };
+        if passthrough_writer
+            // These writes never come by here: say beforehand that the object is the truth.
+            && let Err(e) = copy_up::mark_dirty(self, ino, &handle.stream)
+        {
+            self.release(opened.fh);
+            return Err(e);
+        }
+        Ok(opened)
+    }
+
+    /// The object to hand to the kernel, if this open may bypass us.
+    ///
+    /// The kernel allows one way at a time: while cached handles are open, a further one is cached
+    /// too, and the other way round. A file that carries privileges is never written behind our
+    /// back: they must go with the first write.
+    fn backing(
+        &self,
+        tree: &Tree,
+        ino: Ino,
+        stream: &Stream,
+    ) -> Result<Option<(u64, OwnedFd)>, FsError> {
+        let node = tree.node(ino)?;
+        if !self.passthrough {
+            return Ok(None);
+        }
+        let joins = matches!(node.io, IoMode::Passthrough { .. }) && node.opens > 0;
+        if !joins && (node.opens > 0 || has_privileges(node)) {
+            return Ok(None);
+        }
+        let Ok(bytes) = stream.bytes.try_read() else {
+            return Ok(None);
+        };
+        let Bytes::Object {
+            id,
+            file,
+            own: true,
+        } = &*bytes
+        else {
+            return Ok(None);
+        };
+        let Some(fd) = file.as_fd() else {
+            return Ok(None);
+        };
+        let fd = fd
+            .try_clone_to_owned()
+            .map_err(|source| FsError::Base { op: "dup", source })?;
+        Ok(Some((token_of(*id), fd)))
+    }
+
+    /// Closes a handle. After the last writer the object's stamps become the record's.
+    pub fn release(&self, fh: Fh) {
+        let Some(handle) = self.handles.remove(fh) else {
+            return;
+        };
+        let ino = handle.ino;
+        drop(handle.stream);
+        {
+            let mut tree = crate::sync::lock(&self.tree);
+            let Ok(node) = tree.node_mut(ino) else { return };
+            node.opens = node.opens.saturating_sub(1);
+            node.writers = node.writers.saturating_sub(u32::from(handle.writes));
+            if node.opens == 0 {
+                node.io = IoMode::Cached;
+            }
+        }
+        if let Err(e) = self.settle(ino) {
+            // Nothing is lost: the record says `dirty`, the object keeps the stamps.
+            tracing::warn!(%ino, error = %e, "cannot record the size of a closed file yet");
+        }
+        crate::sync::lock(&self.tree).drop_if_idle(ino);
+    }
+}
+
+fn has_privileges(node: &Node) -> bool {
+    node.record
+        .as_ref()
+        .is_some_and(|r| r.perm & 0o6000 != 0 || r.xattrs.contains_key(CAPABILITY_XATTR))
+}
+
+fn token_of(id: ObjectId) -> u64 {
+    id.number
+}

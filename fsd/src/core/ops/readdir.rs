@@ -1,0 +1,204 @@
+//! Reading directories: the branch's names over the base's, in an order that survives changes.
+
+use crate::backstore::Records;
+use crate::core::base::BaseLoc;
+use crate::core::listing::{DOT_COOKIE, DOTDOT_COOKIE, Listing};
+use crate::core::record::Dentry;
+use crate::core::superblock::Tree;
+use crate::core::types::{DirEnt, Entry, Ino, Kind, Name, StreamName};
+use crate::core::{FsCore, FsError};
+
+/// Entries taken out of a listing at a time.
+const BATCH: usize = 128;
+
+impl FsCore {
+    /// Gives the entries after `cookie` (0: from the start) to `each` until it returns false.
+    ///
+    /// Errors: `NotADirectory`, `Stale`, `Base`, `Store`.
+    pub fn readdir(
+        &self,
+        ino: Ino,
+        cookie: u64,
+        each: &mut dyn FnMut(&DirEnt) -> bool,
+    ) -> Result<(), FsError> {
+        self.stream_entries(ino, cookie, &mut |entry| Ok(each(entry)))
+    }
+
+    /// As [`FsCore::readdir`], with the attributes of each entry that is not one of the dots.
+    ///
+    /// For every entry that `each` takes with attributes, the caller owes a forget.
+    pub fn readdirplus(
+        &self,
+        ino: Ino,
+        cookie: u64,
+        each: &mut dyn FnMut(&DirEnt, Option<&Entry>) -> bool,
+    ) -> Result<(), FsError> {
+        self.stream_entries(ino, cookie, &mut |dirent| {
+            let StreamName::Entry(name) = &dirent.name else {
+                return Ok(each(dirent, None));
+            };
+            match self.lookup(ino, name) {
+                Ok(entry) => {
+                    let dirent = DirEnt {
+                        ino: entry.attr.ino,
+                        ..dirent.clone()
+                    };
+                    let taken = each(&dirent, Some(&entry));
+                    if !taken {
+                        self.forget(entry.attr.ino, 1);
+                    }
+                    Ok(taken)
+                }
+                // Gone since the listing was made.
+                Err(FsError::NoEntry { .. }) => Ok(true),
+                // Listed, but cannot be looked at: the name is still there to be seen.
+                Err(FsError::Base { .. }) => Ok(each(dirent, None)),
+                Err(e) => Err(e),
+            }
+        })
+    }
+
+    fn stream_entries(
+        &self,
+        ino: Ino,
+        mut cookie: u64,
+        each: &mut dyn FnMut(&DirEnt) -> Result<bool, FsError>,
+    ) -> Result<(), FsError> {
+        let parent = crate::sync::lock(&self.tree)
+            .dir(ino)?
+            .parent
+            .unwrap_or(Ino::ROOT);
+        for (at, dot, ino) in [
+            (DOT_COOKIE, StreamName::Dot, ino),
+            (DOTDOT_COOKIE, StreamName::DotDot, parent),
+        ] {
+            if cookie < at {
+                if !each(&DirEnt {
+                    ino,
+                    kind: Kind::Dir,
+                    name: dot,
+                    cookie: at,
+                })? {
+                    return Ok(());
+                }
+                cookie = at;
+            }
+        }
+        if cookie == DOTDOT_COOKIE {
+            // A new pass over the directory sees what the host has now.
+            crate::sync::lock(&self.tree).listings.forget(ino);
+        }
+        loop {
+            let batch = {
+                let mut tree = crate::sync::lock(&self.tree);
+                self.load_listing(&mut tree, ino)?;
+                tree.listings
+                    .get(ino)
+                    .map(|l| l.after(cookie, BATCH))
+                    .unwrap_or_default()
+            };
+            if batch.is_empty() {
+                return Ok(());
+            }
+            for (at, name, ino, kind) in batch {
+                let name = StreamName::Entry(name);
+                if !each(&DirEnt {
+                    ino,
+                    kind,
+                    name,
+                    cookie: at,
+                })? {
+                    return Ok(());
+                }
+                cookie = at;
+            }
+        }
+    }
+
+    /// Sees to it that the merged listing of `ino` is kept. Locks: the caller holds the tree.
+    pub(in crate::core) fn load_listing(&self, tree: &mut Tree, ino: Ino) -> Result<(), FsError> {
+        if tree.listings.get(ino).is_some() {
+            return Ok(());
+        }
+        let dir = tree.dir(ino)?;
+        let mut listing = Listing::default();
+        if dir.unlinked {
+            tree.listings.keep(ino, listing);
+            return Ok(());
+        }
+        let (base_dir, exposed) = (dir.base_dir.clone(), dir.exposed.clone());
+        let recorded = tree.branch.dentries(ino)?;
+        if let Some(base_dir) = &base_dir
+            && exposed.is_none()
+        {
+            let entries = match self.base.list(base_dir) {
+                Ok(entries) => entries,
+                // The host removed the directory: what the branch holds in it is still there.
+                Err(e) if crate::core::ops::lookup::is_missing(&e) => Vec::new(),
+                Err(e) => return Err(e),
+            };
+            let dev = self.base_dev(tree, ino)?;
+            for entry in entries {
+                if recorded.contains_key(&entry.name) {
+                    continue;
+                }
+                if self.base.may_conceal(entry.host_ino) {
+                    let loc = BaseLoc::Child(base_dir.clone(), entry.name.clone());
+                    if self.base_stat(&loc)?.is_none() {
+                        continue;
+                    }
+                }
+                let child = tree.base_ino(dev, entry.host_ino)?;
+                listing.insert(entry.name, child, entry.kind);
+            }
+        }
+        if let Some(exposed) = &exposed {
+            self.list_skeleton(tree, ino, exposed.names(), &mut listing)?;
+        }
+        for (name, dentry) in recorded {
+            if exposed
+                .as_ref()
+                .is_some_and(|e| !e.names().any(|n| *n == name))
+            {
+                continue;
+            }
+            if let Dentry::Present { ino, kind } = dentry {
+                listing.insert(name, ino, kind);
+            }
+        }
+        tree.listings.keep(ino, listing);
+        Ok(())
+    }
+
+    fn list_skeleton<'a>(
+        &self,
+        tree: &mut Tree,
+        dir: Ino,
+        names: impl Iterator<Item = &'a Name>,
+        listing: &mut Listing,
+    ) -> Result<(), FsError> {
+        let Some(base_dir) = tree.dir(dir)?.base_dir.clone() else {
+            return Ok(());
+        };
+        for name in names {
+            let loc = BaseLoc::Child(base_dir.clone(), name.clone());
+            if let Some(stat) = self.base_stat(&loc)? {
+                let ino = tree.base_ino(stat.fingerprint.dev, stat.fingerprint.ino)?;
+                listing.insert(name.clone(), ino, stat.kind);
+            }
+        }
+        Ok(())
+    }
+
+    /// The host device of a merged directory's base.
+    fn base_dev(&self, tree: &Tree, ino: Ino) -> Result<u64, FsError> {
+        let node = tree.node(ino)?;
+        match &node.seen {
+            Some(seen) => Ok(seen.dev),
+            None => {
+                let loc = node.base.as_ref().ok_or(FsError::Stale(ino))?;
+                Ok(self.base.stat(loc)?.fingerprint.dev)
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Making things durable, looking after the journal, and the end of a branch's life.
+
+use crate::backstore::StoreError;
+use crate::core::types::{FsStat, Ino};
+use crate::core::{FsCore, FsError};
+
+impl FsCore {
+    /// Makes a file's bytes (and, unless `data_only`, its record) durable.
+    ///
+    /// The journal is one stream, so everything recorded before becomes durable with it.
+    /// Errors: `Stale`, `Store`. Locks: none while it waits for the disk.
+    pub fn fsync(&self, ino: Ino, data_only: bool) -> Result<(), FsError> {
+        let (stream, journal) = {
+            let tree = crate::sync::lock(&self.tree);
+            (tree.node(ino)?.stream.clone(), tree.branch.journal_sync()?)
+        };
+        if let Some(stream) = stream {
+            let object = crate::sync::read(&stream.bytes).object().cloned();
+            if let Some(object) = object {
+                object.sync(data_only)?;
+            }
+        }
+        journal.sync()?;
+        Ok(())
+    }
+
+    /// Makes everything acknowledged so far durable.
+    ///
+    /// Errors: `Store`.
+    pub fn sync_all(&self) -> Result<(), FsError> {
+        let (streams, journal) = {
+            let tree = crate::sync::lock(&self.tree);
+            let streams: Vec<_> = tree
+                .nodes
+                .values()
+                .filter_map(|n| n.stream.clone())
+                .collect();
+            (streams, tree.branch.journal_sync()?)
+        };
+        for stream in streams {
+            let object = crate::sync::read(&stream.bytes).object().cloned();
+            if let Some(object) = object {
+                object.sync(true)?;
+            }
+        }
+        journal.sync()?;
+        Ok(())
+    }
+
+    /// Called every few seconds: syncs the journal, and checkpoints it once it has grown.
+    ///
+    /// Errors: `Store`; the branch goes on, the next call tries again.
+    pub fn maintain(&self) -> Result<(), FsError> {
+        let journal = crate::sync::lock(&self.tree).branch.journal_sync()?;
+        journal.sync()?;
+        let mut tree = crate::sync::lock(&self.tree);
+        if tree.branch.needs_checkpoint() {
+            tree.branch.checkpoint()?;
+        }
+        Ok(())
+    }
+
+    /// Space and inodes, as the store's file system has them.
+    ///
+    /// Errors: `Store`.
+    pub fn statfs(&self) -> Result<FsStat, FsError> {
+        let path = crate::sync::lock(&self.tree).branch.location()?;
+        let stat = rustix::fs::statvfs(&path)
+            .map_err(|e| StoreError::Io { op: "statfs", path, source: e.into() })?;
+        Ok(FsStat {
+            blocks: stat.f_blocks,
+            blocks_free: stat.f_bfree,
+            blocks_available: stat.f_bavail,
+            files: stat.f_files,
+            files_free: stat.f_ffree,
+            block_bytes: stat.f_frsize as u32,
+            name_max: 255,
+        })
+    }
+
+    /// Ends the branch's life in this process: records what open files still owe, checkpoints,
+    /// gives the branch free.
+    ///
+    /// Errors: `Store`; everything acknowledged is safe even then.
+    pub fn close(self) -> Result<(), FsError> {
+        let inos: Vec<Ino> = {
+            let mut tree = crate::sync::lock(&self.tree);
+            tree.nodes
+                .values_mut()
+                .for_each(|node| (node.opens, node.writers) = (0, 0));
+            tree.nodes
+                .iter()
+                .filter(|(_, n)| n.stream.is_some())
+                .map(|(ino, _)| *ino)
+                .collect()
+        };
+        for ino in inos {
+            self.settle(ino)?;
+        }
+        let orphans: Vec<Ino> = {
+            let mut tree = crate::sync::lock(&self.tree);
+            tree.nodes.values_mut().for_each(|node| node.lookups = 0);
+            tree.nodes
+                .iter()
+                .filter(|(_, n)| n.unlinked)
+                .map(|(ino, _)| *ino)
+                .collect()
+        };
+        let mut tree = self
+            .tree
+            .into_inner()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        for ino in orphans {
+            tree.drop_if_idle(ino);
+        }
+        tree.branch.close()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,137 @@
+//! Removing entries: unlink and rmdir, and what a removed name leaves behind.
+
+use crate::core::base::BaseLoc;
+use crate::core::change::Change;
+use crate::core::ops::attr::touch;
+use crate::core::ops::create::add_subdir;
+use crate::core::record::{Delta, Dentry};
+use crate::core::superblock::Tree;
+use crate::core::types::{Caller, Ino, Kind, Name, Time};
+use crate::core::{FsCore, FsError};
+
+impl FsCore {
+    /// Removes the name of anything but a directory.
+    ///
+    /// Errors: `NoEntry`, `IsADirectory`, `ReadOnly`, `Base`, `Store`.
+    pub fn unlink(&self, _caller: &Caller, parent: Ino, name: &Name) -> Result<(), FsError> {
+        self.remove(parent, name, false)
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// Errors: `NoEntry`, `NotADirectory`, `NotEmpty`, `ReadOnly`, `Base`, `Store`.
+    pub fn rmdir(&self, _caller: &Caller, parent: Ino, name: &Name) -> Result<(), FsError> {
+        self.remove(parent, name, true)
+    }
+
+    fn remove(&self, parent: Ino, name: &Name, want_dir: bool) -> Result<(), FsError> {
+        let (mut tree, ino) = self.find(parent, name)?;
+        let result = self.remove_found(&mut tree, parent, name, ino, want_dir);
+        tree.drop_if_idle(ino);
+        result
+    }
+
+    fn remove_found(
+        &self,
+        tree: &mut Tree,
+        parent: Ino,
+        name: &Name,
+        ino: Ino,
+        want_dir: bool,
+    ) -> Result<(), FsError> {
+        tree.changeable_dir(parent)?;
+        let is_dir = tree.node(ino)?.kind == Kind::Dir;
+        match (is_dir, want_dir) {
+            (true, false) => return Err(FsError::IsADirectory(ino)),
+            (false, true) => return Err(FsError::NotADirectory(ino)),
+            _ => {}
+        }
+        let now = self.clock.now();
+        let mut change = Change::default();
+        self.drop_link(tree, &mut change, ino, now)?;
+        self.hide_name(tree, &mut change, parent, name)?;
+        let dir = tree.edit(&self.base, &mut change, parent)?;
+        touch(dir, now);
+        if is_dir {
+            add_subdir(dir, -1);
+        }
+        tree.commit(change)
+    }
+
+    /// Takes one link off `ino`: the last one unlinks it. A directory must be empty.
+    ///
+    /// Errors: `NotEmpty`, `ReadOnly` for a directory that leads to a root, `Base`, `Store`.
+    pub(in crate::core) fn drop_link(
+        &self,
+        tree: &mut Tree,
+        change: &mut Change,
+        ino: Ino,
+        now: Time,
+    ) -> Result<(), FsError> {
+        if tree.node(ino)?.exposed.is_some() {
+            return Err(FsError::ReadOnly);
+        }
+        if tree.node(ino)?.kind == Kind::Dir && !self.is_empty_dir(tree, ino)? {
+            return Err(FsError::NotEmpty(ino));
+        }
+        let node = tree.node(ino)?;
+        if node.record.is_none()
+            && let Some(loc) = &node.base
+            && (node.kind == Kind::Dir || self.base.stat(loc)?.nlink <= 1)
+        {
+            // The whiteout says it all: no record is made for the sake of being dropped.
+            change.forsake_place(ino);
+            change.unlink(ino);
+            return Ok(());
+        }
+        // The name it was reached by is going: a dentry for it would come back to life.
+        change.forsake_place(ino);
+        let record = tree.edit(&self.base, change, ino)?;
+        record.ctime = now;
+        record.nlink = if record.kind == Kind::Dir {
+            0
+        } else {
+            record.nlink.saturating_sub(1)
+        };
+        if record.nlink == 0 {
+            change.unlink(ino);
+        }
+        Ok(())
+    }
+
+    /// Makes `name` vanish from `parent`: by a whiteout where something below would show through.
+    pub(in crate::core) fn hide_name(
+        &self,
+        tree: &Tree,
+        change: &mut Change,
+        parent: Ino,
+        name: &Name,
+    ) -> Result<(), FsError> {
+        let shows_through = match tree.branch.lower_dentry(parent, name)? {
+            Some(Dentry::Present { .. }) => true,
+            Some(Dentry::Whiteout) => false,
+            None => match &tree.node(parent)?.base_dir {
+                Some(dir) => {
+                    let loc = BaseLoc::Child(dir.clone(), name.clone());
+                    self.base_stat(&loc)?.is_some()
+                }
+                None => false,
+            },
+        };
+        change.push(if shows_through {
+            Delta::PutDentry(parent, name.clone(), Dentry::Whiteout)
+        } else {
+            Delta::DelDentry(parent, name.clone())
+        });
+        Ok(())
+    }
+
+    /// Whether the merged directory has no entry.
+    fn is_empty_dir(&self, tree: &mut Tree, ino: Ino) -> Result<bool, FsError> {
+        self.load_listing(tree, ino)?;
+        Ok(tree
+            .listings
+            .get(ino)
+            .is_none_or(|listing| listing.is_empty()))
+    }
+}

@@ -1,0 +1,91 @@
+//! [`Processes`]: who runs on this branch, with the supplementary groups procfs tells.
+//!
+//! Keyed by (pid, start time): a pid alone may be somebody else's by now.
+
+use std::collections::HashMap;
+
+use crate::core::FsError;
+use crate::sync::Mutex;
+
+/// Registered processes. Rank 3.
+#[derive(Debug, Default)]
+pub struct Processes {
+    groups: Mutex<HashMap<(u32, u64), Vec<u32>>>,
+}
+
+/// Registered processes kept at most before the dead ones are dropped.
+const SWEEP_AT: usize = 1024;
+
+impl Processes {
+    /// Registers the process and returns its supplementary groups.
+    ///
+    /// Errors: `UnknownCaller` if no such process runs, or it started at another time.
+    pub fn register(&self, pid: u32, start_ticks: u64) -> Result<Vec<u32>, FsError> {
+        if start_of(pid) != Some(start_ticks) {
+            return Err(FsError::UnknownCaller(pid));
+        }
+        let groups = read_groups(pid).ok_or(FsError::UnknownCaller(pid))?;
+        let mut table = crate::sync::lock(&self.groups);
+        if table.len() >= SWEEP_AT {
+            table.retain(|(pid, start), _| start_of(*pid) == Some(*start));
+        }
+        table.insert((pid, start_ticks), groups.clone());
+        Ok(groups)
+    }
+
+    /// The supplementary groups of a caller: as registered, else as procfs says now.
+    ///
+    /// Errors: `UnknownCaller`.
+    pub fn groups(&self, pid: u32) -> Result<Vec<u32>, FsError> {
+        let start = start_of(pid).ok_or(FsError::UnknownCaller(pid))?;
+        if let Some(groups) = crate::sync::lock(&self.groups).get(&(pid, start)) {
+            return Ok(groups.clone());
+        }
+        let groups = read_groups(pid).ok_or(FsError::UnknownCaller(pid))?;
+        let mut table = crate::sync::lock(&self.groups);
+        if table.len() >= SWEEP_AT {
+            table.retain(|(pid, start), _| start_of(*pid) == Some(*start));
+        }
+        table.insert((pid, start), groups.clone());
+        Ok(groups)
+    }
+
+    /// Registered pids that still run.
+    pub fn live(&self) -> Vec<u32> {
+        let mut table = crate::sync::lock(&self.groups);
+        table.retain(|(pid, start), _| start_of(*pid) == Some(*start));
+        table.keys().map(|(pid, _)| *pid).collect()
+    }
+}
+
+fn process(pid: u32) -> Option<procfs::process::Process> {
+    procfs::process::Process::new(i32::try_from(pid).ok().filter(|p| *p > 0)?).ok()
+}
+
+/// Start time in clock ticks since boot.
+fn start_of(pid: u32) -> Option<u64> {
+    process(pid)?.stat().ok().map(|stat| stat.starttime)
+}
+
+fn read_groups(pid: u32) -> Option<Vec<u32>> {
+    Some(process(pid)?.status().ok()?.groups)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_pid_and_start_time() {
+        let table = Processes::default();
+        let pid = std::process::id();
+        let start = start_of(pid).unwrap();
+        assert!(table.register(pid, start).is_ok());
+        assert_eq!(table.live(), vec![pid]);
+        assert!(matches!(
+            table.register(pid, start + 1),
+            Err(FsError::UnknownCaller(_))
+        ));
+        assert!(matches!(table.groups(0), Err(FsError::UnknownCaller(0))));
+    }
+}

@@ -1,0 +1,212 @@
+//! [`Stream`]: the bytes of one open file, wherever they lie. Shared by all its handles.
+//!
+//! Knows how to read and write them; what of it must be recorded is the callers' matter
+//! (`copy_up`, `ops::write`, `ops::attr`).
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::AtomicBool;
+
+use crate::backstore::{ObjectFile, StoreError};
+use crate::core::extents::{self, Piece};
+use crate::core::record::{ExtentMap, ExtentSource, ObjectId};
+use crate::core::{FsError, types::Time};
+use crate::sync::{Arc, RwLock};
+
+/// The bytes of one file.
+#[derive(Debug)]
+pub struct Stream {
+    /// Read to move bytes, written to change where they lie (copy-up, truncation, new extents).
+    pub bytes: RwLock<Bytes>,
+    /// The inode's record says `dirty`: a write need not record it again.
+    pub marked_dirty: AtomicBool,
+}
+
+/// Where the bytes lie.
+#[derive(Debug)]
+pub enum Bytes {
+    /// There are none.
+    Empty,
+    /// In the base.
+    Base {
+        /// Open for reading.
+        file: File,
+    },
+    /// In one object.
+    Object {
+        /// Which.
+        id: ObjectId,
+        /// Open, for writing too where `own`.
+        file: Arc<dyn ObjectFile>,
+        /// It belongs to the top layer: it may be written.
+        own: bool,
+    },
+    /// Here and there.
+    Extents(Extents),
+}
+
+/// The bytes of a [`crate::core::record::Content::Extents`] file.
+#[derive(Debug)]
+pub struct Extents {
+    /// Takes the writes; as long as the file.
+    pub own: (ObjectId, Arc<dyn ObjectFile>),
+    /// It belongs to the top layer: it may be written.
+    pub writable: bool,
+    /// The base object, while any of it shows.
+    pub base: Option<File>,
+    /// Where the base ends: beyond, no extent means zeros.
+    pub base_bytes: u64,
+    /// Extents above the base.
+    pub map: ExtentMap,
+    /// Older objects that the map names.
+    pub older: HashMap<ObjectId, Arc<dyn ObjectFile>>,
+}
+
+/// Size, blocks of 512 bytes and mtime of an object, as its file system has them.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct ObjectStamp {
+    pub size: u64,
+    pub blocks: u64,
+    pub mtime: Time,
+}
+
+fn base_read(source: io::Error) -> FsError {
+    FsError::Base { op: "read", source }
+}
+
+/// Fills `buf` from `read`, short only at the end of the file.
+fn read_full(
+    buf: &mut [u8],
+    mut read: impl FnMut(&mut [u8], u64) -> Result<usize, FsError>,
+    offset: u64,
+) -> Result<usize, FsError> {
+    let mut done = 0;
+    while done < buf.len() {
+        match read(&mut buf[done..], offset + done as u64)? {
+            0 => break,
+            n => done += n,
+        }
+    }
+    Ok(done)
+}
+
+fn read_file(file: &File, buf: &mut [u8], offset: u64) -> Result<usize, FsError> {
+    let read = |buf: &mut [u8], at| loop {
+        match file.read_at(buf, at) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map_err(base_read),
+        }
+    };
+    read_full(buf, read, offset)
+}
+
+fn read_object(file: &dyn ObjectFile, buf: &mut [u8], offset: u64) -> Result<usize, FsError> {
+    read_full(buf, |buf, at| Ok(file.read_at(buf, at)?), offset)
+}
+
+impl Stream {
+    /// A stream over these bytes.
+    pub fn new(bytes: Bytes, marked_dirty: bool) -> Self {
+        Self {
+            bytes: RwLock::new(bytes),
+            marked_dirty: AtomicBool::new(marked_dirty),
+        }
+    }
+}
+
+impl Bytes {
+    /// Whether writes may go to it as it is.
+    pub fn is_writable(&self) -> bool {
+        match self {
+            Bytes::Object { own, .. } => *own,
+            Bytes::Extents(extents) => extents.writable,
+            Bytes::Empty | Bytes::Base { .. } => false,
+        }
+    }
+
+    /// The object that takes writes, if there is one already.
+    pub fn object(&self) -> Option<&Arc<dyn ObjectFile>> {
+        match self {
+            Bytes::Object { file, .. } => Some(file),
+            Bytes::Extents(extents) => Some(&extents.own.1),
+            Bytes::Empty | Bytes::Base { .. } => None,
+        }
+    }
+
+    /// Its size and mtime, where an object is their truth.
+    pub fn stamp(&self) -> Result<Option<ObjectStamp>, StoreError> {
+        let Some(object) = self.object() else {
+            return Ok(None);
+        };
+        let stat = object.stat()?;
+        Ok(Some(ObjectStamp {
+            size: stat.len,
+            blocks: stat.blocks,
+            mtime: stat.mtime,
+        }))
+    }
+
+    /// Reads at `offset`; short only at the end of the file.
+    pub fn read(&self, offset: u64, buf: &mut [u8]) -> Result<usize, FsError> {
+        match self {
+            Bytes::Empty => Ok(0),
+            Bytes::Base { file } => read_file(file, buf, offset),
+            Bytes::Object { file, .. } => read_object(file.as_ref(), buf, offset),
+            Bytes::Extents(extents) => extents.read(offset, buf),
+        }
+    }
+}
+
+impl Extents {
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<usize, FsError> {
+        let size = self.own.1.len()?;
+        let end = size.min(offset.saturating_add(buf.len() as u64));
+        if offset >= end {
+            return Ok(0);
+        }
+        for piece in extents::pieces(&self.map, offset, end) {
+            let from = (piece.offset - offset) as usize;
+            let part = &mut buf[from..from + piece.len as usize];
+            let got = match piece.source {
+                Some(ExtentSource::Zero) => 0,
+                Some(ExtentSource::Object(id)) => {
+                    read_object(self.object(id)?.as_ref(), part, piece.offset)?
+                }
+                None => self.read_base(&piece, part)?,
+            };
+            // What an object or the base has no bytes for reads as a hole.
+            part[got..].fill(0);
+        }
+        Ok((end - offset) as usize)
+    }
+
+    fn read_base(&self, piece: &Piece, part: &mut [u8]) -> Result<usize, FsError> {
+        let visible = self
+            .base_bytes
+            .saturating_sub(piece.offset)
+            .min(part.len() as u64) as usize;
+        match &self.base {
+            Some(file) => read_file(file, &mut part[..visible], piece.offset),
+            None => Ok(0),
+        }
+    }
+
+    fn object(&self, id: ObjectId) -> Result<&Arc<dyn ObjectFile>, FsError> {
+        if id == self.own.0 {
+            return Ok(&self.own.1);
+        }
+        self.older.get(&id).ok_or(FsError::Invalid(
+            "an extent names an object that is not open",
+        ))
+    }
+
+    /// Whether all of `start..end` already lies in the own object.
+    pub fn owns(&self, start: u64, end: u64) -> bool {
+        extents::pieces(&self.map, start, end)
+            .iter()
+            .all(|p| p.source == Some(ExtentSource::Object(self.own.0)))
+    }
+}

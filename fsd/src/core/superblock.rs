@@ -1,0 +1,391 @@
+//! [`Tree`]: the live root of one branch, everything the tree lock guards.
+//!
+//! It owns the inode table, the branch's records and the kept listings; `change` says how they
+//! are modified. Data never moves under its lock.
+
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use crate::backstore::{LiveBranch, Records};
+use crate::core::FsError;
+use crate::core::base::{BaseDir, BaseLoc, BaseStat, BaseTree};
+use crate::core::exposed::Exposed;
+use crate::core::inode::Node;
+use crate::core::listing::Listings;
+use crate::core::record::{Content, Delta, InodeRec};
+use crate::core::types::{Attr, Ino, Kind, Name};
+
+/// Bits of a host inode number that an [`Ino`] carries as they are; the device index goes above.
+const HOST_INO_BITS: u32 = 48;
+/// Numbers from here to [`Ino::FIRST_NEW`] are hashes of base objects that do not fit the scheme.
+const FIRST_HASHED: u64 = 1 << 60;
+
+/// The live state of one branch.
+#[derive(Debug)]
+pub struct Tree {
+    /// The branch's records, exclusively ours.
+    pub branch: LiveBranch,
+    /// Live inodes.
+    pub nodes: HashMap<Ino, Node>,
+    /// Listings being read.
+    pub listings: Listings,
+    /// Host devices by index in the inode scheme (index 0 is never used).
+    devices: HashMap<u64, u16>,
+}
+
+impl Tree {
+    /// The tree of `branch`, with its root node in place.
+    pub fn new(branch: LiveBranch, exposed: Option<Arc<Exposed>>) -> Result<Self, FsError> {
+        let devices = branch
+            .devices()
+            .into_iter()
+            .map(|(index, dev)| (dev, index))
+            .collect();
+        let mut tree = Self {
+            branch,
+            nodes: HashMap::new(),
+            listings: Listings::default(),
+            devices,
+        };
+        let loc = BaseLoc::Path(Arc::from(b"/".as_slice()));
+        let record = tree.branch.inode(Ino::ROOT)?;
+        let mut root = Node::new(Kind::Dir);
+        root.base_dir = Some(Arc::new(BaseDir {
+            ino: Ino::ROOT,
+            loc: loc.clone(),
+        }));
+        root.base = Some(loc);
+        root.record = record;
+        root.exposed = exposed;
+        // The kernel holds the root without ever having looked it up.
+        root.lookups = 1;
+        tree.nodes.insert(Ino::ROOT, root);
+        Ok(tree)
+    }
+
+    /// The live node of `ino`.
+    ///
+    /// Errors: `Stale`.
+    pub fn node(&self, ino: Ino) -> Result<&Node, FsError> {
+        self.nodes.get(&ino).ok_or(FsError::Stale(ino))
+    }
+
+    /// The live node of `ino`, to be changed.
+    ///
+    /// Errors: `Stale`.
+    pub fn node_mut(&mut self, ino: Ino) -> Result<&mut Node, FsError> {
+        self.nodes.get_mut(&ino).ok_or(FsError::Stale(ino))
+    }
+
+    /// The live node of `ino`, which must be a directory.
+    ///
+    /// Errors: `Stale`, `NotADirectory`.
+    pub fn dir(&self, ino: Ino) -> Result<&Node, FsError> {
+        let node = self.node(ino)?;
+        if node.kind == Kind::Dir {
+            Ok(node)
+        } else {
+            Err(FsError::NotADirectory(ino))
+        }
+    }
+
+    /// The inode number of a base object.
+    ///
+    /// Errors: `Store` when a device is met for the first time and cannot be recorded.
+    pub fn base_ino(&mut self, dev: u64, host_ino: u64) -> Result<Ino, FsError> {
+        let index = match self.devices.get(&dev) {
+            Some(index) => *index,
+            None => {
+                let index = self
+                    .devices
+                    .values()
+                    .max()
+                    .map_or(1, |max| max.saturating_add(1));
+                self.branch.commit(vec![Delta::PutDevice { index, dev }])?;
+                self.devices.insert(dev, index);
+                index
+            }
+        };
+        let fits =
+            host_ino < 1 << HOST_INO_BITS && u64::from(index) < FIRST_HASHED >> HOST_INO_BITS;
+        Ok(if fits {
+            Ino(u64::from(index) << HOST_INO_BITS | host_ino)
+        } else {
+            hashed_ino(&(dev, host_ino))
+        })
+    }
+
+    /// Brings the inode of a recorded dentry into the table.
+    ///
+    /// Errors: `Store`; `Damaged` inside it when a dentry leads to no record.
+    pub fn load_recorded(&mut self, ino: Ino) -> Result<(), FsError> {
+        if self.nodes.contains_key(&ino) {
+            return Ok(());
+        }
+        let record = self.branch.inode(ino)?.ok_or_else(|| {
+            FsError::Store(crate::backstore::StoreError::Damaged {
+                path: "records".into(),
+                what: format!("a dentry leads to inode {ino}, which has no record"),
+            })
+        })?;
+        self.nodes.insert(ino, node_of_record(ino, record));
+        Ok(())
+    }
+
+    /// Brings the base object found as `name` in `dir` into the table and returns its inode.
+    ///
+    /// A record of the branch for that object (made under another of its names) is used, if it
+    /// is of the same object: an inode number that the host has reused gets a number of its own.
+    pub fn load_base(
+        &mut self,
+        dir: &Arc<BaseDir>,
+        name: &Name,
+        stat: &BaseStat,
+    ) -> Result<Ino, FsError> {
+        let print = &stat.fingerprint;
+        let mut ino = self.base_ino(print.dev, print.ino)?;
+        let record = match self.nodes.get(&ino) {
+            Some(node) => node.record.clone(),
+            None => self.branch.inode(ino)?,
+        };
+        if let Some(record) = record {
+            let same = record.origin.as_ref().is_some_and(|origin| {
+                let known = &origin.fingerprint;
+                (known.dev, known.ino, known.btime) == (print.dev, print.ino, print.btime)
+            });
+            if same {
+                let node = self
+                    .nodes
+                    .entry(ino)
+                    .or_insert_with(|| node_of_record(ino, record));
+                if !node.unlinked && node.unplaced.is_none() {
+                    node.unplaced = Some((dir.clone(), name.clone()));
+                }
+                return Ok(ino);
+            }
+            ino = hashed_ino(&(print.dev, print.ino, print.btime));
+        }
+        let stale = self.nodes.get(&ino).is_some_and(|node| {
+            node.seen.is_some_and(|seen| seen.btime != print.btime) || node.kind != stat.kind
+        });
+        if stale {
+            ino = hashed_ino(&(print.dev, print.ino, print.btime));
+        }
+        let loc = BaseLoc::Child(dir.clone(), name.clone());
+        self.nodes.entry(ino).or_insert_with(|| {
+            let mut node = Node::new(stat.kind);
+            if stat.kind == Kind::Dir {
+                node.base_dir = Some(Arc::new(BaseDir {
+                    ino,
+                    loc: loc.clone(),
+                }));
+            }
+            node.base = Some(loc);
+            node.seen = Some(*print);
+            node.unplaced = Some((dir.clone(), name.clone()));
+            node
+        });
+        Ok(ino)
+    }
+
+    /// What stat(2) shows of a live inode. Reads the base or the object where they are the truth.
+    pub fn attr(&self, base: &BaseTree, ino: Ino) -> Result<Attr, FsError> {
+        let node = self.node(ino)?;
+        let mut attr = match &node.record {
+            Some(record) => self.attr_of_record(ino, record)?,
+            None => {
+                let loc = node.base.as_ref().ok_or(FsError::Stale(ino))?;
+                attr_of_base(ino, &base.stat(loc)?)
+            }
+        };
+        if node.unlinked {
+            attr.nlink = 0;
+        }
+        Ok(attr)
+    }
+
+    fn attr_of_record(&self, ino: Ino, record: &Arc<InodeRec>) -> Result<Attr, FsError> {
+        let mut attr = attr_of_record(ino, record);
+        if record.dirty
+            && let Some(stamp) = self.object_stamp(ino, record)?
+        {
+            attr.size = stamp.size;
+            attr.blocks = match record.content {
+                Content::Object(_) => stamp.blocks,
+                // Most of its blocks are those of the layers below.
+                _ => blocks_of(stamp.size),
+            };
+            if record.object_mtime != Some(stamp.mtime) {
+                attr.mtime = stamp.mtime;
+                attr.ctime = attr.ctime.max(stamp.mtime);
+            }
+        }
+        Ok(attr)
+    }
+
+    /// Size and mtime of the object that takes a file's writes.
+    pub fn object_stamp(
+        &self,
+        ino: Ino,
+        record: &InodeRec,
+    ) -> Result<Option<crate::core::stream::ObjectStamp>, FsError> {
+        if let Some(stream) = self.nodes.get(&ino).and_then(|n| n.stream.as_ref())
+            && let Ok(bytes) = stream.bytes.try_read()
+        {
+            return Ok(bytes.stamp()?);
+        }
+        let id = match record.content {
+            Content::Object(id) | Content::Extents { own: id, .. } => id,
+            Content::Empty | Content::Base => return Ok(None),
+        };
+        let stat = self.branch.open_object(id, false)?.stat()?;
+        Ok(Some(crate::core::stream::ObjectStamp {
+            size: stat.len,
+            blocks: stat.blocks,
+            mtime: stat.mtime,
+        }))
+    }
+
+    /// Takes `count` kernel references off and drops the node once nothing refers to it.
+    pub fn forget(&mut self, ino: Ino, count: u64) {
+        let Some(node) = self.nodes.get_mut(&ino) else {
+            return;
+        };
+        node.lookups = node.lookups.saturating_sub(count);
+        self.drop_if_idle(ino);
+    }
+
+    /// Notes that the directory `ino` is in `parent`.
+    pub fn set_parent(&mut self, ino: Ino, parent: Ino) {
+        let Some(node) = self.nodes.get_mut(&ino) else {
+            return;
+        };
+        if node.kind != Kind::Dir || ino == Ino::ROOT || node.parent == Some(parent) {
+            return;
+        }
+        let old = node.parent.replace(parent);
+        if let Some(node) = self.nodes.get_mut(&parent) {
+            node.children += 1;
+        }
+        if let Some(old) = old {
+            self.leave(old);
+        }
+    }
+
+    /// Takes one child off `parent`.
+    fn leave(&mut self, parent: Ino) {
+        if let Some(node) = self.nodes.get_mut(&parent) {
+            node.children = node.children.saturating_sub(1);
+        }
+        self.drop_if_idle(parent);
+    }
+
+    /// Whether the directory `ino` is `ancestor` or somewhere below it.
+    pub fn is_below(&self, ino: Ino, ancestor: Ino) -> bool {
+        let mut at = Some(ino);
+        while let Some(ino) = at {
+            if ino == ancestor {
+                return true;
+            }
+            at = self.nodes.get(&ino).and_then(|n| n.parent);
+        }
+        false
+    }
+
+    /// Drops the node once nothing refers to it, with the object of an unlinked file.
+    pub fn drop_if_idle(&mut self, ino: Ino) {
+        if ino == Ino::ROOT || !self.nodes.get(&ino).is_some_and(Node::is_idle) {
+            return;
+        }
+        let Some(node) = self.nodes.remove(&ino) else {
+            return;
+        };
+        self.listings.forget(ino);
+        if let Some(parent) = node.parent {
+            self.leave(parent);
+        }
+        if !node.unlinked {
+            return;
+        }
+        if let Some(Content::Object(id) | Content::Extents { own: id, .. }) =
+            node.record.as_ref().map(|r| r.content.clone())
+            && self.branch.is_top(id)
+        {
+            self.branch.remove_object(id);
+        }
+    }
+}
+
+/// A number for a base object that the plain scheme has none for.
+fn hashed_ino(key: &impl Hash) -> Ino {
+    let mut hasher = std::hash::DefaultHasher::new();
+    key.hash(&mut hasher);
+    Ino(FIRST_HASHED | hasher.finish() >> 4)
+}
+
+/// The node of a recorded inode.
+fn node_of_record(ino: Ino, record: Arc<InodeRec>) -> Node {
+    let mut node = Node::new(record.kind);
+    if let Some(origin) = &record.origin {
+        let loc = BaseLoc::Path(origin.path.clone());
+        if record.kind == Kind::Dir {
+            node.base_dir = Some(Arc::new(BaseDir {
+                ino,
+                loc: loc.clone(),
+            }));
+        }
+        node.seen = Some(origin.fingerprint);
+        node.base = Some(loc);
+    }
+    node.record = Some(record);
+    node
+}
+
+/// Blocks of 512 bytes that `size` bytes take in blocks of 4 KiB.
+fn blocks_of(size: u64) -> u64 {
+    size.div_ceil(4096) * 8
+}
+
+/// What stat(2) shows of a recorded inode, its object not asked.
+pub fn attr_of_record(ino: Ino, record: &InodeRec) -> Attr {
+    Attr {
+        ino,
+        kind: record.kind,
+        perm: record.perm,
+        nlink: record.nlink,
+        uid: record.uid,
+        gid: record.gid,
+        rdev: record.rdev,
+        size: record.size,
+        blocks: if record.kind == Kind::File {
+            blocks_of(record.size)
+        } else {
+            0
+        },
+        atime: record.atime,
+        mtime: record.mtime,
+        ctime: record.ctime,
+        btime: record.btime,
+    }
+}
+
+/// What stat(2) shows of a base object.
+pub fn attr_of_base(ino: Ino, stat: &BaseStat) -> Attr {
+    let print = &stat.fingerprint;
+    Attr {
+        ino,
+        kind: stat.kind,
+        perm: stat.perm,
+        nlink: stat.nlink,
+        uid: stat.uid,
+        gid: stat.gid,
+        rdev: stat.rdev,
+        size: print.size,
+        blocks: stat.blocks,
+        atime: stat.atime,
+        mtime: print.mtime,
+        ctime: print.ctime,
+        btime: print.btime,
+    }
+}
