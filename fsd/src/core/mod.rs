@@ -20,6 +20,8 @@ mod process;
 pub mod record;
 mod stream;
 mod superblock;
+#[cfg(test)]
+mod tests;
 pub mod types;
 
 use std::path::PathBuf;

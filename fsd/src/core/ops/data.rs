@@ -42,7 +42,10 @@ impl FsCore {
         if !handle.writes {
             return Err(FsError::WrongAccess(fh));
         }
-        if offset.checked_add(data.len() as u64).is_none_or(|end| end > SIZE_MAX) {
+        if offset
+            .checked_add(data.len() as u64)
+            .is_none_or(|end| end > SIZE_MAX)
+        {
             return Err(FsError::TooLarge);
         }
         if kill_suidgid {
@@ -62,7 +65,9 @@ impl FsCore {
         let mut bytes = crate::sync::write(&stream.bytes);
         copy_up::promote(self, ino, stream, &mut bytes, SIZE_MAX)?;
         copy_up::mark_dirty(self, ino, stream)?;
-        let Some(object) = bytes.object() else { return Ok(0) };
+        let Some(object) = bytes.object() else {
+            return Ok(0);
+        };
         let written = object.write_at(data, offset)?;
         self.map_own(ino, &mut bytes, offset, offset + written as u64)?;
         Ok(written)
@@ -212,7 +217,7 @@ impl FsCore {
             Bytes::Object { file, .. } => {
                 let what = if data { SeekFor::Data } else { SeekFor::Hole };
                 file.seek(what, start)?
-            },
+            }
             Bytes::Extents(e) => seek_extents(e, start, data)?,
         };
         found.map(|at| at as i64).ok_or(FsError::NoData)

@@ -65,8 +65,11 @@ impl FsCore {
     /// Errors: `Store`.
     pub fn statfs(&self) -> Result<FsStat, FsError> {
         let path = crate::sync::lock(&self.tree).branch.location()?;
-        let stat = rustix::fs::statvfs(&path)
-            .map_err(|e| StoreError::Io { op: "statfs", path, source: e.into() })?;
+        let stat = rustix::fs::statvfs(&path).map_err(|e| StoreError::Io {
+            op: "statfs",
+            path,
+            source: e.into(),
+        })?;
         Ok(FsStat {
             blocks: stat.f_blocks,
             blocks_free: stat.f_bfree,

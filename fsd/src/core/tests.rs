@@ -1,0 +1,381 @@
+//! The core by itself, unmounted, over a real base directory and a real store.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::types::*;
+use super::*;
+use crate::backstore::{NewBranch, Store};
+
+const ME: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    pid: 0,
+};
+const O_RDONLY: i32 = 0;
+const O_RDWR: i32 = 2;
+
+fn name(s: &str) -> Name {
+    Name::new(s.as_bytes()).unwrap()
+}
+
+/// A base directory and a branch over it that can be closed, dropped and opened again.
+struct Bench {
+    base: tempfile::TempDir,
+    store: tempfile::TempDir,
+    core: Option<FsCore>,
+}
+
+impl Bench {
+    fn new(fill: impl FnOnce(&Path)) -> Self {
+        let (base, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fill(base.path());
+        let store = Store::open_or_create(dir.path()).unwrap();
+        let new = NewBranch {
+            workspace: "/".into(),
+        };
+        store
+            .create_branch(&BranchName::new("b").unwrap(), None, new)
+            .unwrap();
+        let mut bench = Self {
+            base,
+            store: dir,
+            core: None,
+        };
+        bench.open();
+        bench
+    }
+
+    fn open(&mut self) {
+        let store = Store::open(self.store.path()).unwrap().unwrap();
+        let live = store.open_live(&BranchName::new("b").unwrap()).unwrap();
+        let config = CoreConfig {
+            base: self.base.path().into(),
+            roots: vec!["/".into()],
+            conceal: vec![],
+            passthrough: false,
+        };
+        self.core = Some(FsCore::new(live, config).unwrap());
+    }
+
+    /// Ends the branch cleanly, or as SIGKILL would, and opens it again.
+    fn reopen(&mut self, clean: bool) {
+        let core = self.core.take().unwrap();
+        if clean {
+            core.close().unwrap()
+        } else {
+            drop(core)
+        }
+        self.open();
+    }
+
+    fn core(&self) -> &FsCore {
+        self.core.as_ref().unwrap()
+    }
+
+    fn walk(&self, path: &str) -> Result<Attr, FsError> {
+        let mut attr = self.core().getattr(Ino::ROOT)?;
+        for part in path.split('/').filter(|p| !p.is_empty()) {
+            attr = self.core().lookup(attr.ino, &name(part))?.attr;
+        }
+        Ok(attr)
+    }
+
+    fn read(&self, path: &str) -> Vec<u8> {
+        let ino = self.walk(path).unwrap().ino;
+        let opened = self.core().open(&ME, ino, O_RDONLY).unwrap();
+        let mut buf = vec![0; 8 << 20];
+        let got = self.core().read(ino, opened.fh, 0, &mut buf).unwrap();
+        self.core().release(opened.fh);
+        buf.truncate(got);
+        buf
+    }
+
+    fn write(&self, path: &str, offset: u64, data: &[u8]) {
+        let ino = self.walk(path).unwrap().ino;
+        let opened = self.core().open(&ME, ino, O_RDWR).unwrap();
+        assert_eq!(
+            self.core()
+                .write(ino, opened.fh, offset, data, false)
+                .unwrap(),
+            data.len()
+        );
+        self.core().release(opened.fh);
+    }
+
+    fn create(&self, dir: &str, file: &str, data: &[u8]) -> Ino {
+        let dir = self.walk(dir).unwrap().ino;
+        let (entry, opened) = self
+            .core()
+            .create(&ME, dir, &name(file), 0o644, O_RDWR)
+            .unwrap();
+        self.core()
+            .write(entry.attr.ino, opened.fh, 0, data, false)
+            .unwrap();
+        self.core().release(opened.fh);
+        entry.attr.ino
+    }
+
+    fn names(&self, dir: &str) -> Vec<String> {
+        let dir = self.walk(dir).unwrap().ino;
+        let mut names = Vec::new();
+        let take = &mut |e: &DirEnt| {
+            names.push(String::from_utf8(e.name.as_bytes().to_vec()).unwrap());
+            true
+        };
+        self.core().readdir(dir, 0, take).unwrap();
+        names.retain(|n| n != "." && n != "..");
+        names.sort();
+        names
+    }
+
+    fn rename(&self, from: (&str, &str), to: (&str, &str)) -> Result<(), FsError> {
+        let (a, b) = (self.walk(from.0).unwrap().ino, self.walk(to.0).unwrap().ino);
+        self.core()
+            .rename(&ME, a, &name(from.1), b, &name(to.1), RenameMode::Replace)
+    }
+}
+
+#[test]
+fn a_write_to_a_base_file_stays_in_the_branch() {
+    let mut bench = Bench::new(|base| fs::write(base.join("f"), "base").unwrap());
+    let before = bench.walk("f").unwrap();
+    bench.write("f", 4, b" and more");
+    assert_eq!(bench.read("f"), b"base and more");
+    assert_eq!(bench.walk("f").unwrap().ino, before.ino);
+    assert_eq!(fs::read(bench.base.path().join("f")).unwrap(), b"base");
+    for clean in [false, true] {
+        bench.reopen(clean);
+        assert_eq!(bench.read("f"), b"base and more");
+        assert_eq!(bench.walk("f").unwrap().ino, before.ino);
+        assert_eq!(bench.walk("f").unwrap().size, 13);
+    }
+}
+
+#[test]
+fn a_moved_base_directory_keeps_what_is_below() {
+    let mut bench = Bench::new(|base| {
+        fs::create_dir_all(base.join("d/sub/deep")).unwrap();
+        fs::write(base.join("d/sub/deep/f"), "x").unwrap();
+        fs::create_dir(base.join("other")).unwrap();
+    });
+    bench.rename(("", "d"), ("other", "e")).unwrap();
+    bench.write("other/e/sub/deep/f", 0, b"y");
+    bench.create("other/e/sub", "new", b"n");
+    for clean in [true, false] {
+        assert!(matches!(bench.walk("d"), Err(FsError::NoEntry { .. })));
+        assert_eq!(bench.read("other/e/sub/deep/f"), b"y");
+        assert_eq!(bench.names("other/e/sub"), ["deep", "new"]);
+        bench.reopen(clean);
+    }
+    let below = bench.rename(("other", "e"), ("other/e/sub", "loop"));
+    assert!(matches!(below, Err(FsError::Invalid(_))), "{below:?}");
+}
+
+#[test]
+fn base_hard_links_stay_one_file() {
+    let mut bench = Bench::new(|base| {
+        fs::write(base.join("a"), "one").unwrap();
+        fs::hard_link(base.join("a"), base.join("b")).unwrap();
+    });
+    bench.write("a", 0, b"two");
+    assert_eq!(bench.read("b"), b"two");
+    let root = Ino::ROOT;
+    bench.core().unlink(&ME, root, &name("a")).unwrap();
+    assert_eq!(bench.walk("b").unwrap().nlink, 1);
+    bench.reopen(false);
+    assert_eq!(bench.read("b"), b"two");
+    assert_eq!(bench.names(""), ["b"]);
+    bench.core().unlink(&ME, root, &name("b")).unwrap();
+    assert!(bench.names("").is_empty());
+    bench.reopen(true);
+    assert!(bench.names("").is_empty());
+    assert_eq!(
+        fs::metadata(bench.base.path().join("a")).unwrap().nlink(),
+        2
+    );
+}
+
+#[test]
+fn an_unlinked_open_file_works_until_it_is_closed() {
+    let bench = Bench::new(|base| fs::write(base.join("f"), "base").unwrap());
+    for created in [false, true] {
+        let file = if created { "g" } else { "f" };
+        if created {
+            bench.create("", "g", b"base");
+        }
+        let ino = bench.walk(file).unwrap().ino;
+        let opened = bench.core().open(&ME, ino, O_RDWR).unwrap();
+        bench.core().unlink(&ME, Ino::ROOT, &name(file)).unwrap();
+        bench.core().write(ino, opened.fh, 4, b"+", false).unwrap();
+        let mut buf = [0; 16];
+        assert_eq!(bench.core().read(ino, opened.fh, 0, &mut buf).unwrap(), 5);
+        assert_eq!(&buf[..5], b"base+");
+        assert_eq!(bench.core().getattr(ino).unwrap().nlink, 0);
+        bench.core().release(opened.fh);
+        assert!(matches!(bench.walk(file), Err(FsError::NoEntry { .. })));
+    }
+}
+
+#[test]
+fn a_large_base_file_is_never_copied_for_a_small_write() {
+    let big: Vec<u8> = (0..5u32 << 20).map(|n| (n >> 8) as u8).collect();
+    let mut bench = Bench::new(|base| fs::write(base.join("big"), &big).unwrap());
+    let mut want = big.clone();
+    bench.write("big", 3_000_000, b"changed");
+    want[3_000_000..3_000_007].copy_from_slice(b"changed");
+    let end = want.len() as u64;
+    bench.write("big", end, b"appended");
+    want.extend_from_slice(b"appended");
+    for clean in [false, true] {
+        assert!(bench.read("big") == want);
+        bench.reopen(clean);
+    }
+    let ino = bench.walk("big").unwrap().ino;
+    let cut = SetAttr {
+        size: Some(100),
+        ..SetAttr::default()
+    };
+    bench.core().setattr(&ME, ino, None, &cut).unwrap();
+    let grow = SetAttr {
+        size: Some(4_000_000),
+        ..SetAttr::default()
+    };
+    bench.core().setattr(&ME, ino, None, &grow).unwrap();
+    want.truncate(100);
+    want.resize(4_000_000, 0);
+    for clean in [false, true] {
+        assert!(bench.read("big") == want);
+        bench.reopen(clean);
+    }
+}
+
+#[test]
+fn a_removed_and_remade_directory_shows_nothing_of_the_base() {
+    let mut bench = Bench::new(|base| {
+        fs::create_dir(base.join("d")).unwrap();
+        fs::write(base.join("d/f"), "x").unwrap();
+    });
+    let not_empty = bench.core().rmdir(&ME, Ino::ROOT, &name("d"));
+    assert!(matches!(not_empty, Err(FsError::NotEmpty(_))));
+    let dir = bench.walk("d").unwrap().ino;
+    bench.core().unlink(&ME, dir, &name("f")).unwrap();
+    bench.core().rmdir(&ME, Ino::ROOT, &name("d")).unwrap();
+    bench
+        .core()
+        .mkdir(&ME, Ino::ROOT, &name("d"), 0o755)
+        .unwrap();
+    for clean in [false, true] {
+        assert!(bench.names("d").is_empty());
+        bench.reopen(clean);
+    }
+}
+
+#[test]
+fn what_is_above_the_roots_shows_only_the_way_to_them() {
+    let mut bench = Bench::new(|base| {
+        fs::create_dir_all(base.join("home/u")).unwrap();
+        fs::create_dir_all(base.join("home/v")).unwrap();
+        fs::create_dir_all(base.join("etc")).unwrap();
+    });
+    bench.core.take().unwrap().close().unwrap();
+    let store = Store::open(bench.store.path()).unwrap().unwrap();
+    let live = store.open_live(&BranchName::new("b").unwrap()).unwrap();
+    let config = CoreConfig {
+        base: bench.base.path().into(),
+        roots: vec!["/home/u".into()],
+        conceal: vec![],
+        passthrough: false,
+    };
+    bench.core = Some(FsCore::new(live, config).unwrap());
+    assert_eq!(bench.names(""), ["home"]);
+    assert_eq!(bench.names("home"), ["u"]);
+    assert!(matches!(bench.walk("etc"), Err(FsError::NoEntry { .. })));
+    let refused = bench.core().mkdir(&ME, Ino::ROOT, &name("x"), 0o755);
+    assert!(matches!(refused, Err(FsError::ReadOnly)));
+    let home = bench.walk("home").unwrap().ino;
+    let refused = bench.core().rmdir(&ME, home, &name("u"));
+    assert!(
+        matches!(refused, Err(FsError::ReadOnly)),
+        "a root itself cannot go"
+    );
+}
+
+#[test]
+fn concealed_paths_are_not_there() {
+    let mut bench = Bench::new(|base| {
+        fs::create_dir_all(base.join("d/store")).unwrap();
+        fs::write(base.join("d/f"), "x").unwrap();
+    });
+    bench.core.take().unwrap().close().unwrap();
+    let store = Store::open(bench.store.path()).unwrap().unwrap();
+    let live = store.open_live(&BranchName::new("b").unwrap()).unwrap();
+    let config = CoreConfig {
+        base: bench.base.path().into(),
+        roots: vec!["/".into()],
+        conceal: vec!["/d/store".into(), "/missing".into()],
+        passthrough: false,
+    };
+    bench.core = Some(FsCore::new(live, config).unwrap());
+    assert_eq!(bench.names("d"), ["f"]);
+    assert!(matches!(
+        bench.walk("d/store"),
+        Err(FsError::NoEntry { .. })
+    ));
+}
+
+#[test]
+fn positions_in_a_directory_survive_removals() {
+    let bench = Bench::new(|base| {
+        fs::create_dir(base.join("d")).unwrap();
+        (0..500).for_each(|n| fs::write(base.join(format!("d/{n}")), "").unwrap());
+    });
+    let dir = bench.walk("d").unwrap().ino;
+    let (mut cookie, mut seen) = (0, Vec::new());
+    loop {
+        let mut batch = Vec::new();
+        let take = &mut |e: &DirEnt| {
+            batch.push((e.name.clone(), e.cookie));
+            batch.len() < 7
+        };
+        bench.core().readdir(dir, cookie, take).unwrap();
+        let Some((_, last)) = batch.last() else { break };
+        cookie = *last;
+        for (name, _) in batch {
+            if let StreamName::Entry(name) = name {
+                bench.core().unlink(&ME, dir, &name).unwrap();
+                seen.push(name);
+            }
+        }
+    }
+    seen.sort();
+    let listed = seen.len();
+    seen.dedup();
+    assert_eq!((seen.len(), listed), (500, 500));
+    bench.core().rmdir(&ME, Ino::ROOT, &name("d")).unwrap();
+}
+
+#[test]
+fn exchange_swaps_a_base_directory_and_a_new_file() {
+    let mut bench = Bench::new(|base| {
+        fs::create_dir(base.join("d")).unwrap();
+        fs::write(base.join("d/in"), "x").unwrap();
+    });
+    bench.create("", "f", b"file");
+    let (a, b) = (name("d"), name("f"));
+    bench
+        .core()
+        .rename(&ME, Ino::ROOT, &a, Ino::ROOT, &b, RenameMode::Exchange)
+        .unwrap();
+    for clean in [false, true] {
+        assert_eq!(bench.read("d"), b"file");
+        assert_eq!(bench.names("f"), ["in"]);
+        assert_eq!(bench.names(""), ["d", "f"]);
+        bench.reopen(clean);
+    }
+    let taken = bench
+        .core()
+        .rename(&ME, Ino::ROOT, &a, Ino::ROOT, &b, RenameMode::NoReplace);
+    assert!(matches!(taken, Err(FsError::Exists { .. })));
+}
