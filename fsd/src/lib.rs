@@ -8,6 +8,10 @@
 pub mod backstore;
 pub mod core;
 pub mod ctl;
+#[cfg(feature = "fuse")]
+pub mod errno;
+#[cfg(feature = "fuse")]
+pub mod fuse;
 pub mod proc;
 pub mod sync;
 pub mod sys;
