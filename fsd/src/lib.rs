@@ -1,10 +1,17 @@
 //! The agentfs branch core, its store and its control messages.
 //!
 //! Layers, each importing only what stands right of it: `fuse, ctl -> core -> backstore -> sys`.
-//! `core::types` and `core::record` are leaves that all of them share.
+//! `core::types` and `core::record` are leaves that all of them share;
+//! so are `proc` and `sync`.
 #![warn(missing_docs)]
 
 pub mod backstore;
 pub mod core;
 pub mod ctl;
-mod sync;
+#[cfg(feature = "fuse")]
+pub mod errno;
+#[cfg(feature = "fuse")]
+pub mod fuse;
+pub mod proc;
+pub mod sync;
+pub mod sys;

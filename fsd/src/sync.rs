@@ -1,7 +1,7 @@
 //! The crate's locks. Poison is decided here, once: a thread that panicked while it changed shared
 //! state leaves nothing that could be trusted, so the process ends and recovery starts afresh.
 
-pub use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+pub use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 fn poisoned() -> ! {
     tracing::error!("a thread panicked while it held a lock; the branch stops here and recovers");
@@ -21,4 +21,39 @@ pub fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
 /// Locks `lock` for writing.
 pub fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(|_| poisoned())
+}
+
+/// Gives the lock of `guard` back until `condvar` wakes this thread. May wake without a reason.
+pub fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    condvar.wait(guard).unwrap_or_else(|_| poisoned())
+}
+
+/// A value that many threads use and one thread takes away for good.
+///
+/// Users hold it for the length of one call; [`Gate::close`] waits for the calls under way, and
+/// from then on every [`Gate::with`] finds the gate closed.
+#[derive(Debug)]
+pub struct Gate<T>(RwLock<Option<T>>);
+
+impl<T> Default for Gate<T> {
+    fn default() -> Self {
+        Self(RwLock::new(None))
+    }
+}
+
+impl<T> Gate<T> {
+    /// Puts the value in place.
+    pub fn open(&self, value: T) {
+        *write(&self.0) = Some(value);
+    }
+
+    /// Runs `call` on the value; `None` when the gate is closed.
+    pub fn with<R>(&self, call: impl FnOnce(&T) -> R) -> Option<R> {
+        read(&self.0).as_ref().map(call)
+    }
+
+    /// Takes the value away once the last call under way has returned.
+    pub fn close(&self) -> Option<T> {
+        write(&self.0).take()
+    }
 }

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 
 use crate::core::FsError;
+use crate::proc;
 use crate::sync::Mutex;
 
 /// Registered processes. Rank 3.
@@ -21,10 +22,7 @@ impl Processes {
     ///
     /// Errors: `UnknownCaller` if no such process runs, or it started at another time.
     pub fn register(&self, pid: u32, start_ticks: u64) -> Result<Vec<u32>, FsError> {
-        if start_of(pid) != Some(start_ticks) {
-            return Err(FsError::UnknownCaller(pid));
-        }
-        let groups = read_groups(pid).ok_or(FsError::UnknownCaller(pid))?;
+        let groups = groups_of(pid, start_ticks)?;
         let mut table = crate::sync::lock(&self.groups);
         if table.len() >= SWEEP_AT {
             table.retain(|(pid, start), _| start_of(*pid) == Some(*start));
@@ -41,7 +39,7 @@ impl Processes {
         if let Some(groups) = crate::sync::lock(&self.groups).get(&(pid, start)) {
             return Ok(groups.clone());
         }
-        let groups = read_groups(pid).ok_or(FsError::UnknownCaller(pid))?;
+        let groups = groups_of(pid, start)?;
         let mut table = crate::sync::lock(&self.groups);
         if table.len() >= SWEEP_AT {
             table.retain(|(pid, start), _| start_of(*pid) == Some(*start));
@@ -58,17 +56,16 @@ impl Processes {
     }
 }
 
-fn process(pid: u32) -> Option<procfs::process::Process> {
-    procfs::process::Process::new(i32::try_from(pid).ok().filter(|p| *p > 0)?).ok()
+fn groups_of(pid: u32, start_ticks: u64) -> Result<Vec<u32>, FsError> {
+    proc::groups(pid, start_ticks).map_err(|error| {
+        tracing::debug!(%error, "cannot tell who asks");
+        FsError::UnknownCaller(pid)
+    })
 }
 
 /// Start time in clock ticks since boot.
 fn start_of(pid: u32) -> Option<u64> {
-    process(pid)?.stat().ok().map(|stat| stat.starttime)
-}
-
-fn read_groups(pid: u32) -> Option<Vec<u32>> {
-    Some(process(pid)?.status().ok()?.groups)
+    proc::start_ticks(pid).ok()
 }
 
 #[cfg(test)]

@@ -1,0 +1,55 @@
+//! What goes wrong in the daemon, in the words and codes of the control protocol.
+
+use std::io;
+
+use agentfs_fsd::backstore::StoreError;
+use agentfs_fsd::core::error::FsError;
+use agentfs_fsd::ctl::CtlError;
+use agentfs_fsd::ctl::msg::ErrorCode;
+use agentfs_fsd::ctl::server::Refusal;
+
+/// A store that could not be opened, or failed later.
+pub(super) fn of_store(error: &StoreError) -> Refusal {
+    let code = match error {
+        StoreError::Io { source, .. } => of_io(source),
+        StoreError::NoSpace { .. } => ErrorCode::NoSpace,
+        StoreError::NotWritable { .. } => ErrorCode::NotAllowed,
+        StoreError::Poisoned { .. } | StoreError::Invalid(_) => ErrorCode::Io,
+        StoreError::Damaged { .. } => ErrorCode::Damaged,
+        StoreError::NewerFormat { .. } => ErrorCode::NewerFormat,
+        StoreError::Locked { .. } => ErrorCode::Locked,
+        StoreError::NoBranch(_) | StoreError::BranchExists(_) => ErrorCode::NotAllowed,
+    };
+    Refusal::new(code, error)
+}
+
+/// A core that refused.
+pub(super) fn of_core(error: &FsError) -> Refusal {
+    let code = match error {
+        FsError::Store(error) => return of_store(error),
+        FsError::Base { source, .. } => of_io(source),
+        FsError::UnknownCaller(_) => ErrorCode::NoSuchProcess,
+        FsError::Invalid(_) | FsError::BadName(_) => ErrorCode::Malformed,
+        _ => ErrorCode::Io,
+    };
+    Refusal::new(code, error)
+}
+
+/// A control socket that could not be made.
+pub(super) fn of_ctl(error: CtlError) -> Refusal {
+    let code = match &error {
+        CtlError::Io { source, .. } => of_io(source),
+        _ => ErrorCode::Io,
+    };
+    Refusal::new(code, error)
+}
+
+fn of_io(error: &io::Error) -> ErrorCode {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorCode::NoSpace,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            ErrorCode::NotAllowed
+        }
+        _ => ErrorCode::Io,
+    }
+}

@@ -1,0 +1,216 @@
+//! The daemon's answers to control requests: holds the branch, the core and the run's namespaces.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::mpsc::Sender;
+use std::thread;
+
+use agentfs_fsd::backstore::LiveBranch;
+use agentfs_fsd::core::types::BranchName;
+use agentfs_fsd::core::{CoreConfig, FsCore};
+use agentfs_fsd::ctl::msg::{ErrorCode, MountSpec};
+use agentfs_fsd::ctl::server::{Refusal, Service};
+use agentfs_fsd::fuse::{FuseSession, Options};
+use agentfs_fsd::sync::{Arc, Gate, Mutex, lock};
+use rustix::fs::FileType;
+use tracing::{info, warn};
+
+use crate::daemon::{Event, refusal};
+
+/// `statfs` type of an overlayfs, which counts as one level of stacking. Source: statfs(2).
+const OVERLAYFS_MAGIC: i64 = 0x794c_7630;
+/// Character device 10:229. Source: the kernel's list of devices.
+const FUSE_DEVICE: (u32, u32) = (10, 229);
+
+/// One branch, from its opening to its close.
+#[derive(Debug)]
+pub(super) struct Daemon {
+    name: BranchName,
+    store: PathBuf,
+    events: Sender<Event>,
+    /// The open branch until it is attached, that is, until the core takes it over.
+    waiting: Mutex<Option<LiveBranch>>,
+    core: Arc<Gate<FsCore>>,
+    mount: Mutex<Mount>,
+}
+
+/// What is known of the mount.
+#[derive(Debug, Default)]
+struct Mount {
+    served: bool,
+    /// The user and the mount namespace. They keep the mount alive, so they go with the last
+    /// session.
+    namespaces: Option<[OwnedFd; 2]>,
+}
+
+impl Daemon {
+    pub(super) fn new(
+        name: BranchName,
+        live: LiveBranch,
+        store: PathBuf,
+        events: Sender<Event>,
+    ) -> Self {
+        Self {
+            name,
+            store,
+            events,
+            waiting: Mutex::new(Some(live)),
+            core: Arc::default(),
+            mount: Mutex::default(),
+        }
+    }
+
+    /// Whether a mount was ever handed over.
+    pub(super) fn was_attached(&self) -> bool {
+        lock(&self.waiting).is_none()
+    }
+
+    /// Lets the core do its regular work.
+    pub(super) fn maintain(&self) {
+        self.core.with(FsCore::maintain);
+    }
+
+    /// Closes the branch. From here on every request finds it gone.
+    pub(super) fn close(&self) -> Result<(), Refusal> {
+        lock(&self.mount).namespaces = None;
+        let waiting = lock(&self.waiting).take();
+        match (self.core.close(), waiting) {
+            (Some(core), _) => core.close().map_err(|e| refusal::of_core(&e)),
+            (None, Some(live)) => live.close().map_err(|e| refusal::of_store(&e)),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// How deep passthrough may stack: one level, or two where the store itself lies on an
+    /// overlay. (Two is the kernel's maximum, and forbids an overlay on top of our mount.)
+    fn passthrough_depth(&self) -> u32 {
+        match rustix::fs::statfs(&self.store) {
+            Ok(stat) if stat.f_type == OVERLAYFS_MAGIC => 2,
+            _ => 1,
+        }
+    }
+
+    fn serve(&self, device: OwnedFd, passthrough: bool) -> Result<(), Refusal> {
+        let failed = |e: std::io::Error| Refusal::new(ErrorCode::Io, format!("serve FUSE: {e}"));
+        let options = Options::from_env(passthrough.then(|| self.passthrough_depth()));
+        let session =
+            FuseSession::start(Arc::clone(&self.core), device, options).map_err(failed)?;
+        lock(&self.mount).served = true;
+        let events = self.events.clone();
+        let spawned = thread::Builder::new().name("fuse".into()).spawn(move || {
+            // Fails only when the daemon is ending anyway.
+            let _ = events.send(Event::Unmounted(session.run()));
+        });
+        spawned.map(drop).map_err(failed)
+    }
+}
+
+impl Service for Daemon {
+    fn branch(&self) -> &BranchName {
+        &self.name
+    }
+
+    fn attach(
+        &self,
+        mount: MountSpec,
+        device: OwnedFd,
+        namespaces: Vec<OwnedFd>,
+    ) -> Result<(), Refusal> {
+        let namespaces = match <[OwnedFd; 2]>::try_from(namespaces) {
+            Ok(both) => Some(both),
+            Err(none) if none.is_empty() => None,
+            Err(_) => {
+                let message = "attach takes no namespaces, or a user and a mount namespace";
+                return Err(Refusal::new(ErrorCode::Malformed, message));
+            }
+        };
+        check_device(&device)?;
+        let live = lock(&self.waiting).take().ok_or_else(|| {
+            Refusal::new(ErrorCode::NotAllowed, "the branch has been mounted already")
+        })?;
+        info!(roots = ?mount.roots, passthrough = mount.passthrough, "attach");
+        let passthrough = mount.passthrough;
+        let config = CoreConfig {
+            roots: mount.roots,
+            conceal: mount.conceal,
+            base: PathBuf::from("/"),
+            passthrough,
+        };
+        let core = FsCore::new(live, config).map_err(|e| refusal::of_core(&e))?;
+        self.core.open(core);
+        self.serve(device, passthrough)?;
+        lock(&self.mount).namespaces = namespaces;
+        Ok(())
+    }
+
+    fn bind(&self, pid: u32, start_ticks: u64) -> Result<Vec<u32>, Refusal> {
+        self.core
+            .with(|core| core.register_process(pid, start_ticks))
+            .ok_or_else(not_mounted)?
+            .map_err(|e| refusal::of_core(&e))
+    }
+
+    fn join(&self) -> Result<[OwnedFd; 2], Refusal> {
+        let mount = lock(&self.mount);
+        let Some([user, mnt]) = &mount.namespaces else {
+            return Err(not_mounted());
+        };
+        let copy = |fd: &OwnedFd| {
+            fd.as_fd()
+                .try_clone_to_owned()
+                .map_err(|e| Refusal::new(ErrorCode::Io, e))
+        };
+        Ok([copy(user)?, copy(mnt)?])
+    }
+
+    fn status(&self) -> (Vec<u32>, bool) {
+        let alive = self.core.with(FsCore::live_processes).unwrap_or_default();
+        (alive, lock(&self.mount).served)
+    }
+
+    fn sync(&self) -> Result<(), Refusal> {
+        // A branch that was never mounted has nothing that is not durable.
+        self.core
+            .with(FsCore::sync_all)
+            .unwrap_or(Ok(()))
+            .map_err(|e| refusal::of_core(&e))
+    }
+
+    fn sessions_over(&self) {
+        info!("the last session ended");
+        lock(&self.mount).namespaces = None;
+    }
+
+    fn idle(&self) {
+        // A launcher that was killed between Attach and Session leaves nobody else to do it.
+        lock(&self.mount).namespaces = None;
+        if self.events.send(Event::Idle).is_err() {
+            warn!("the daemon is ending already");
+        }
+    }
+}
+
+fn not_mounted() -> Refusal {
+    Refusal::new(
+        ErrorCode::NotMounted,
+        "the branch is not mounted, or its run is ending",
+    )
+}
+
+/// A read of something else could block for good.
+fn check_device(device: &OwnedFd) -> Result<(), Refusal> {
+    let stat = rustix::fs::fstat(device).map_err(|e| Refusal::new(ErrorCode::Io, e))?;
+    let number = (
+        rustix::fs::major(stat.st_rdev),
+        rustix::fs::minor(stat.st_rdev),
+    );
+    let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+    if is_device && number == FUSE_DEVICE {
+        Ok(())
+    } else {
+        Err(Refusal::new(
+            ErrorCode::Malformed,
+            "the descriptor to attach is not /dev/fuse",
+        ))
+    }
+}

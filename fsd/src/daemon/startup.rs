@@ -1,0 +1,80 @@
+//! Cuts the process loose from the one that started it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use agentfs_fsd::sys;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::{Mode, umask};
+
+/// A step of [`detach`] that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {source}")]
+pub(super) struct StartupError {
+    step: &'static str,
+    source: io::Error,
+}
+
+/// Takes over descriptor `control` and drops everything else the parent left behind: descriptors,
+/// session, working directory, mask, signals. Runs first, with one thread.
+///
+/// Not dumpable: nothing with the same uid may trace this process or read its memory, which holds
+/// the branch and the files of its user. Source: prctl(2), PR_SET_DUMPABLE.
+pub(super) fn detach(control: i32) -> Result<OwnedFd, StartupError> {
+    let failed = |step| move |source: io::Error| StartupError { step, source };
+    let control = sys::take_inherited_fd(control).map_err(failed("take the control descriptor"))?;
+    sys::close_foreign_fds(&control).map_err(failed("close what the parent left open"))?;
+    nix::sys::prctl::set_dumpable(false)
+        .map_err(io::Error::from)
+        .map_err(failed("make the process not dumpable"))?;
+    // EPERM: it leads a process group already, so it is as far from the terminal as it can be.
+    let _ = nix::unistd::setsid();
+    std::env::set_current_dir("/").map_err(failed("change to the root directory"))?;
+    umask(Mode::empty());
+    raise_descriptor_limit().map_err(failed("raise the limit of open files"))?;
+    let ignored = [
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGPIPE,
+        Signal::SIGTSTP,
+        Signal::SIGTTIN,
+        Signal::SIGTTOU,
+        // A file of the store that reaches the process's file size limit: an error, not a death.
+        Signal::SIGXFSZ,
+    ];
+    sys::ignore_signals(&ignored).map_err(failed("ignore the terminal's signals"))?;
+    awaited_signals()
+        .thread_block()
+        .map_err(io::Error::from)
+        .map_err(failed("block the signals waited for"))?;
+    drop_standard_streams().map_err(failed("let go of the standard streams"))?;
+    Ok(control)
+}
+
+/// The signals that a thread waits for; blocked everywhere.
+pub(super) fn awaited_signals() -> SigSet {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals
+}
+
+/// One descriptor per file that a program in the branch holds open, at the least.
+fn raise_descriptor_limit() -> io::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(())
+}
+
+/// The launcher's terminal and pipes must not stay open for as long as the daemon lives.
+fn drop_standard_streams() -> io::Result<()> {
+    let null = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&null)?;
+    nix::unistd::dup2_stderr(&null)?;
+    Ok(())
+}

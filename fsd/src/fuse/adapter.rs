@@ -1,0 +1,646 @@
+//! One FUSE request in, one call of the core, one reply out. Decides nothing.
+//!
+//! Called by fuser's reader threads. What is not here is answered by fuser itself with ENOSYS,
+//! which the kernel remembers: O_TMPFILE (programs then see EOPNOTSUPP and use a named file),
+//! FUSE_STATX (no birth times inside), INTERRUPT.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem,
+    FopenFlags, Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents,
+    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use crate::core::error::FsError;
+use crate::core::types::{Entry, Fh, Ino, Kind, Name, SetAttr, StreamName};
+use crate::core::{FsCore, OpenIo, Opened};
+use crate::fuse::backing::Backings;
+use crate::fuse::convert::{
+    FOREVER, bare_attr, caller, file_attr, file_type, rdev_in, rename_mode, time_in, time_set,
+};
+use crate::fuse::request::{Meta, op};
+use crate::fuse::session::Options;
+use crate::fuse::workers::Workers;
+use crate::sync::{Arc, Gate};
+
+/// Every handle: the kernel need not tell us of close(2), there is nothing to flush.
+const CACHED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE.union(FopenFlags::FOPEN_NOFLUSH);
+/// Without KEEP_CACHE: what the page cache holds of the file goes stale with the first native
+/// write, so it is dropped when passthrough begins; later cached opens then find only fresh pages.
+const NATIVE: FopenFlags = FopenFlags::FOPEN_NOFLUSH;
+
+thread_local! {
+    /// What a read is answered from: one buffer per reader, as large as its largest read.
+    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Serves one mount from one core.
+#[derive(Debug)]
+pub(super) struct Adapter {
+    core: Arc<Gate<FsCore>>,
+    options: Options,
+    backings: Backings<BackingId>,
+    workers: Workers,
+}
+
+impl Adapter {
+    pub(super) fn new(core: Arc<Gate<FsCore>>, options: Options) -> Self {
+        Self {
+            core,
+            options,
+            backings: Backings::default(),
+            workers: Workers::default(),
+        }
+    }
+
+    fn call<T>(
+        &self,
+        op: &'static str,
+        request: &Request,
+        ino: INodeNo,
+        call: impl FnOnce(&FsCore) -> Result<T, FsError>,
+    ) -> Result<T, Errno> {
+        Meta::of(op, request, ino).serve(&self.core, call)
+    }
+
+    /// Runs a call that may block for long on a worker, and answers it from there.
+    fn call_aside(
+        &self,
+        op: &'static str,
+        request: &Request,
+        ino: INodeNo,
+        reply: ReplyEmpty,
+        call: impl FnOnce(&FsCore) -> Result<(), FsError> + Send + 'static,
+    ) {
+        let meta = Meta::of(op, request, ino);
+        let core = Arc::clone(&self.core);
+        self.workers
+            .run(move || done(reply, meta.serve(&core, call)));
+    }
+}
+
+/// Answers with nothing, or the errno.
+fn done(reply: ReplyEmpty, result: Result<(), Errno>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+/// Answers with an entry, or the errno.
+fn entry(reply: ReplyEntry, result: Result<Entry, Errno>) {
+    match result {
+        Ok(e) => reply.entry(&FOREVER, &file_attr(&e.attr), Generation(e.generation)),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+/// Answers an xattr query of `size` bytes: 0 asks for the length. Source: getxattr(2).
+fn xattr(reply: ReplyXattr, size: u32, result: Result<impl AsRef<[u8]>, Errno>) {
+    match result {
+        Ok(value) => match (size, value.as_ref()) {
+            (0, bytes) => reply.size(bytes.len() as u32),
+            (room, bytes) if bytes.len() > room as usize => reply.error(Errno::ERANGE),
+            (_, bytes) => reply.data(bytes),
+        },
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn name_of(name: &OsStr) -> Result<Name, FsError> {
+    Ok(Name::new(name.as_bytes())?)
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        self.options.negotiate(config)
+    }
+
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let found = self.call(op::LOOKUP, req, parent, |core| {
+            match core.lookup(Ino(parent.0), &name_of(name)?) {
+                Ok(found) => Ok(Some(found)),
+                Err(FsError::NoEntry { .. }) => Ok(None),
+                Err(e) => Err(e),
+            }
+        });
+        match found {
+            // Inode 0 with a time to live: the kernel caches that there is no such entry.
+            Ok(None) => reply.entry(&FOREVER, &bare_attr(0, Kind::File), Generation(0)),
+            Ok(Some(found)) => entry(reply, Ok(found)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    // A batch comes here one by one: fuser hides the type that overriding it would need.
+    fn forget(&self, req: &Request, ino: INodeNo, lookups: u64) {
+        let _ = self.call(op::FORGET, req, ino, |core| {
+            core.forget(Ino(ino.0), lookups);
+            Ok(())
+        });
+    }
+
+    fn getattr(&self, req: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        match self.call(op::GETATTR, req, ino, |core| core.getattr(Ino(ino.0))) {
+            Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    // The kernel also says whether a truncation must clear suid and sgid (FATTR_KILL_SUIDGID),
+    // but fuser drops that bit, as it drops the one of an open with O_TRUNC. The core clears them
+    // on every truncation and chown by a caller that is not root.
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            perm: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            size,
+            atime: atime.map(time_set),
+            mtime: mtime.map(time_set),
+            ctime: ctime.map(time_in),
+        };
+        let fh = fh.map(|fh| Fh(fh.0));
+        let call = |core: &FsCore| core.setattr(&caller(req), Ino(ino.0), fh, &set);
+        match self.call(op::SETATTR, req, ino, call) {
+            Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.call(op::READLINK, req, ino, |core| core.readlink(Ino(ino.0))) {
+            Ok(target) => reply.data(&target),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    // The umask of mknod, mkdir and create is applied already: FUSE_DONT_MASK is not asked for.
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let made = self.call(op::MKNOD, req, parent, |core| {
+            let kind = Kind::from_mode(mode).ok_or(FsError::Invalid("file type"))?;
+            let (c, name) = (caller(req), name_of(name)?);
+            core.mknod(&c, Ino(parent.0), &name, kind, mode & 0o7777, rdev_in(rdev))
+        });
+        entry(reply, made);
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let made = self.call(op::MKDIR, req, parent, |core| {
+            core.mkdir(&caller(req), Ino(parent.0), &name_of(name)?, mode & 0o7777)
+        });
+        entry(reply, made);
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let target = target.as_os_str().as_bytes();
+        let made = self.call(op::SYMLINK, req, parent, |core| {
+            core.symlink(&caller(req), Ino(parent.0), &name_of(name)?, target)
+        });
+        entry(reply, made);
+    }
+
+    fn link(&self, req: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let made = self.call(op::LINK, req, ino, |core| {
+            core.link(&caller(req), Ino(ino.0), Ino(parent.0), &name_of(name)?)
+        });
+        entry(reply, made);
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let gone = self.call(op::UNLINK, req, parent, |core| {
+            core.unlink(&caller(req), Ino(parent.0), &name_of(name)?)
+        });
+        done(reply, gone);
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let gone = self.call(op::RMDIR, req, parent, |core| {
+            core.rmdir(&caller(req), Ino(parent.0), &name_of(name)?)
+        });
+        done(reply, gone);
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        to: INodeNo,
+        to_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let moved = self.call(op::RENAME, req, parent, |core| {
+            let mode = rename_mode(flags)?;
+            let (from_name, to_name) = (name_of(name)?, name_of(to_name)?);
+            core.rename(
+                &caller(req),
+                Ino(parent.0),
+                &from_name,
+                Ino(to.0),
+                &to_name,
+                mode,
+            )
+        });
+        done(reply, moved);
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let call = |core: &FsCore| core.open(&caller(req), Ino(ino.0), flags.0);
+        let Opened { fh, io } = match self.call(op::OPEN, req, ino, call) {
+            Ok(opened) => opened,
+            Err(errno) => return reply.error(errno),
+        };
+        let handle = FileHandle(fh.0);
+        match io {
+            OpenIo::Cached => reply.opened(handle, CACHED),
+            OpenIo::Passthrough { token, fd } => {
+                let register = || reply.open_backing(fd);
+                match self.backings.acquire(Ino(ino.0), token, fh, register) {
+                    Some(id) => reply.opened_passthrough(handle, NATIVE, &id),
+                    None => reply.opened(handle, CACHED),
+                }
+            }
+        }
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let call = |core: &FsCore| {
+            core.create(
+                &caller(req),
+                Ino(parent.0),
+                &name_of(name)?,
+                mode & 0o7777,
+                flags,
+            )
+        };
+        let (entry, Opened { fh, io }) = match self.call(op::CREATE, req, parent, call) {
+            Ok(made) => made,
+            Err(errno) => return reply.error(errno),
+        };
+        let (attr, generation) = (file_attr(&entry.attr), Generation(entry.generation));
+        let handle = FileHandle(fh.0);
+        match io {
+            OpenIo::Cached => reply.created(&FOREVER, &attr, generation, handle, CACHED),
+            OpenIo::Passthrough { token, fd } => {
+                let register = || reply.open_backing(fd);
+                match self.backings.acquire(entry.attr.ino, token, fh, register) {
+                    Some(id) => {
+                        reply.created_passthrough(&FOREVER, &attr, generation, handle, NATIVE, &id)
+                    }
+                    None => reply.created(&FOREVER, &attr, generation, handle, CACHED),
+                }
+            }
+        }
+    }
+
+    fn read(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        READ_BUFFER.with_borrow_mut(|buffer| {
+            let size = size as usize;
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            let room = &mut buffer[..size];
+            match self.call(op::READ, req, ino, |core| {
+                core.read(Ino(ino.0), Fh(fh.0), offset, room)
+            }) {
+                Ok(bytes) => reply.data(&buffer[..bytes]),
+                Err(errno) => reply.error(errno),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        tracing::trace!(target: "agentfs::write", ino = ino.0, offset, bytes = data.len());
+        match self.call(op::WRITE, req, ino, |core| {
+            core.write(Ino(ino.0), Fh(fh.0), offset, data, kill)
+        }) {
+            Ok(bytes) => reply.written(bytes as u32),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn release(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        // The backing first: the core may delete or reuse the file when its last handle closes.
+        self.backings.release(Fh(fh.0));
+        let released = self.call(op::RELEASE, req, ino, |core| {
+            core.release(Fh(fh.0));
+            Ok(())
+        });
+        done(reply, released);
+    }
+
+    fn fsync(&self, req: &Request, ino: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        let call = move |core: &FsCore| core.fsync(Ino(ino.0), datasync);
+        self.call_aside(op::FSYNC, req, ino, reply, call);
+    }
+
+    fn fsyncdir(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let call = move |core: &FsCore| core.fsync(Ino(ino.0), datasync);
+        self.call_aside(op::FSYNCDIR, req, ino, reply, call);
+    }
+
+    fn fallocate(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let call = move |core: &FsCore| core.fallocate(Ino(ino.0), Fh(fh.0), mode, offset, length);
+        self.call_aside(op::FALLOCATE, req, ino, reply, call);
+    }
+
+    fn lseek(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let call = |core: &FsCore| core.lseek(Ino(ino.0), Fh(fh.0), offset, whence);
+        match self.call(op::LSEEK, req, ino, call) {
+            Ok(offset) => reply.offset(offset),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    // With FUSE_NO_OPENDIR_SUPPORT the kernel asks once, and from then on opens directories by
+    // itself, with their listings kept in its page cache. Streams need no handle: a cookie is all.
+    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn readdir(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let mut taken = 0u32;
+        let listed = self.call(op::READDIR, req, ino, |core| {
+            core.readdir(Ino(ino.0), offset, &mut |e| {
+                let (kind, name) = (file_type(e.kind), OsStr::from_bytes(e.name.as_bytes()));
+                let took = !reply.add(INodeNo(e.ino.0), e.cookie, kind, name);
+                taken += u32::from(took);
+                took
+            })
+        });
+        match listed {
+            Err(errno) if taken == 0 => reply.error(errno),
+            _ => reply.ok(),
+        }
+    }
+
+    // What was taken before an error is sent all the same: each entry stands for a lookup that
+    // the core has counted. The error comes again with the next request.
+    fn readdirplus(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let mut taken = 0u32;
+        let listed = self.call(op::READDIRPLUS, req, ino, |core| {
+            core.readdirplus(Ino(ino.0), offset, &mut |e, entry| {
+                let (ttl, attr, generation) = match (&e.name, entry) {
+                    (_, Some(entry)) => (FOREVER, file_attr(&entry.attr), entry.generation),
+                    // The kernel takes the number of a dot for d_ino and makes no inode of it.
+                    (StreamName::Dot | StreamName::DotDot, None) => {
+                        (Duration::ZERO, bare_attr(e.ino.0, e.kind), 0)
+                    }
+                    // Not looked up: inode 0 tells the kernel to make none.
+                    (StreamName::Entry(_), None) => (Duration::ZERO, bare_attr(0, e.kind), 0),
+                };
+                let (ino, name) = (attr.ino, OsStr::from_bytes(e.name.as_bytes()));
+                let took = !reply.add(ino, e.cookie, name, &ttl, &attr, Generation(generation));
+                taken += u32::from(took);
+                took
+            })
+        });
+        match listed {
+            Err(errno) if taken == 0 => reply.error(errno),
+            _ => reply.ok(),
+        }
+    }
+
+    fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        match self.call(op::STATFS, req, ino, |core| core.statfs()) {
+            Ok(s) => reply.statfs(
+                s.blocks,
+                s.blocks_free,
+                s.blocks_available,
+                s.files,
+                s.files_free,
+                s.block_bytes,
+                s.name_max,
+                s.block_bytes,
+            ),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let set = self.call(op::SETXATTR, req, ino, |core| {
+            core.setxattr(&caller(req), Ino(ino.0), name.as_bytes(), value, flags)
+        });
+        done(reply, set);
+    }
+
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let call = |core: &FsCore| core.getxattr(Ino(ino.0), name.as_bytes());
+        xattr(reply, size, self.call(op::GETXATTR, req, ino, call));
+    }
+
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let call = |core: &FsCore| core.listxattr(Ino(ino.0));
+        xattr(reply, size, self.call(op::LISTXATTR, req, ino, call));
+    }
+
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let removed = self.call(op::REMOVEXATTR, req, ino, |core| {
+            core.removexattr(&caller(req), Ino(ino.0), name.as_bytes())
+        });
+        done(reply, removed);
+    }
+
+    // From here on: what the kernel is told once (or each time, where it does not remember) that
+    // nobody is home, so that it does without us.
+
+    /// `default_permissions` makes the kernel decide.
+    fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// Nothing waits for a close; handles say NOFLUSH besides.
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// There is no block device below.
+    fn bmap(&self, _: &Request, _: INodeNo, _: u32, _: u64, reply: ReplyBmap) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// The kernel asks every time. ENOTTY is what an ordinary file answers to a terminal's
+    /// requests, and lets `lsattr` and the like say that the file system has no such flags.
+    fn ioctl(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    /// Files are always ready, which is what the kernel answers without us.
+    fn poll(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: PollNotifier,
+        _: PollEvents,
+        _: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// The kernel falls back to copying through its page cache (or between the backing files of
+    /// passthrough handles). Cloning ranges in the store instead is the speed work's seam.
+    fn copy_file_range(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: u64,
+        _: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+}

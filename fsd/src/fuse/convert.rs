@@ -1,0 +1,221 @@
+//! The kernel's types as fuser gives them, from and to the core's. Pure functions.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{FileAttr, FileType, INodeNo, RenameFlags, Request, TimeOrNow};
+
+use crate::core::error::FsError;
+use crate::core::types::{Attr, Caller, Kind, RenameMode, Time, TimeSet};
+
+/// How long the kernel may trust entries and attributes: for good. A mount serves one branch,
+/// and every change of it goes through this mount. (The kernel clamps it to its own maximum.)
+pub(super) const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// The block size shown by stat(2), in bytes: what programs choose their buffers by.
+const BLOCK_BYTES: u32 = 4096;
+
+pub(super) fn caller(request: &Request) -> Caller {
+    Caller {
+        uid: request.uid(),
+        gid: request.gid(),
+        pid: request.pid(),
+    }
+}
+
+pub(super) fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Dir => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+        Kind::Char => FileType::CharDevice,
+        Kind::Block => FileType::BlockDevice,
+    }
+}
+
+pub(super) fn file_attr(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.ino.0),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: time_out(attr.atime),
+        mtime: time_out(attr.mtime),
+        ctime: time_out(attr.ctime),
+        // Not sent on Linux: the birth time would go by FUSE_STATX, which fuser does not speak.
+        crtime: UNIX_EPOCH,
+        kind: file_type(attr.kind),
+        perm: (attr.perm & 0o7777) as u16,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: rdev_out(attr.rdev),
+        blksize: BLOCK_BYTES,
+        flags: 0,
+    }
+}
+
+/// Attributes that carry an inode number and a type, nothing else: with number 0 the form of a
+/// cacheable "no such entry", with a number what the dots of a directory stream need.
+pub(super) fn bare_attr(ino: u64, kind: Kind) -> FileAttr {
+    let zero = Time::default();
+    let attr = Attr {
+        ino: crate::core::types::Ino(ino),
+        kind,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        size: 0,
+        blocks: 0,
+        atime: zero,
+        mtime: zero,
+        ctime: zero,
+        btime: zero,
+    };
+    file_attr(&attr)
+}
+
+/// A time as the kernel wants it. Any `i64` second is representable on Linux.
+fn time_out(time: Time) -> SystemTime {
+    let whole = Duration::from_secs(time.sec.unsigned_abs());
+    let second = if time.sec >= 0 {
+        UNIX_EPOCH.checked_add(whole)
+    } else {
+        UNIX_EPOCH.checked_sub(whole)
+    };
+    second
+        .and_then(|t| t.checked_add(Duration::from_nanos(time.nsec.into())))
+        .unwrap_or(UNIX_EPOCH)
+}
+
+/// A time that came with a request.
+///
+/// fuser 0.18 decodes a negative second count `-s` with `n` nanoseconds as `s` seconds *and* `n`
+/// nanoseconds before the epoch, while the kernel means `n` nanoseconds *after* second `-s`. Both
+/// numbers survive in the distance to the epoch, so what the kernel sent can be had back.
+pub(super) fn time_in(time: SystemTime) -> Time {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => Time {
+            sec: after.as_secs() as i64,
+            nsec: after.subsec_nanos(),
+        },
+        Err(before) => {
+            let before = before.duration();
+            let sec = (before.as_secs() as i64).wrapping_neg();
+            Time {
+                sec,
+                nsec: before.subsec_nanos(),
+            }
+        }
+    }
+}
+
+pub(super) fn time_set(time: TimeOrNow) -> TimeSet {
+    match time {
+        TimeOrNow::SpecificTime(time) => TimeSet::At(time_in(time)),
+        TimeOrNow::Now => TimeSet::Now,
+    }
+}
+
+/// A device number in the 32 bits of the protocol: the kernel's `new_encode_dev`, 12 bits of
+/// major and 20 of minor, which is all that Linux device numbers have.
+fn rdev_out(rdev: u64) -> u32 {
+    let (major, minor) = (rustix::fs::major(rdev), rustix::fs::minor(rdev));
+    (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
+}
+
+/// The device number that came in those 32 bits.
+pub(super) fn rdev_in(encoded: u32) -> u64 {
+    let major = (encoded & 0xfff00) >> 8;
+    let minor = (encoded & 0xff) | ((encoded >> 12) & 0xfff00);
+    rustix::fs::makedev(major, minor)
+}
+
+/// RENAME_WHITEOUT is overlayfs's own and, like any unknown or contradictory flag, invalid here.
+pub(super) fn rename_mode(flags: RenameFlags) -> Result<RenameMode, FsError> {
+    if flags.is_empty() {
+        Ok(RenameMode::Replace)
+    } else if flags == RenameFlags::RENAME_NOREPLACE {
+        Ok(RenameMode::NoReplace)
+    } else if flags == RenameFlags::RENAME_EXCHANGE {
+        Ok(RenameMode::Exchange)
+    } else {
+        Err(FsError::Invalid("rename flags"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What fuser makes of the seconds and nanoseconds of a request.
+    fn as_fuser_decodes(sec: i64, nsec: u32) -> SystemTime {
+        match sec {
+            0.. => UNIX_EPOCH + Duration::new(sec as u64, nsec),
+            _ => UNIX_EPOCH - Duration::new(sec.unsigned_abs(), nsec),
+        }
+    }
+
+    #[test]
+    fn times_before_1970_keep_their_nanoseconds() {
+        let cases = [
+            (0, 0),
+            (0, 1),
+            (1, 999_999_999),
+            (-1, 0),
+            (-1, 1),
+            (-2, 800_000_000),
+            (i64::MAX, 7),
+        ];
+        for (sec, nsec) in cases {
+            assert_eq!(time_in(as_fuser_decodes(sec, nsec)), Time { sec, nsec });
+        }
+        assert_eq!(
+            time_in(as_fuser_decodes(i64::MIN, 0)),
+            Time {
+                sec: i64::MIN,
+                nsec: 0
+            }
+        );
+    }
+
+    #[test]
+    fn times_go_out_as_they_are() {
+        assert_eq!(
+            time_out(Time {
+                sec: -2,
+                nsec: 800_000_000
+            }),
+            UNIX_EPOCH - Duration::from_millis(1200)
+        );
+        assert_eq!(
+            time_out(Time { sec: 3, nsec: 1 }),
+            UNIX_EPOCH + Duration::new(3, 1)
+        );
+        for sec in [i64::MIN, i64::MAX] {
+            assert_ne!(time_out(Time { sec, nsec: 0 }), UNIX_EPOCH);
+        }
+    }
+
+    #[test]
+    fn device_numbers_round_trip() {
+        for (major, minor) in [(0, 0), (1, 3), (8, 257), (4095, 1_048_575), (10, 229)] {
+            let rdev = rustix::fs::makedev(major, minor);
+            assert_eq!(rdev_in(rdev_out(rdev)), rdev);
+        }
+        assert_eq!(rdev_out(rustix::fs::makedev(8, 1)), 0x801);
+    }
+
+    #[test]
+    fn rename_flags_are_checked() {
+        let mode = |bits| rename_mode(RenameFlags::from_bits_retain(bits));
+        assert_eq!(mode(0).expect("plain"), RenameMode::Replace);
+        assert_eq!(mode(1).expect("noreplace"), RenameMode::NoReplace);
+        assert_eq!(mode(2).expect("exchange"), RenameMode::Exchange);
+        for bad in [3, 4, 5, 8, 1 << 31] {
+            assert!(matches!(mode(bad), Err(FsError::Invalid(_))));
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The FUSE side: everything that knows the kernel's protocol, and the only users of `fuser`.
+//!
+//! `session` negotiates with the kernel and runs the reader threads, `adapter` turns one request
+//! into one call of the core, `convert` maps the two sides' types, `backing` keeps what
+//! passthrough needs, `workers` runs what would block a reader. Nothing here decides what a
+//! branch answers, and nothing here touches the mount from a thread that serves it.
+
+mod adapter;
+mod backing;
+mod convert;
+mod request;
+mod session;
+mod workers;
+
+pub use session::{FuseSession, Options};

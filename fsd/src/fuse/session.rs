@@ -1,0 +1,210 @@
+//! What is agreed with the kernel at INIT, and the threads that read requests.
+//!
+//! Takes a `/dev/fuse` that somebody else mounted and never touches that mount: no thread here
+//! looks at a path inside it, and it ends when the kernel says so (ENODEV).
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::thread;
+
+use fuser::{Config, InitFlags, KernelConfig, Session, SessionACL};
+use tracing::{debug, info, warn};
+
+use crate::core::FsCore;
+use crate::fuse::adapter::Adapter;
+use crate::sync::{Arc, Gate};
+
+const MIB: u64 = 1 << 20;
+const MAX_WRITE: Knob = Knob {
+    name: "AGENTFS_FUSE_MAX_WRITE",
+    default: 4 * MIB,
+    min: 4096,
+    max: 16 * MIB,
+};
+const MAX_BACKGROUND: Knob = Knob {
+    name: "AGENTFS_FUSE_MAX_BACKGROUND",
+    default: 64,
+    min: 1,
+    max: 65535,
+};
+
+/// What every mount asks for, each only if the kernel has it.
+///
+/// Left out on purpose: WRITEBACK_CACHE (the kernel would own size and times, and passthrough
+/// excludes it), POSIX_LOCKS and FLOCK_LOCKS (one superblock per branch: the kernel's own locks
+/// are enough), AUTO_INVAL_DATA (nobody else changes the files; it costs a GETATTR per cached
+/// listing), DONT_MASK (the kernel applies the umask), NO_OPEN_SUPPORT (excludes passthrough),
+/// SETXATTR_EXT, SECURITY_CTX and CREATE_SUPP_GROUP (fuser does not decode what they add),
+/// POSIX_ACL (ACLs are not enforced; SEMANTICS.md).
+const WANTED: &[InitFlags] = &[
+    InitFlags::FUSE_ASYNC_READ,
+    InitFlags::FUSE_BIG_WRITES,
+    InitFlags::FUSE_MAX_PAGES,
+    InitFlags::FUSE_ASYNC_DIO,
+    // O_TRUNC comes with OPEN: no second request, and no moment between the two.
+    InitFlags::FUSE_ATOMIC_O_TRUNC,
+    // Lookups and listings of one directory side by side.
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    // A listing brings the entries' attributes while the program seems to want them.
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    InitFlags::FUSE_NO_OPENDIR_SUPPORT,
+    // Cached pages go only where the kernel itself changes or truncates the file. Right because
+    // the one way around its page cache, passthrough, drops them when it begins (see adapter).
+    InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+    // We clear suid, sgid and file capabilities; without it each write(2) asks for the latter.
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    // No file handles to give out: open_by_handle_at(2) could name inodes the core has dropped,
+    // and get around directory permissions.
+    InitFlags::FUSE_NO_EXPORT_SUPPORT,
+];
+
+/// An environment variable with a number in it.
+struct Knob {
+    name: &'static str,
+    default: u64,
+    min: u64,
+    max: u64,
+}
+
+impl Knob {
+    /// The value within its bounds. What cannot be read is reported and ignored.
+    fn read(&self, text: Option<&str>) -> u64 {
+        let Some(text) = text else {
+            return self.default;
+        };
+        match text.trim().parse::<u64>() {
+            Ok(value) if (self.min..=self.max).contains(&value) => value,
+            Ok(value) => {
+                let used = value.clamp(self.min, self.max);
+                warn!(name = self.name, value, used, "out of bounds");
+                used
+            }
+            Err(error) => {
+                warn!(name = self.name, %error, used = self.default, "not a number");
+                self.default
+            }
+        }
+    }
+
+    fn value(&self) -> u64 {
+        self.read(std::env::var(self.name).ok().as_deref())
+    }
+}
+
+/// How a mount is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Largest write request, in bytes. The kernel also caps it by `fs.fuse.max_pages_limit`.
+    pub max_write_bytes: u32,
+    /// Most readahead and other background requests under way.
+    pub max_background: u16,
+    /// Threads that read requests.
+    pub readers: usize,
+    /// How many file systems may be stacked below a passthrough file; `None`: no passthrough.
+    pub passthrough_depth: Option<u32>,
+}
+
+impl Options {
+    /// The defaults, and what the environment says otherwise.
+    pub fn from_env(passthrough_depth: Option<u32>) -> Self {
+        Self {
+            max_write_bytes: MAX_WRITE.value() as u32,
+            max_background: MAX_BACKGROUND.value() as u16,
+            readers: readers(thread::available_parallelism().map_or(1, usize::from)),
+            passthrough_depth,
+        }
+    }
+
+    /// Fills in the reply to INIT.
+    pub(super) fn negotiate(&self, config: &mut KernelConfig) -> io::Result<()> {
+        for flag in WANTED {
+            if config.add_capabilities(*flag).is_err() {
+                debug!(?flag, "the kernel has no such feature");
+            }
+        }
+        let congestion = (u32::from(self.max_background) * 3 / 4).max(1) as u16;
+        config
+            .set_max_write(self.max_write_bytes)
+            .map_err(out_of_bounds)?;
+        config
+            .set_max_background(self.max_background)
+            .map_err(out_of_bounds)?;
+        config
+            .set_congestion_threshold(congestion)
+            .map_err(out_of_bounds)?;
+        if let Some(depth) = self.passthrough_depth {
+            if config
+                .add_capabilities(InitFlags::FUSE_PASSTHROUGH)
+                .is_err()
+            {
+                return Err(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "this kernel has no FUSE passthrough (Linux 6.9 brought it)",
+                ));
+            }
+            config.set_max_stack_depth(depth).map_err(out_of_bounds)?;
+        }
+        Ok(())
+    }
+}
+
+/// For a value the kernel interface does not take, given the nearest one it would.
+fn out_of_bounds<T: std::fmt::Display>(nearest: T) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!("out of bounds, nearest is {nearest}"),
+    )
+}
+
+/// How many threads read requests on a machine of `cpus`.
+fn readers(cpus: usize) -> usize {
+    cpus.clamp(2, 4)
+}
+
+/// A mount that has been greeted and waits to be served.
+#[derive(Debug)]
+pub struct FuseSession(Session<Adapter>);
+
+impl FuseSession {
+    /// Answers INIT on `device`, which must be mounted already.
+    ///
+    /// Errors: the device is not mounted (EPERM), or is no FUSE device; passthrough was asked for
+    /// and the kernel has none.
+    pub fn start(core: Arc<Gate<FsCore>>, device: OwnedFd, options: Options) -> io::Result<Self> {
+        let mut config = Config::default();
+        config.n_threads = Some(options.readers);
+        // Who may use the mount is for the kernel to decide, by its user_id and allow_other.
+        let session =
+            Session::from_fd(Adapter::new(core, options), device, SessionACL::All, config)?;
+        info!(?options, "the mount is served");
+        Ok(Self(session))
+    }
+
+    /// Serves until the mount is gone, on threads of its own.
+    pub fn run(self) -> io::Result<()> {
+        self.0.run()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knobs_stay_within_bounds() {
+        assert_eq!(MAX_WRITE.read(None), 4 * MIB);
+        assert_eq!(MAX_WRITE.read(Some(" 1048576 ")), MIB);
+        assert_eq!(MAX_WRITE.read(Some("999999999")), 16 * MIB);
+        assert_eq!(MAX_WRITE.read(Some("0")), 4096);
+        assert_eq!(MAX_WRITE.read(Some("4M")), 4 * MIB);
+        assert_eq!(MAX_BACKGROUND.read(Some("70000")), 65535);
+        assert_eq!(MAX_BACKGROUND.read(Some("-1")), 64);
+    }
+
+    #[test]
+    fn readers_follow_the_cpus() {
+        assert_eq!([1, 2, 3, 64].map(readers), [2, 2, 3, 4]);
+    }
+}

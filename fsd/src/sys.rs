@@ -1,0 +1,62 @@
+//! The unsafe fence of this crate: the few calls that no safe wrapper offers.
+//!
+//! Every function takes and gives owned or borrowed descriptors, or says why it takes a number.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::libc;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+/// Takes over descriptor `number`, which the parent process left open for this program, and
+/// marks it close-on-exec. Call once per number, before anything else opens descriptors.
+///
+/// Errors: EBADF when it is not open; EINVAL for the three standard streams.
+pub fn take_inherited_fd(number: RawFd) -> io::Result<OwnedFd> {
+    if number <= 2 {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: F_SETFD on any number only changes the flags of the descriptor, and fails with
+    // EBADF when there is none.
+    check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: the descriptor is open (just checked) and this program did not open it: it is above
+    // the standard streams, and the caller promises that nothing was opened and no number taken
+    // twice. So nobody else in this process owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Closes every descriptor above the standard streams but `keep`. Call before anything else
+/// opens descriptors: it takes away whatever the parent left open.
+pub fn close_foreign_fds(keep: &OwnedFd) -> io::Result<()> {
+    let kept = keep.as_raw_fd() as libc::c_uint;
+    if kept > 3 {
+        close_range(3, kept - 1)?;
+    }
+    close_range(kept + 1, libc::c_uint::MAX)
+}
+
+fn close_range(first: libc::c_uint, last: libc::c_uint) -> io::Result<()> {
+    // SAFETY: the range holds only descriptors inherited from the parent, which no value in this
+    // process owns: `close_foreign_fds` leaves out the one taken over and runs before any other
+    // descriptor is opened.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } as libc::c_int)
+}
+
+/// Ignores `signals` from now on.
+pub fn ignore_signals(signals: &[Signal]) -> io::Result<()> {
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    for signal in signals {
+        // SAFETY: SIG_IGN runs no code of ours, so no handler can break async-signal safety.
+        unsafe { sigaction(*signal, &ignore) }?;
+    }
+    Ok(())
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
