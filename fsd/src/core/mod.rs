@@ -5,6 +5,7 @@
 //! are changed and base metadata is read.
 
 pub mod access;
+mod acl;
 mod base;
 mod change;
 mod clock;

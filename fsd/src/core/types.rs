@@ -260,6 +260,23 @@ impl StreamName {
     }
 }
 
+/// The mode asked for of a new entry: its low 12 bits, and the umask of who makes it.
+///
+/// A default access control list of the directory takes the umask's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct NewMode {
+    pub perm: u32,
+    pub umask: u32,
+}
+
+impl From<u32> for NewMode {
+    /// This mode as it is.
+    fn from(perm: u32) -> Self {
+        Self { perm, umask: 0 }
+    }
+}
+
 /// What renameat2(2) asks beyond a plain rename.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -267,6 +284,9 @@ pub enum RenameMode {
     Replace,
     NoReplace,
     Exchange,
+    /// Replace, and leave a character device 0:0 where the file was: how an overlay file system
+    /// above a branch marks a removal.
+    Whiteout,
 }
 
 /// What statfs(2) shows. Blocks are of `block_bytes` bytes.

@@ -1,6 +1,7 @@
 //! Changing what a file is: mode, owner, times, size.
 
 use crate::core::access::{self, CAPABILITY_XATTR};
+use crate::core::acl::{self, Acl};
 use crate::core::change::Change;
 use crate::core::copy_up;
 use crate::core::record::{Content, Delta, InodeRec};
@@ -66,6 +67,16 @@ impl FsCore {
         }
         if let Some(perm) = set.perm {
             record.perm = access::chmod(self, caller, record.gid, perm & 0o7777)?;
+            let list = record
+                .xattrs
+                .get(acl::ACCESS_XATTR)
+                .and_then(|v| Acl::parse(v));
+            if let Some(mut list) = list {
+                list.chmod(record.perm);
+                record
+                    .xattrs
+                    .insert(acl::ACCESS_XATTR.into(), list.to_bytes().into());
+            }
         }
         let time = |set: TimeSet| match set {
             TimeSet::At(time) => time,

@@ -1,15 +1,13 @@
 //! Making entries: files, directories, symbolic links, devices, FIFOs and sockets.
 
-use std::collections::BTreeMap;
-
 use crate::backstore::Records;
 use crate::core::change::Change;
 use crate::core::inode::Node;
 use crate::core::ops::attr::touch;
 use crate::core::record::{Content, Delta, Dentry, InodeRec};
 use crate::core::superblock::Tree;
-use crate::core::types::{Caller, Entry, Ino, Kind, Name};
-use crate::core::{FsCore, FsError, access};
+use crate::core::types::{Caller, Entry, Ino, Kind, Name, NewMode};
+use crate::core::{FsCore, FsError, access, acl};
 use crate::sync::Arc;
 
 /// What a new entry is to be.
@@ -17,7 +15,7 @@ pub(in crate::core) struct NewEntry<'a> {
     pub parent: Ino,
     pub name: &'a Name,
     pub kind: Kind,
-    pub perm: u32,
+    pub mode: NewMode,
     pub rdev: u64,
     pub symlink: Option<Arc<[u8]>>,
     pub content: Content,
@@ -35,7 +33,7 @@ impl FsCore {
         parent: Ino,
         name: &Name,
         kind: Kind,
-        perm: u32,
+        mode: impl Into<NewMode>,
         rdev: u64,
     ) -> Result<Entry, FsError> {
         if matches!(kind, Kind::Dir | Kind::Symlink) {
@@ -47,7 +45,7 @@ impl FsCore {
             caller,
             NewEntry {
                 rdev,
-                ..plain(parent, name, kind, perm)
+                ..plain(parent, name, kind, mode.into())
             },
         )
     }
@@ -58,9 +56,9 @@ impl FsCore {
         caller: &Caller,
         parent: Ino,
         name: &Name,
-        perm: u32,
+        mode: impl Into<NewMode>,
     ) -> Result<Entry, FsError> {
-        self.make(caller, plain(parent, name, Kind::Dir, perm))
+        self.make(caller, plain(parent, name, Kind::Dir, mode.into()))
     }
 
     /// Makes a symbolic link. The caller owes a forget for the entry.
@@ -81,7 +79,7 @@ impl FsCore {
             caller,
             NewEntry {
                 symlink,
-                ..plain(parent, name, Kind::Symlink, 0o777)
+                ..plain(parent, name, Kind::Symlink, 0o777.into())
             },
         )
     }
@@ -134,11 +132,29 @@ impl FsCore {
         caller: &Caller,
         new: &NewEntry<'_>,
     ) -> Result<Ino, FsError> {
-        let now = self.clock.now();
         let mut change = Change::default();
-        let dir = tree.edit(&self.base, &mut change, new.parent)?;
-        let (gid, perm) =
-            access::inherit(self, caller, dir.perm, dir.gid, new.kind, new.perm & 0o7777)?;
+        let ino = self.add_entry(tree, &mut change, caller, new)?;
+        tree.nodes.insert(ino, Node::new(new.kind));
+        if let Err(e) = tree.commit(change) {
+            tree.nodes.remove(&ino);
+            return Err(e);
+        }
+        tree.set_parent(ino, new.parent);
+        Ok(ino)
+    }
+
+    /// Adds the new inode and its dentry to `change`.
+    pub(in crate::core) fn add_entry(
+        &self,
+        tree: &mut Tree,
+        change: &mut Change,
+        caller: &Caller,
+        new: &NewEntry<'_>,
+    ) -> Result<Ino, FsError> {
+        let now = self.clock.now();
+        let dir = tree.edit(&self.base, change, new.parent)?;
+        let (asked, xattrs) = acl::for_new_entry(&dir.xattrs, new.kind, new.mode);
+        let (gid, perm) = access::inherit(self, caller, dir.perm, dir.gid, new.kind, asked)?;
         touch(dir, now);
         if new.kind == Kind::Dir {
             add_subdir(dir, 1);
@@ -166,7 +182,7 @@ impl FsCore {
             origin: None,
             content: new.content.clone(),
             symlink: new.symlink.clone(),
-            xattrs: BTreeMap::new(),
+            xattrs,
         };
         change.create(ino, record);
         change.push(Delta::PutDentry(
@@ -177,12 +193,6 @@ impl FsCore {
                 kind: new.kind,
             },
         ));
-        tree.nodes.insert(ino, Node::new(new.kind));
-        if let Err(e) = tree.commit(change) {
-            tree.nodes.remove(&ino);
-            return Err(e);
-        }
-        tree.set_parent(ino, new.parent);
         Ok(ino)
     }
 }
@@ -204,12 +214,12 @@ impl Tree {
     }
 }
 
-pub(in crate::core) fn plain(parent: Ino, name: &Name, kind: Kind, perm: u32) -> NewEntry<'_> {
+pub(in crate::core) fn plain(parent: Ino, name: &Name, kind: Kind, mode: NewMode) -> NewEntry<'_> {
     NewEntry {
         parent,
         name,
         kind,
-        perm,
+        mode,
         rdev: 0,
         symlink: None,
         content: Content::Empty,

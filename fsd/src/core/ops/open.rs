@@ -12,7 +12,7 @@ use crate::core::ops::create::{NewEntry, plain};
 use crate::core::record::{Content, ObjectId};
 use crate::core::stream::{Bytes, Stream};
 use crate::core::superblock::Tree;
-use crate::core::types::{Caller, Entry, Fh, Ino, Kind, Name, SetAttr};
+use crate::core::types::{Caller, Entry, Fh, Ino, Kind, Name, NewMode, SetAttr};
 use crate::core::{FsCore, FsError};
 use crate::sync::{Arc, MutexGuard};
 
@@ -95,7 +95,7 @@ impl FsCore {
         caller: &Caller,
         parent: Ino,
         name: &Name,
-        perm: u32,
+        mode: impl Into<NewMode>,
         flags: i32,
     ) -> Result<(Entry, Opened), FsError> {
         let access = Access::of(flags);
@@ -118,7 +118,7 @@ impl FsCore {
         let new = NewEntry {
             content,
             dirty: staged.is_some(),
-            ..plain(parent, name, Kind::File, perm)
+            ..plain(parent, name, Kind::File, mode.into())
         };
         let ino = match self.make_locked(&mut tree, caller, &new) {
             Ok(ino) => ino,

@@ -4,7 +4,7 @@
 use crate::backstore::Records;
 use crate::core::change::Change;
 use crate::core::ops::attr::touch;
-use crate::core::ops::create::add_subdir;
+use crate::core::ops::create::{add_subdir, plain};
 use crate::core::record::{Delta, Dentry};
 use crate::core::superblock::Tree;
 use crate::core::types::{Caller, Ino, Kind, Name, RenameMode, Time};
@@ -26,7 +26,7 @@ impl FsCore {
     /// `Invalid` for a directory moved below itself, `ReadOnly`, `Base`, `Store`.
     pub fn rename(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         parent: Ino,
         name: &Name,
         new_parent: Ino,
@@ -50,7 +50,7 @@ impl FsCore {
             Ok(target) => self
                 .still_there(&tree, parent, name, ino)
                 .and_then(|()| self.sides(&tree, parent, name, ino, new_parent, new_name, *target))
-                .and_then(|(from, to)| self.rename_sides(&mut tree, from, to, mode)),
+                .and_then(|(from, to)| self.rename_sides(&mut tree, caller, from, to, mode)),
             Err(_) => Ok(()),
         };
         tree.forget(ino, 1);
@@ -111,6 +111,7 @@ impl FsCore {
     fn rename_sides(
         &self,
         tree: &mut Tree,
+        caller: &Caller,
         from: Side<'_>,
         (new_dir, new_name, target): (Ino, &Name, Option<Side<'_>>),
         mode: RenameMode,
@@ -150,7 +151,12 @@ impl FsCore {
         }
         let moved = tree.edit(&self.base, &mut change, from.ino)?;
         moved.ctime = now;
-        self.hide_name(tree, &mut change, from.dir, from.name)?;
+        if mode == RenameMode::Whiteout {
+            let device = plain(from.dir, from.name, Kind::Char, 0.into());
+            self.add_entry(tree, &mut change, caller, &device)?;
+        } else {
+            self.hide_name(tree, &mut change, from.dir, from.name)?;
+        }
         change.push(Delta::PutDentry(
             new_dir,
             new_name.clone(),

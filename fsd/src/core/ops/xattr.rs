@@ -1,8 +1,9 @@
 //! Extended attributes. Who may read and write which namespace is the kernel's matter.
 
+use crate::core::acl::{self, Acl};
 use crate::core::change::Change;
-use crate::core::types::{Caller, Ino};
-use crate::core::{FsCore, FsError};
+use crate::core::types::{Caller, Ino, Kind};
+use crate::core::{FsCore, FsError, access};
 use crate::sync::Arc;
 
 /// Longest attribute name, in bytes. Source: xattr(7).
@@ -63,13 +64,16 @@ impl FsCore {
     /// `NotSupported`, `Stale`, `Base`, `Store`.
     pub fn setxattr(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         ino: Ino,
         name: &[u8],
         value: &[u8],
         flags: i32,
     ) -> Result<(), FsError> {
         check_namespace(name)?;
+        if is_acl(name) {
+            return self.set_acl(caller, ino, name, value);
+        }
         if name.len() > NAME_MAX_BYTES || value.len() > VALUE_MAX_BYTES {
             return Err(FsError::AttributeTooLarge);
         }
@@ -109,9 +113,46 @@ impl FsCore {
     }
 }
 
-/// POSIX ACLs live in `system.`, and are not kept yet: the answer of a file system without them.
+impl FsCore {
+    /// Sets an access control list and, with an access list, the mode that goes with it.
+    fn set_acl(&self, caller: &Caller, ino: Ino, name: &[u8], value: &[u8]) -> Result<(), FsError> {
+        let acl = Acl::parse(value).ok_or(FsError::Invalid("not an access control list"))?;
+        let now = self.clock.now();
+        let mut tree = crate::sync::lock(&self.tree);
+        let mut change = Change::default();
+        let record = tree.edit(&self.base, &mut change, ino)?;
+        record.ctime = now;
+        if name == acl::DEFAULT_XATTR {
+            if record.kind != Kind::Dir {
+                return Err(FsError::AccessDenied(
+                    "a default list of something but a directory",
+                ));
+            }
+            record.xattrs.insert(Arc::from(name), Arc::from(value));
+            return tree.commit(change);
+        }
+        if record.kind == Kind::Symlink {
+            return Err(FsError::NotSupported(
+                "an access control list of a symbolic link",
+            ));
+        }
+        record.perm = access::chmod(self, caller, record.gid, record.perm & !0o777 | acl.mode())?;
+        if acl.is_mode() {
+            record.xattrs.remove(name);
+        } else {
+            record.xattrs.insert(Arc::from(name), Arc::from(value));
+        }
+        tree.commit(change)
+    }
+}
+
+fn is_acl(name: &[u8]) -> bool {
+    name == acl::ACCESS_XATTR || name == acl::DEFAULT_XATTR
+}
+
+/// Of the `system.` namespace, a branch keeps the access control lists and nothing else.
 fn check_namespace(name: &[u8]) -> Result<(), FsError> {
-    if name.starts_with(b"system.") {
+    if name.starts_with(b"system.") && !is_acl(name) {
         return Err(FsError::NotSupported("attributes of the system namespace"));
     }
     Ok(())
