@@ -117,6 +117,10 @@ impl FsCore {
         mode: RenameMode,
     ) -> Result<(), FsError> {
         let now = self.clock.now();
+        if mode != RenameMode::NoReplace && target.is_some_and(|t| t.ino == from.ino) {
+            // Two names of one file: POSIX has rename do nothing.
+            return Ok(());
+        }
         if mode == RenameMode::Exchange {
             let missing = || FsError::NoEntry {
                 parent: new_dir,
@@ -130,10 +134,6 @@ impl FsCore {
                     parent: new_dir,
                     name: new_name.clone(),
                 });
-            }
-            if target.ino == from.ino {
-                // Two names of one file: POSIX has rename do nothing.
-                return Ok(());
             }
             match (from.kind == Kind::Dir, target.kind == Kind::Dir) {
                 (true, false) => return Err(FsError::NotADirectory(target.ino)),
