@@ -202,7 +202,12 @@ fn exchange(
     request: &Request,
     fds: &[BorrowedFd<'_>],
 ) -> Result<(Reply, Vec<OwnedFd>), CtlError> {
-    wire::send(socket, request, fds)?;
+    match wire::send(socket, request, fds) {
+        // A server that turns a connection away does not wait for the question: its reason may be
+        // there to be read although nobody reads what we send.
+        Ok(()) | Err(CtlError::Closed) => {}
+        Err(e) => return Err(e),
+    }
     match wire::recv(socket)? {
         (Reply::Error { code, message }, _) => Err(CtlError::Refused { code, message }),
         answer => Ok(answer),
