@@ -8,6 +8,8 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
+use rustix::fs::FallocateFlags;
+
 use crate::backstore::{ObjectFile, Records};
 use crate::core::change::Change;
 use crate::core::record::{Content, Delta, ExtentMap, ExtentSource, InodeRec, ObjectId};
@@ -19,6 +21,9 @@ use crate::sync::Arc;
 
 /// Files up to this size are copied whole where they cannot be cloned.
 const COPY_WHOLE_MAX_BYTES: u64 = 1 << 20;
+
+/// Bytes moved at a time when a layered file is gathered into one object.
+const GATHER_BYTES: usize = 1 << 20;
 
 /// Where a file's bytes are, fit to be read. Locks: the caller holds the tree.
 pub fn open_bytes(core: &FsCore, tree: &Tree, ino: Ino) -> Result<Bytes, FsError> {
@@ -184,6 +189,52 @@ pub fn promote(
         }
     }
     *bytes = next;
+    Ok(())
+}
+
+/// Gathers a writable file of extents into its own object, so that its ranges can be shifted.
+///
+/// Errors: `Base`, `Store`; what was gathered by then stays mapped, nothing is lost.
+/// Locks: the caller holds `bytes` for writing; takes the tree.
+pub fn gather(core: &FsCore, ino: Ino, bytes: &mut Bytes) -> Result<(), FsError> {
+    let Bytes::Extents(extents) = &*bytes else {
+        return Ok(());
+    };
+    let (id, object) = extents.own.clone();
+    let size = object.len()?;
+    let mut buf = vec![0; GATHER_BYTES];
+    for piece in extents::pieces(&extents.map, 0, size) {
+        match piece.source {
+            Some(ExtentSource::Object(from)) if from == id => continue,
+            // What lies in the own object below a hole are bytes that were written before.
+            Some(ExtentSource::Zero) => {
+                let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                object.allocate(punch.bits() as i32, piece.offset, piece.len)?;
+                continue;
+            }
+            _ => {}
+        }
+        let mut at = piece.offset;
+        while at < piece.offset + piece.len {
+            let want = buf.len().min((piece.offset + piece.len - at) as usize);
+            let got = extents.read(at, &mut buf[..want])?;
+            if got == 0 {
+                break;
+            }
+            at += object.write_at(&buf[..got], at)? as u64;
+        }
+    }
+    object.sync(true)?;
+    let mut tree = crate::sync::lock(&core.tree);
+    let mut change = Change::default();
+    tree.edit(&core.base, &mut change, ino)?.content = Content::Object(id);
+    change.push(Delta::SetExtents(ino, Arc::default()));
+    tree.commit(change)?;
+    *bytes = Bytes::Object {
+        id,
+        file: object,
+        own: true,
+    };
     Ok(())
 }
 

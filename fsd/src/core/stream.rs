@@ -161,7 +161,8 @@ impl Bytes {
 }
 
 impl Extents {
-    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<usize, FsError> {
+    /// Reads at `offset`; short only at the end of the file.
+    pub fn read(&self, offset: u64, buf: &mut [u8]) -> Result<usize, FsError> {
         let size = self.own.1.len()?;
         let end = size.min(offset.saturating_add(buf.len() as u64));
         if offset >= end {

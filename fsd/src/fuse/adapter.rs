@@ -23,7 +23,8 @@ use crate::core::types::{Entry, Fh, Ino, Kind, Name, SetAttr, StreamName};
 use crate::core::{FsCore, OpenIo, Opened};
 use crate::fuse::backing::Backings;
 use crate::fuse::convert::{
-    FOREVER, bare_attr, caller, file_attr, file_type, rdev_in, rename_mode, time_in, time_set,
+    FOREVER, bare_attr, caller, file_attr, file_type, new_mode, rdev_in, rename_mode, time_in,
+    time_set,
 };
 use crate::fuse::request::{Meta, op};
 use crate::fuse::session::Options;
@@ -199,21 +200,28 @@ impl Filesystem for Adapter {
         }
     }
 
-    // The umask of mknod, mkdir and create is applied already: FUSE_DONT_MASK is not asked for.
+    // With FUSE_DONT_MASK the umask comes along: a default access control list takes its place.
     fn mknod(
         &self,
         req: &Request,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
         let made = self.call(op::MKNOD, req, parent, |core| {
             let kind = Kind::from_mode(mode).ok_or(FsError::Invalid("file type"))?;
             let (c, name) = (caller(req), name_of(name)?);
-            core.mknod(&c, Ino(parent.0), &name, kind, mode & 0o7777, rdev_in(rdev))
+            core.mknod(
+                &c,
+                Ino(parent.0),
+                &name,
+                kind,
+                new_mode(mode, umask),
+                rdev_in(rdev),
+            )
         });
         entry(reply, made);
     }
@@ -224,11 +232,16 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         let made = self.call(op::MKDIR, req, parent, |core| {
-            core.mkdir(&caller(req), Ino(parent.0), &name_of(name)?, mode & 0o7777)
+            core.mkdir(
+                &caller(req),
+                Ino(parent.0),
+                &name_of(name)?,
+                new_mode(mode, umask),
+            )
         });
         entry(reply, made);
     }
@@ -319,7 +332,7 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
@@ -328,7 +341,7 @@ impl Filesystem for Adapter {
                 &caller(req),
                 Ino(parent.0),
                 &name_of(name)?,
-                mode & 0o7777,
+                new_mode(mode, umask),
                 flags,
             )
         };
@@ -626,21 +639,26 @@ impl Filesystem for Adapter {
         reply.error(Errno::ENOSYS);
     }
 
-    /// The kernel falls back to copying through its page cache (or between the backing files of
-    /// passthrough handles). Cloning ranges in the store instead is the speed work's seam.
     fn copy_file_range(
         &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        _: u64,
-        _: INodeNo,
-        _: FileHandle,
-        _: u64,
-        _: u64,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        out: INodeNo,
+        out_fh: FileHandle,
+        out_offset: u64,
+        len: u64,
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(Errno::ENOSYS);
+        let from = (Ino(ino.0), Fh(fh.0), offset);
+        let to = (Ino(out.0), Fh(out_fh.0), out_offset);
+        match self.call(op::COPY_FILE_RANGE, req, ino, |core| {
+            core.copy_range(&caller(req), from, to, len)
+        }) {
+            Ok(copied) => reply.written(copied as u32),
+            Err(errno) => reply.error(errno),
+        }
     }
 }

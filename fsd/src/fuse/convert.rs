@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fuser::{FileAttr, FileType, INodeNo, RenameFlags, Request, TimeOrNow};
 
 use crate::core::error::FsError;
-use crate::core::types::{Attr, Caller, Kind, RenameMode, Time, TimeSet};
+use crate::core::types::{Attr, Caller, Kind, NewMode, RenameMode, Time, TimeSet};
 
 /// How long the kernel may trust entries and attributes: for good. A mount serves one branch,
 /// and every change of it goes through this mount. (The kernel clamps it to its own maximum.)
@@ -134,6 +134,14 @@ pub(super) fn rdev_in(encoded: u32) -> u64 {
 }
 
 /// RENAME_WHITEOUT is overlayfs's own and, like any unknown or contradictory flag, invalid here.
+/// The mode of a new entry, as a request gives it.
+pub(super) fn new_mode(mode: u32, umask: u32) -> NewMode {
+    NewMode {
+        perm: mode & 0o7777,
+        umask,
+    }
+}
+
 pub(super) fn rename_mode(flags: RenameFlags) -> Result<RenameMode, FsError> {
     if flags.is_empty() {
         Ok(RenameMode::Replace)
@@ -141,6 +149,8 @@ pub(super) fn rename_mode(flags: RenameFlags) -> Result<RenameMode, FsError> {
         Ok(RenameMode::NoReplace)
     } else if flags == RenameFlags::RENAME_EXCHANGE {
         Ok(RenameMode::Exchange)
+    } else if flags == RenameFlags::RENAME_WHITEOUT {
+        Ok(RenameMode::Whiteout)
     } else {
         Err(FsError::Invalid("rename flags"))
     }
@@ -214,7 +224,8 @@ mod tests {
         assert_eq!(mode(0).expect("plain"), RenameMode::Replace);
         assert_eq!(mode(1).expect("noreplace"), RenameMode::NoReplace);
         assert_eq!(mode(2).expect("exchange"), RenameMode::Exchange);
-        for bad in [3, 4, 5, 8, 1 << 31] {
+        assert_eq!(mode(4).expect("whiteout"), RenameMode::Whiteout);
+        for bad in [3, 5, 6, 8, 1 << 31] {
             assert!(matches!(mode(bad), Err(FsError::Invalid(_))));
         }
     }

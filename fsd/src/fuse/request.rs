@@ -24,6 +24,7 @@ pub(super) mod op {
     pub(in crate::fuse) const LISTXATTR: &str = "listxattr";
     pub(in crate::fuse) const LOOKUP: &str = "lookup";
     pub(in crate::fuse) const LSEEK: &str = "lseek";
+    pub(in crate::fuse) const COPY_FILE_RANGE: &str = "copy_file_range";
     pub(in crate::fuse) const MKDIR: &str = "mkdir";
     pub(in crate::fuse) const MKNOD: &str = "mknod";
     pub(in crate::fuse) const OPEN: &str = "open";

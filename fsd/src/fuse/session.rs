@@ -33,9 +33,8 @@ const MAX_BACKGROUND: Knob = Knob {
 /// Left out on purpose: WRITEBACK_CACHE (the kernel would own size and times, and passthrough
 /// excludes it), POSIX_LOCKS and FLOCK_LOCKS (one superblock per branch: the kernel's own locks
 /// are enough), AUTO_INVAL_DATA (nobody else changes the files; it costs a GETATTR per cached
-/// listing), DONT_MASK (the kernel applies the umask), NO_OPEN_SUPPORT (excludes passthrough),
-/// SETXATTR_EXT, SECURITY_CTX and CREATE_SUPP_GROUP (fuser does not decode what they add),
-/// POSIX_ACL (ACLs are not enforced; SEMANTICS.md).
+/// listing), NO_OPEN_SUPPORT (excludes passthrough),
+/// SETXATTR_EXT, SECURITY_CTX and CREATE_SUPP_GROUP (fuser does not decode what they add).
 const WANTED: &[InitFlags] = &[
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_BIG_WRITES,
@@ -55,6 +54,10 @@ const WANTED: &[InitFlags] = &[
     InitFlags::FUSE_EXPLICIT_INVAL_DATA,
     // We clear suid, sgid and file capabilities; without it each write(2) asks for the latter.
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    // The kernel checks access by the lists we keep; the umask is ours to apply, as a default list
+    // takes its place.
+    InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_DONT_MASK,
     // No file handles to give out: open_by_handle_at(2) could name inodes the core has dropped,
     // and get around directory permissions.
     InitFlags::FUSE_NO_EXPORT_SUPPORT,

@@ -8,9 +8,14 @@ use crate::core::copy_up;
 use crate::core::ops::attr::drop_privileges;
 use crate::core::record::{Delta, ExtentSource};
 use crate::core::stream::{Bytes, Stream};
-use crate::core::types::{Fh, Ino};
+use crate::core::types::{Caller, Fh, Ino};
 use crate::core::{FsCore, FsError, extents};
 use crate::sync::Arc;
+
+/// Most bytes one copy_file_range request moves: a longer one is asked again for the rest.
+const COPY_RANGE_MAX_BYTES: u64 = 64 << 20;
+/// Bytes moved at a time within it.
+const COPY_CHUNK_BYTES: u64 = 1 << 20;
 
 /// Offsets and sizes end here, as for any 64-bit file system.
 const SIZE_MAX: u64 = i64::MAX as u64;
@@ -139,6 +144,10 @@ impl FsCore {
         let mut bytes = crate::sync::write(&stream.bytes);
         copy_up::promote(self, ino, stream, &mut bytes, SIZE_MAX)?;
         copy_up::mark_dirty(self, ino, stream)?;
+        if mode.intersects(FallocateFlags::COLLAPSE_RANGE | FallocateFlags::INSERT_RANGE) {
+            // These shift bytes, so all of them must lie in one object first.
+            copy_up::gather(self, ino, &mut bytes)?;
+        }
         match &mut *bytes {
             Bytes::Extents(_) => self.fallocate_extents(ino, &mut bytes, mode, offset, end)?,
             _ => {
@@ -197,6 +206,39 @@ impl FsCore {
         }
         (record.mtime, record.ctime) = (now, now);
         tree.commit(change)
+    }
+
+    /// Copies up to `len` bytes between two files (or within one) and says how many it were.
+    ///
+    /// `from` and `to`: inode, handle, offset. Errors: `WrongAccess`, `Invalid` for overlapping
+    /// ranges of one file, `TooLarge`, `Base`, `Store`.
+    pub fn copy_range(
+        &self,
+        caller: &Caller,
+        from: (Ino, Fh, u64),
+        to: (Ino, Fh, u64),
+        len: u64,
+    ) -> Result<u64, FsError> {
+        let len = len.min(COPY_RANGE_MAX_BYTES);
+        let apart = from.2.abs_diff(to.2) >= len;
+        if from.0 == to.0 && !apart {
+            return Err(FsError::Invalid("overlapping ranges of one file"));
+        }
+        let mut buf = vec![0; len.min(COPY_CHUNK_BYTES) as usize];
+        let mut done = 0;
+        while done < len {
+            let want = buf.len().min((len - done) as usize);
+            let got = self.read(from.0, from.1, from.2 + done, &mut buf[..want])?;
+            if got == 0 {
+                break;
+            }
+            let put = self.write(to.0, to.1, to.2 + done, &buf[..got], caller.uid != 0)?;
+            done += put as u64;
+            if put < got {
+                break;
+            }
+        }
+        Ok(done)
     }
 
     /// The offset of the next data (`SEEK_DATA`) or hole (`SEEK_HOLE`) at or after `offset`.
