@@ -1,0 +1,268 @@
+//! The command line: every subcommand, flag and help text, and nothing else.
+//!
+//! Refuses to read files or the environment (beyond what clap does); `main` dispatches on it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use agentfs_fsd::core::types::BranchName;
+
+/// Runs commands on copy-on-write branches of your files.
+///
+/// A branch starts as an exact view of your host's files: warm caches, ignored files and all. What a
+/// command writes goes to the branch; the host is never written. The branch stays when the command
+/// ends: list it, look at its changes, run more commands on it, or drop it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "agentfs",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+#[command(after_help = "\
+Try it:
+  agentfs run --branch feature -- cargo test   run the tests on a branch
+  agentfs diff feature                         see what changed
+  agentfs diff feature | git apply             land it
+  agentfs rm feature                           or drop it
+
+Exit status: that of the command run; 128+N when signal N ended it; 126 when it could not be
+executed, 127 when it was not found; 125 when agentfs itself could not do as asked.")]
+pub struct Cli {
+    #[command(flatten)]
+    pub globals: GlobalArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that every subcommand takes.
+#[derive(Debug, Args)]
+pub struct GlobalArgs {
+    /// Where branches are kept [default: $AGENTFS_STORE, else $XDG_DATA_HOME/agentfs, else
+    /// ~/.local/share/agentfs]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        help_heading = "Global options"
+    )]
+    pub store: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a command on a branch, making the branch when it is new
+    #[command(after_help = "\
+Examples:
+  agentfs run -- make test                     on a new branch with a name made for you
+  agentfs run --branch feature -- cargo test   on `feature`; made if new, re-entered if it exists
+  agentfs run --branch two --from one -- sh    on a new branch that starts from what `one` holds
+  agentfs run --dry-run -- true                print what would be set up, do nothing
+
+What the command sees: the whole host read-only, except the copy-on-write places (by default your
+workspace, which is the git top level or else the current directory, and your home directory), a
+private /tmp, /var/tmp and /run, a minimal /dev, and nothing of your secrets (~/.ssh, ~/.aws, ...).")]
+    Run(RunArgs),
+    /// Run a command on a branch that exists; joins the running one if it is live
+    #[command(after_help = "\
+Examples:
+  agentfs exec feature -- git status
+  agentfs exec feature -- bash")]
+    Exec(ExecArgs),
+    /// List the branches with their state, changes, size and last command
+    #[command(visible_alias = "ls")]
+    LsBranches(LsArgs),
+    /// Show what a branch changed, as a patch that `git apply` takes
+    #[command(after_help = "\
+Examples:
+  agentfs diff feature                the workspace's changes as a patch
+  agentfs diff feature src --stat     counts per file, below src only
+  agentfs diff feature --all          changes outside the workspace too (caches in ~, ...)
+  agentfs diff feature | git apply    land the branch in the checkout you are in")]
+    Diff(DiffArgs),
+    /// Drop branches and all they hold
+    Rm(RmArgs),
+    /// Try each thing that `run` needs, and print how to fix what is missing
+    Doctor(DoctorArgs),
+}
+
+/// `agentfs run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The branch to run on: 1 to 64 letters, digits, '.', '_' or '-' [default: a new readable name]
+    #[arg(long, short, value_name = "NAME", value_parser = branch_name, allow_hyphen_values = true)]
+    pub branch: Option<BranchName>,
+
+    /// Start the new branch from what this one holds now, instead of from the host's files
+    #[arg(long, value_name = "BRANCH", value_parser = branch_name, allow_hyphen_values = true)]
+    pub from: Option<BranchName>,
+
+    /// Refuse to run if the branch exists already
+    #[arg(long)]
+    pub fresh: bool,
+
+    #[command(flatten)]
+    pub view: ViewArgs,
+
+    /// Print the steps that would be taken, and take none
+    #[arg(long)]
+    pub dry_run: bool,
+
+    #[command(flatten)]
+    pub report: ReportArgs,
+
+    #[command(flatten)]
+    pub cmd: CmdArgs,
+}
+
+/// What the command may see and change.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "View")]
+pub struct ViewArgs {
+    /// Show PATH copy-on-write: writes go to the branch. May be given many times
+    #[arg(long, value_name = "PATH")]
+    pub cow: Vec<PathBuf>,
+
+    /// Show the host's PATH read-only, also inside a copy-on-write place
+    #[arg(long, value_name = "PATH")]
+    pub ro: Vec<PathBuf>,
+
+    /// Share the host's PATH: writes go to the HOST, past the branch
+    #[arg(long, value_name = "PATH")]
+    pub rw: Vec<PathBuf>,
+
+    /// Hide PATH: it looks empty inside
+    #[arg(long, value_name = "PATH")]
+    pub hide: Vec<PathBuf>,
+
+    /// Read the user's policy from FILE [default: $XDG_CONFIG_HOME/agentfs/policy.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+}
+
+/// How the run is reported afterwards.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct ReportArgs {
+    /// No summary after the command
+    #[arg(long, short)]
+    pub quiet: bool,
+
+    /// The summary as one JSON object, on stderr (with --dry-run: the plan, on stdout)
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The command to run.
+#[derive(Clone, Debug, Args)]
+pub struct CmdArgs {
+    /// The command and its arguments, after `--`
+    #[arg(required = true, last = true, value_name = "CMD")]
+    pub argv: Vec<OsString>,
+}
+
+/// `agentfs exec`.
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    /// The branch to run on
+    #[arg(value_name = "NAME", value_parser = branch_name, allow_hyphen_values = true)]
+    pub branch: BranchName,
+
+    #[command(flatten)]
+    pub report: ReportArgs,
+
+    #[command(flatten)]
+    pub cmd: CmdArgs,
+}
+
+/// `agentfs ls-branches`.
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    /// One JSON array, in a schema that stays
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `agentfs diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// The branch to look at
+    #[arg(value_name = "NAME", value_parser = branch_name, allow_hyphen_values = true)]
+    pub branch: BranchName,
+
+    /// Only what is at or below these paths [default: the branch's workspace]
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+
+    /// Counts of changed lines per file
+    #[arg(long, group = "format")]
+    pub stat: bool,
+
+    /// One line per file: A added, M modified, D deleted, T type changed
+    #[arg(long, group = "format")]
+    pub name_status: bool,
+
+    /// One JSON object, in a schema that stays
+    #[arg(long, group = "format")]
+    pub json: bool,
+
+    /// Everything the branch changed, not only its workspace
+    #[arg(long, conflicts_with = "paths")]
+    pub all: bool,
+}
+
+/// `agentfs rm`.
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    /// The branches to drop; a running one is refused
+    #[arg(required = true, value_name = "NAME", value_parser = branch_name, allow_hyphen_values = true)]
+    pub branches: Vec<BranchName>,
+}
+
+/// `agentfs doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// One JSON object instead of lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn branch_name(text: &str) -> Result<BranchName, String> {
+    BranchName::new(text).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn everything_after_the_dashes_is_the_command() {
+        let cli = Cli::try_parse_from(["agentfs", "run", "-b", "x", "--", "ls", "--cow", "-b"]);
+        let Ok(Cli {
+            command: Command::Run(run),
+            ..
+        }) = cli
+        else {
+            panic!("{cli:?}")
+        };
+        assert_eq!(run.cmd.argv, ["ls", "--cow", "-b"]);
+        assert!(run.view.cow.is_empty());
+    }
+
+    #[test]
+    fn bad_branch_names_are_refused_with_the_rule() {
+        for bad in ["../x", "-rf", "", "a/b", "@", ".", "a b", &"x".repeat(65)] {
+            let err = Cli::try_parse_from(["agentfs", "run", "--branch", bad, "--", "true"]);
+            let text = err.err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(text.contains("1 to 64 letters"), "{bad:?}: {text}");
+        }
+    }
+}
