@@ -1,0 +1,232 @@
+//! A policy file as written: parses it, and turns its paths into absolute ones.
+//!
+//! An unknown key is an error that names the known ones; a section that nothing enforces yet is
+//! refused, because silence would read as a promise.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::env::EnvPolicy;
+use crate::error::PolicyError;
+use crate::rule::{Access, Origin, Rule, Source};
+
+/// What the paths of a file are relative to.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// What `~` stands for; rules with `~` are left out if there is none.
+    pub home: Option<PathBuf>,
+    /// What `$WORKSPACE` stands for, and relative paths of a repository's file.
+    pub workspace: PathBuf,
+}
+
+/// One source's rules, in the order they were written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Profile {
+    /// Rules over paths.
+    pub rules: Vec<Rule>,
+    /// Places whose files are shown as owned by the caller, where host root has no number inside.
+    pub own: Vec<PathBuf>,
+    /// Rules over environment variables.
+    pub env: EnvPolicy,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    filesystem: Filesystem,
+    #[serde(default)]
+    env: Env,
+    network: Option<Spanned<toml::Value>>,
+    limits: Option<Spanned<toml::Value>>,
+    process: Option<Spanned<toml::Value>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Filesystem {
+    cow: Vec<Spanned<String>>,
+    read_only: Vec<Spanned<String>>,
+    shared_rw: Vec<Spanned<String>>,
+    hide: Vec<Spanned<String>>,
+    deny_write: Vec<Spanned<String>>,
+    own: Vec<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Env {
+    keep: Vec<Spanned<String>>,
+    drop: Vec<Spanned<String>>,
+    set: BTreeMap<String, Spanned<String>>,
+}
+
+impl Profile {
+    /// Parses the text of a policy file called `name`.
+    ///
+    /// Errors: everything of [`PolicyError`] but contradictions between sources.
+    pub fn parse(
+        text: &str,
+        source: Source,
+        name: &str,
+        context: &Context,
+    ) -> Result<Self, PolicyError> {
+        let at = |offset: usize| Origin {
+            source,
+            name: name.to_owned(),
+            line: Some(1 + text.bytes().take(offset).filter(|b| *b == b'\n').count()),
+        };
+        let file: File = toml::from_str(text).map_err(|e| PolicyError::Syntax {
+            at: at(e.span().map_or(0, |s| s.start)),
+            why: e.message().to_owned(),
+        })?;
+        for (section, value) in [
+            ("network", &file.network),
+            ("limits", &file.limits),
+            ("process", &file.process),
+        ] {
+            if let Some(value) = value {
+                return Err(PolicyError::NotEnforced {
+                    at: at(value.span().start),
+                    section,
+                });
+            }
+        }
+        let fs = file.filesystem;
+        let lists = [
+            (Access::Cow, fs.cow),
+            (Access::ReadOnly, fs.read_only),
+            (Access::SharedRw, fs.shared_rw),
+            (Access::Hide, fs.hide),
+            (Access::DenyWrite, fs.deny_write),
+        ];
+        let mut profile = Profile::default();
+        for (access, list) in lists {
+            for word in list {
+                let origin = at(word.span().start);
+                if let Some(path) = absolute(word.get_ref(), source, context, &origin)? {
+                    profile.push(Rule {
+                        path,
+                        access,
+                        origin,
+                    })?;
+                }
+            }
+        }
+        for word in fs.own {
+            let origin = at(word.span().start);
+            profile
+                .own
+                .extend(absolute(word.get_ref(), source, context, &origin)?);
+        }
+        profile.env = env_policy(file.env, source, &at)?;
+        Ok(profile)
+    }
+
+    /// Adds a rule; the same path twice with different access is a contradiction.
+    pub fn push(&mut self, rule: Rule) -> Result<(), PolicyError> {
+        let same = self.rules.iter().find(|r| r.path == rule.path);
+        match same {
+            Some(first) if first.access != rule.access => Err(PolicyError::Contradiction {
+                path: rule.path,
+                first: first.origin.clone(),
+                first_access: first.access,
+                second: rule.origin,
+                second_access: rule.access,
+            }),
+            Some(_) => Ok(()),
+            None => {
+                self.rules.push(rule);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn env_policy(
+    env: Env,
+    source: Source,
+    at: &dyn Fn(usize) -> Origin,
+) -> Result<EnvPolicy, PolicyError> {
+    if source == Source::Repository {
+        let first = |spans: Option<usize>, verb| match spans {
+            Some(start) => Err(PolicyError::WidensEnv {
+                at: at(start),
+                verb,
+            }),
+            None => Ok(()),
+        };
+        first(env.keep.first().map(|w| w.span().start), "keep")?;
+        first(env.set.values().next().map(|w| w.span().start), "set")?;
+    }
+    Ok(EnvPolicy {
+        keep: env.keep.into_iter().map(Spanned::into_inner).collect(),
+        drop: env.drop.into_iter().map(Spanned::into_inner).collect(),
+        set: env
+            .set
+            .into_iter()
+            .map(|(k, v)| (k, v.into_inner()))
+            .collect(),
+    })
+}
+
+/// Makes a written path absolute. `None`: it hangs on a home that there is not.
+fn absolute(
+    word: &str,
+    source: Source,
+    context: &Context,
+    at: &Origin,
+) -> Result<Option<PathBuf>, PolicyError> {
+    let bad = |why| PolicyError::BadPath {
+        at: at.clone(),
+        path: word.to_owned(),
+        why,
+    };
+    if word.is_empty() {
+        return Err(bad("is empty"));
+    }
+    if word.contains('\0') {
+        return Err(bad("holds a NUL"));
+    }
+    let (base, rest) = if word == "~" || word.starts_with("~/") {
+        match &context.home {
+            Some(home) => (home.as_path(), word[1..].trim_start_matches('/')),
+            None => return Ok(None),
+        }
+    } else if word == "$WORKSPACE" || word.starts_with("$WORKSPACE/") {
+        (
+            context.workspace.as_path(),
+            word["$WORKSPACE".len()..].trim_start_matches('/'),
+        )
+    } else if word.starts_with('/') {
+        (Path::new("/"), word)
+    } else if word.starts_with('~') || word.starts_with('$') {
+        return Err(bad(
+            "starts with neither '~/' nor '$WORKSPACE/', the only names that are known",
+        ));
+    } else if source == Source::Repository {
+        (context.workspace.as_path(), word)
+    } else {
+        return Err(bad("is relative; write it from '/', '~/' or '$WORKSPACE/'"));
+    };
+    match normal(&base.join(rest)) {
+        Some(path) => Ok(Some(path)),
+        None => Err(bad("holds '..'")),
+    }
+}
+
+/// `path` without `.` and doubled or trailing slashes; `None` if it holds `..`.
+fn normal(path: &Path) -> Option<PathBuf> {
+    let mut out = PathBuf::from("/");
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => out.push(name),
+            Component::ParentDir => return None,
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    Some(out)
+}

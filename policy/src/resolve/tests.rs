@@ -1,0 +1,207 @@
+//! Merging, tightening, specificity, and the built-in profile.
+
+use super::*;
+use crate::builtin;
+use crate::profile::Context;
+use crate::rule::Origin;
+
+fn context() -> Context {
+    Context {
+        home: Some("/home/u".into()),
+        workspace: "/home/u/proj".into(),
+    }
+}
+
+fn parse(source: Source, text: &str) -> Result<Profile, PolicyError> {
+    Profile::parse(text, source, "p.toml", &context())
+}
+
+fn policy(user: &str, repo: &str) -> Result<Policy, PolicyError> {
+    merge(vec![
+        builtin::profile(&context())?,
+        parse(Source::User, user)?,
+        parse(Source::Repository, repo)?,
+    ])
+}
+
+#[test]
+fn the_builtin_profile_hides_secrets_and_covers_workspace_and_home() {
+    let p = policy("", "").unwrap();
+    for path in [
+        "/home/u/.ssh/id_ed25519",
+        "/home/u/.aws/credentials",
+        "/home/u/.config/gh/x",
+    ] {
+        assert_eq!(p.access(Path::new(path)), Access::Hide, "{path}");
+    }
+    for path in [
+        "/home/u/proj/src",
+        "/home/u/.cargo/registry",
+        "/home/u/.config/git/config",
+    ] {
+        assert_eq!(p.access(Path::new(path)), Access::Cow, "{path}");
+    }
+    assert_eq!(p.access(Path::new("/usr/bin")), Access::ReadOnly);
+    for name in [
+        "GH_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "npm_config_//r/:_authToken",
+        "BASH_ENV",
+    ] {
+        assert!(!p.env.keeps(name.as_bytes()), "{name}");
+    }
+    for name in [
+        "PATH",
+        "HOME",
+        "CARGO_HOME",
+        "RUSTFLAGS",
+        "LANG",
+        "GIT_AUTHOR_NAME",
+        "CC",
+    ] {
+        assert!(p.env.keeps(name.as_bytes()), "{name}");
+    }
+}
+
+#[test]
+fn without_a_home_its_rules_are_left_out() {
+    let context = Context {
+        home: None,
+        workspace: "/srv/p".into(),
+    };
+    let p = merge(vec![builtin::profile(&context).unwrap()]).unwrap();
+    assert_eq!(p.access(Path::new("/srv/p/x")), Access::Cow);
+    assert!(p.rules().all(|r| !r.path.starts_with("/home")));
+}
+
+#[test]
+fn the_most_specific_path_wins_in_any_order_of_writing() {
+    let one = "[filesystem]\nread_only = ['~/a']\nshared_rw = ['~/a/b']\nhide = ['~/a/b/c']";
+    let two = "[filesystem]\nhide = ['~/a/b/c']\nshared_rw = ['~/a/b']\nread_only = ['~/a']";
+    for text in [one, two] {
+        let p = policy(text, "").unwrap();
+        assert_eq!(p.access(Path::new("/home/u/a/x")), Access::ReadOnly);
+        assert_eq!(p.access(Path::new("/home/u/a/b/x")), Access::SharedRw);
+        assert_eq!(p.access(Path::new("/home/u/a/b/c/x")), Access::Hide);
+        assert_eq!(p.access(Path::new("/home/u/ab")), Access::Cow);
+    }
+}
+
+#[test]
+fn a_user_may_unhide_and_the_rule_says_who_did() {
+    let p = policy("[filesystem]\n\ncow = ['~/.ssh']", "").unwrap();
+    let why = p.why(Path::new("/home/u/.ssh/config"));
+    assert_eq!(why[0].access, Access::Cow);
+    assert_eq!(why[0].origin.to_string(), "p.toml:3");
+    assert_eq!(why[1].path, Path::new("/home/u"));
+}
+
+#[test]
+fn a_repository_may_tighten() {
+    let p = policy("", "[filesystem]\nhide = ['.env']\nread_only = ['vendor']").unwrap();
+    assert_eq!(p.access(Path::new("/home/u/proj/.env")), Access::Hide);
+    assert_eq!(
+        p.access(Path::new("/home/u/proj/vendor/x")),
+        Access::ReadOnly
+    );
+}
+
+#[test]
+fn a_repository_may_not_widen() {
+    for (key, path) in [
+        ("cow", "~/.ssh"),
+        ("read_only", "~/.ssh/id"),
+        ("shared_rw", "build"),
+        ("cow", "/etc"),
+        ("shared_rw", "/"),
+    ] {
+        let got = policy("", &format!("[filesystem]\n{key} = ['{path}']"));
+        assert!(
+            matches!(got, Err(PolicyError::Widens { .. })),
+            "{key} {path}: {got:?}"
+        );
+    }
+    let got = policy("", "[env]\nkeep = ['X_TOKEN']");
+    assert!(
+        matches!(got, Err(PolicyError::WidensEnv { verb: "keep", .. })),
+        "{got:?}"
+    );
+    let got = policy("", "[env.set]\nPATH = '/evil'");
+    assert!(
+        matches!(got, Err(PolicyError::WidensEnv { verb: "set", .. })),
+        "{got:?}"
+    );
+}
+
+#[test]
+fn unknown_keys_name_file_line_and_the_known_keys() {
+    let e = parse(Source::User, "[filesystem]\ncow = []\ncoww = ['/x']")
+        .unwrap_err()
+        .to_string();
+    assert!(e.starts_with("p.toml:3:"), "{e}");
+    for word in [
+        "coww",
+        "cow",
+        "read_only",
+        "shared_rw",
+        "hide",
+        "deny_write",
+    ] {
+        assert!(e.contains(word), "{word}: {e}");
+    }
+    let e = parse(Source::User, "\n[filesytem]\n")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        e.starts_with("p.toml:2:") && e.contains("filesystem"),
+        "{e}"
+    );
+}
+
+#[test]
+fn sections_that_nothing_enforces_are_refused() {
+    for section in ["network", "limits", "process"] {
+        let e = parse(Source::User, &format!("\n[{section}]\nx = 1")).unwrap_err();
+        let text = e.to_string();
+        assert!(text.starts_with("p.toml:2: section ["), "{text}");
+        assert!(text.contains(section), "{text}");
+    }
+}
+
+#[test]
+fn contradictions_and_bad_paths_are_named() {
+    let e = parse(Source::User, "[filesystem]\ncow = ['/a']\nhide = ['/a/']").unwrap_err();
+    assert!(
+        e.to_string()
+            .contains("p.toml:3: /a is hide here but cow at p.toml:2"),
+        "{e}"
+    );
+    for bad in ["", "x", "/a/../b", "~u/x", "$HOME/x"] {
+        let e = parse(Source::User, &format!("[filesystem]\ncow = ['{bad}']")).unwrap_err();
+        assert!(matches!(e, PolicyError::BadPath { .. }), "{bad}: {e}");
+    }
+    let e = parse(Source::User, "[filesystem]\ncow = 3")
+        .unwrap_err()
+        .to_string();
+    assert!(e.starts_with("p.toml:2:"), "{e}");
+}
+
+#[test]
+fn two_rules_that_meet_on_one_real_path_keep_the_tighter() {
+    let mut a = Profile::default();
+    for (path, access) in [("/link/x", Access::Hide), ("/real/x", Access::Cow)] {
+        a.push(Rule {
+            path: path.into(),
+            access,
+            origin: Origin::flag("--f"),
+        })
+        .unwrap();
+    }
+    let p = merge(vec![a]).unwrap().map_paths(|r| {
+        r.path
+            .strip_prefix("/link")
+            .map_or(r.path.clone(), |t| Path::new("/real").join(t))
+    });
+    assert_eq!(p.rules().count(), 1);
+    assert_eq!(p.access(Path::new("/real/x")), Access::Hide);
+}
