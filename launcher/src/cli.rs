@@ -142,6 +142,14 @@ pub struct ViewArgs {
     pub policy: Option<PathBuf>,
 }
 
+impl ViewArgs {
+    /// Whether any of them was given.
+    pub fn asks_for_something(&self) -> bool {
+        let lists = [&self.cow, &self.ro, &self.rw, &self.hide];
+        self.policy.is_some() || lists.iter().any(|list| !list.is_empty())
+    }
+}
+
 /// How the run is reported afterwards.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct ReportArgs {

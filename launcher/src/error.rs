@@ -1,4 +1,4 @@
-//! What can go wrong in a subcommand, and the words for it.
+//! What can go wrong in a subcommand or in a step of the set-up, and the words for it.
 //!
 //! Every message names what failed, on what, why, and where there is one the fix. All of these end
 //! with exit status 125; the command's own status never passes through here.
@@ -8,6 +8,9 @@ use std::path::PathBuf;
 
 use agentfs_fsd::backstore::StoreError;
 use agentfs_fsd::core::types::BranchNameError;
+use agentfs_fsd::ctl::CtlError;
+use agentfs_policy::PolicyError;
+use serde::{Deserialize, Serialize};
 
 /// Exit status of a failure of agentfs itself.
 pub const EXIT_OURS: u8 = 125;
@@ -16,7 +19,7 @@ pub const EXIT_OURS: u8 = 125;
 #[derive(Debug, thiserror::Error)]
 pub enum CmdError {
     /// The request makes no sense, or cannot be met on this machine.
-    #[error("{what}: {why}{}", fix_line(.fix))]
+    #[error("{what}: {why}{line}", line = fix_line(.fix))]
     Refused {
         /// What was asked for, or failed.
         what: String,
@@ -36,14 +39,36 @@ pub enum CmdError {
         source: io::Error,
     },
     /// The store said no.
-    #[error("{0}")]
+    #[error("{0}{fix}", fix = fix_line(store_fix(.0)))]
     Store(#[from] StoreError),
     /// A name that is no branch name.
     #[error("{0}")]
     BranchName(#[from] BranchNameError),
+    /// A policy file or flag was refused.
+    #[error("{0}")]
+    Policy(Box<PolicyError>),
+    /// A step of the set-up failed.
+    #[error("{0}{fix}", fix = fix_line(.0.fix()))]
+    Setup(#[from] SetupError),
+    /// The branch's daemon did not do as asked.
+    #[error("the daemon of branch {branch}: {source}{line}", line = said_line(.said))]
+    Daemon {
+        /// Its branch.
+        branch: String,
+        /// What went wrong.
+        source: CtlError,
+        /// The last that it said on its standard error, if anything.
+        said: String,
+    },
     /// Reading or showing a branch's changes failed.
     #[error("{0}")]
     Review(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<PolicyError> for CmdError {
+    fn from(e: PolicyError) -> Self {
+        Self::Policy(Box::new(e))
+    }
 }
 
 impl CmdError {
@@ -76,4 +101,108 @@ fn fix_line(fix: &str) -> String {
     } else {
         format!("\n  fix: {fix}")
     }
+}
+
+fn said_line(said: &str) -> String {
+    if said.is_empty() {
+        String::new()
+    } else {
+        format!("\n  {said}")
+    }
+}
+
+fn store_fix(e: &StoreError) -> &'static str {
+    match e {
+        StoreError::NotWritable { .. } => {
+            "make the store's directory writable for you, or choose another with --store DIR or \
+             AGENTFS_STORE"
+        }
+        StoreError::NoSpace { .. } => {
+            "free space there, drop branches with `agentfs rm`, or choose another store with \
+             --store DIR"
+        }
+        StoreError::NewerFormat { .. } => "use the agentfs that wrote it, or a newer one",
+        StoreError::NoBranch(_) => "`agentfs ls` lists the branches",
+        _ => "",
+    }
+}
+
+/// A step of the set-up that the kernel refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{step} {target}: {reason}")]
+pub struct SetupError {
+    /// What was tried, as a verb.
+    pub step: String,
+    /// On what.
+    pub target: String,
+    /// The kernel's answer, if it was one.
+    pub errno: Option<i32>,
+    /// The same for people.
+    pub reason: String,
+}
+
+impl SetupError {
+    /// A system call that failed with an errno.
+    pub fn new(step: &str, target: impl ToString, source: impl Into<io::Error>) -> Self {
+        Self::other(step, target, source.into())
+    }
+
+    /// Any failure with an I/O error as its cause.
+    pub fn other(step: &str, target: impl ToString, source: io::Error) -> Self {
+        Self {
+            step: step.to_owned(),
+            target: target.to_string(),
+            errno: source.raw_os_error(),
+            reason: source.to_string(),
+        }
+    }
+
+    /// What to do about it; empty if there is nothing to say.
+    pub fn fix(&self) -> &'static str {
+        use nix::libc::{EACCES, EINVAL, ENODEV, ENOENT, ENOSPC, EPERM, EUSERS};
+        match (self.step.as_str(), self.errno) {
+            (step, Some(ENOSPC | EUSERS)) if step == step::CLONE => {
+                "raise the limit: sysctl -w user.max_user_namespaces=65536 (also max_mnt_namespaces)"
+            }
+            (step, Some(EPERM | EACCES)) if step == step::CLONE => {
+                "allow user namespaces: sysctl -w kernel.unprivileged_userns_clone=1; inside a \
+                 container, allow clone3/unshare in its seccomp profile"
+            }
+            (step, Some(EPERM | EACCES))
+                if step == step::PROPAGATION || step == step::FUSE_MOUNT =>
+            {
+                "user namespaces are made without privileges here; on Ubuntu: sysctl -w \
+                 kernel.apparmor_restrict_unprivileged_userns=0, or install an AppArmor profile \
+                 for agentfs"
+            }
+            (step, Some(EACCES | EPERM)) if step == step::FUSE_OPEN => {
+                "give yourself access to /dev/fuse: chmod 666 /dev/fuse"
+            }
+            (step, Some(ENOENT | ENODEV)) if step == step::FUSE_OPEN => {
+                "load the module: modprobe fuse; inside a container, pass --device /dev/fuse"
+            }
+            (step, Some(EPERM)) if step == step::PROC => {
+                "/proc is partly masked here, as containers do; allow a full one (docker: \
+                 --security-opt systempaths=unconfined)"
+            }
+            (step, Some(EINVAL)) if step == step::PIVOT => {
+                "the root of this mount namespace cannot be pivoted (an initramfs?)"
+            }
+            (step, Some(ENOENT)) if step == step::CWD => {
+                "that directory does not exist on the branch; start from one that does"
+            }
+            _ => "",
+        }
+    }
+}
+
+/// Names of the steps that [`SetupError::fix`] knows advice for.
+pub mod step {
+    pub const CLONE: &str = "make namespaces for";
+    pub const PROPAGATION: &str = "make mounts private below";
+    pub const FUSE_OPEN: &str = "open";
+    pub const FUSE_MOUNT: &str = "mount FUSE for";
+    pub const PROC: &str = "mount a new";
+    pub const PIVOT: &str = "pivot to";
+    pub const CWD: &str = "enter";
 }

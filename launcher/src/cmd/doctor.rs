@@ -1,0 +1,359 @@
+//! `agentfs doctor`: tries each thing that a run needs, and prints what to do about what is missing.
+//!
+//! Tries, rather than reads settings: the same clone, mounts and opens as a run, in a child that
+//! throws them away.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::ExitCode;
+
+use agentfs_fsd::backstore::Store;
+use serde::Serialize;
+
+use crate::cli::DoctorArgs;
+use crate::cmd::Globals;
+use crate::cmd::run::Here;
+use crate::error::{CmdError, SetupError, step};
+use crate::idmap::{self, IdMap};
+use crate::mounts::{self, View};
+use crate::plan::{MARK, SetupOp};
+use crate::proc::clone::{self, Kind, Side};
+use crate::proc::msg::{Inner, Link, Outer};
+use crate::{daemon, probe};
+
+/// The oldest kernel with all system calls that set-up makes (mount_setattr).
+const OLDEST_KERNEL: (u32, u32) = (5, 12);
+
+/// The answer to one question.
+#[derive(Debug, Serialize)]
+struct Check {
+    name: &'static str,
+    ok: bool,
+    /// Whether a run works without it.
+    optional: bool,
+    found: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    fix: String,
+}
+
+impl Check {
+    fn new(name: &'static str, answer: Result<String, (String, String)>) -> Self {
+        let optional = false;
+        match answer {
+            Ok(found) => Self {
+                name,
+                ok: true,
+                optional,
+                found,
+                fix: String::new(),
+            },
+            Err((found, fix)) => Self {
+                name,
+                ok: false,
+                optional,
+                found,
+                fix,
+            },
+        }
+    }
+
+    fn optional(self) -> Self {
+        Self {
+            optional: true,
+            ..self
+        }
+    }
+}
+
+/// Runs the subcommand.
+pub fn run(args: &DoctorArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
+    let here = Here::look(globals)?;
+    let mut checks = vec![
+        kernel(),
+        outside(),
+        limit("max_user_namespaces"),
+        limit("max_mnt_namespaces"),
+    ];
+    checks.extend(restriction());
+    checks.push(Check::new("open /dev/fuse", device()));
+    checks.extend(set_up());
+    checks.push(Check::new(
+        "daemon found",
+        daemon::program().map_or_else(refused, shown),
+    ));
+    checks.push(Check::new("store", store(&here.store)));
+    let fine = checks.iter().all(|c| c.ok || c.optional);
+    if args.json {
+        println!("{}", serde_json::json!({ "ok": fine, "checks": checks }));
+    } else {
+        for check in &checks {
+            let word = match (check.ok, check.optional) {
+                (true, _) => "ok",
+                (false, true) => "note",
+                (false, false) => "FAIL",
+            };
+            println!("{word:<4}  {:<28} {}", check.name, check.found);
+            if !check.fix.is_empty() {
+                println!("      fix: {}", check.fix);
+            }
+        }
+    }
+    Ok(if fine {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn shown(path: impl AsRef<Path>) -> Result<String, (String, String)> {
+    Ok(path.as_ref().display().to_string())
+}
+
+fn refused(e: CmdError) -> Result<String, (String, String)> {
+    match e {
+        CmdError::Refused { what, why, fix } => Err((format!("{what}: {why}"), fix)),
+        CmdError::Setup(e) => Err((e.to_string(), e.fix().to_owned())),
+        other => {
+            let text = other.to_string();
+            let (found, fix) = text.split_once("\n  fix: ").unwrap_or((&text, ""));
+            Err((found.to_owned(), fix.to_owned()))
+        }
+    }
+}
+
+fn kernel() -> Check {
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|n| n.parse().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let (major, minor) = OLDEST_KERNEL;
+    let answer = if version >= OLDEST_KERNEL {
+        Ok(release)
+    } else {
+        Err((release, format!("use Linux {major}.{minor} or newer")))
+    };
+    Check::new("kernel version", answer)
+}
+
+fn outside() -> Check {
+    let answer = match probe::inside_a_run() {
+        Ok(false) => Ok("on the host".to_owned()),
+        Ok(true) => Err((
+            "inside a run".to_owned(),
+            "runs do not nest: leave this one".to_owned(),
+        )),
+        Err(e) => refused(e),
+    };
+    Check::new("not inside a run", answer)
+}
+
+fn limit(name: &'static str) -> Check {
+    let path = Path::new("/proc/sys/user").join(name);
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    let answer = match text.trim().parse::<u64>() {
+        Ok(0) => Err(("0".to_owned(), format!("sysctl -w user.{name}=65536"))),
+        Ok(limit) => Ok(limit.to_string()),
+        Err(_) => Ok("not limited by this kernel".to_owned()),
+    };
+    Check::new(name, answer)
+}
+
+/// The sysctls by which distributions keep ordinary users from user namespaces.
+fn restriction() -> Vec<Check> {
+    let mut checks = Vec::new();
+    for (name, file, bad) in [
+        (
+            "AppArmor userns restriction",
+            "apparmor_restrict_unprivileged_userns",
+            "1",
+        ),
+        (
+            "unprivileged_userns_clone",
+            "unprivileged_userns_clone",
+            "0",
+        ),
+    ] {
+        let path = Path::new("/proc/sys/kernel").join(file);
+        let Ok(text) = std::fs::read_to_string(path) else {
+            continue;
+        };
+        let good = if bad == "1" { "0" } else { "1" };
+        let root = rustix::process::geteuid().is_root();
+        let answer = match text.trim() {
+            value if value == bad && !root => {
+                Err((value.to_owned(), format!("sysctl -w kernel.{file}={good}")))
+            }
+            value => Ok(value.to_owned()),
+        };
+        // A profile may allow agentfs all the same; the attempt below decides.
+        checks.push(Check::new(name, answer).optional());
+    }
+    checks
+}
+
+fn device() -> Result<String, (String, String)> {
+    match probe::fuse_device() {
+        Ok(()) => Ok("yes".into()),
+        Err(e) => refused(SetupError::new(step::FUSE_OPEN, "/dev/fuse", e).into()),
+    }
+}
+
+fn store(path: &Path) -> Result<String, (String, String)> {
+    let opened = match Store::open(path) {
+        Ok(Some(store)) => store
+            .list()
+            .and_then(|list| Store::open_or_create(path).map(|_| list.len()))
+            .map(|n| format!("{}, {n} branches", path.display())),
+        // Looks for the place where it would be made, and leaves it to the first run.
+        Ok(None) => return writable(path),
+        Err(e) => Err(e),
+    };
+    opened.or_else(|e| refused(e.into()))
+}
+
+fn writable(path: &Path) -> Result<String, (String, String)> {
+    use rustix::fs::Access;
+    let parent = path.ancestors().find(|p| p.exists()).unwrap_or(path);
+    let allowed = Access::WRITE_OK | Access::EXEC_OK;
+    match rustix::fs::accessat(
+        rustix::fs::CWD,
+        parent,
+        allowed,
+        rustix::fs::AtFlags::EACCESS,
+    ) {
+        Ok(()) => Ok(format!("{}, none yet", path.display())),
+        Err(e) => Err((
+            format!("{}: {e}", parent.display()),
+            "make it writable for you, or choose another with --store DIR or AGENTFS_STORE".into(),
+        )),
+    }
+}
+
+/// Does in a child what a run's set-up does, as far as it goes without a daemon.
+fn set_up() -> Vec<Check> {
+    let mut checks = Vec::new();
+    let tried = try_set_up(&mut checks);
+    if let Err(e) = tried {
+        let name = match e.step.as_str() {
+            step::CLONE => "user namespace",
+            step::PROPAGATION => "mount in a user namespace",
+            step::FUSE_OPEN | step::FUSE_MOUNT => "mount FUSE",
+            step::PROC => "mount /proc",
+            _ => "set-up",
+        };
+        checks.push(Check::new(name, refused(e.into())));
+    }
+    checks
+}
+
+fn try_set_up(checks: &mut Vec<Check>) -> Result<(), SetupError> {
+    let fail = |e: std::io::Error| SetupError::other(step::CLONE, "the trial", e);
+    let (ours, theirs) = Link::pair().map_err(fail)?;
+    let pid = match clone::clone(Kind::Setup).map_err(fail)? {
+        Side::Child => trial(&theirs),
+        Side::Parent { pid, .. } => pid,
+    };
+    drop(theirs);
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    let ids = match uid.is_root() {
+        true => IdMap::Full,
+        false => IdMap::Own {
+            uid: uid.as_raw(),
+            gid: gid.as_raw(),
+        },
+    };
+    idmap::write(pid, ids)?;
+    checks.push(Check::new("user namespace", Ok("made, ids mapped".into())));
+    let talk = |e: agentfs_fsd::ctl::CtlError| {
+        SetupError::other("hear", "the trial", std::io::Error::other(e))
+    };
+    ours.send(&Outer::Go, &[]).map_err(talk)?;
+    let hear = || match ours.recv::<Inner>().map_err(talk)? {
+        (Inner::Failed(e), _) => Err(e),
+        (_, fds) => Ok(fds),
+    };
+    let fds = hear()?;
+    checks.push(Check::new("mount in a user namespace", Ok("yes".into())));
+    let greeting = fds.into_iter().next().map(greeting).unwrap_or_default();
+    match greeting {
+        Some((version, flags)) => {
+            checks.push(Check::new(
+                "mount FUSE",
+                Ok(format!("yes, protocol 7.{version}")),
+            ));
+            checks.push(passthrough(flags));
+        }
+        None => {
+            let none = ("no INIT came".to_owned(), String::new());
+            checks.push(Check::new("mount FUSE", Err(none)));
+        }
+    }
+    hear()?;
+    checks.push(Check::new("mount /proc", Ok("yes".into())));
+    Ok(())
+}
+
+/// Reads the kernel's INIT from a freshly mounted device: minor protocol version and flags.
+fn greeting(device: std::os::fd::OwnedFd) -> Option<(u32, u64)> {
+    let mut bytes = vec![0; 1 << 17];
+    let n = std::fs::File::from(device).read(&mut bytes).ok()?;
+    // fuse_in_header is 40 bytes; then major, minor, max_readahead, flags, flags2.
+    let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    const INIT: u32 = 26;
+    if n < 60 || word(4)? != INIT {
+        return None;
+    }
+    Some((word(44)?, u64::from(word(52)?) | u64::from(word(56)?) << 32))
+}
+
+fn passthrough(flags: u64) -> Check {
+    const FUSE_PASSTHROUGH: u64 = 1 << 37;
+    let answer = match (
+        flags & FUSE_PASSTHROUGH != 0,
+        rustix::process::geteuid().is_root(),
+    ) {
+        (true, true) => Ok("yes".to_owned()),
+        (true, false) => Err((
+            "for root only; files are served through the daemon".into(),
+            String::new(),
+        )),
+        (false, _) => Err((
+            "not in this kernel; 6.9 and newer can have it".into(),
+            String::new(),
+        )),
+    };
+    Check::new("FUSE passthrough", answer).optional()
+}
+
+fn trial(link: &Link) -> ! {
+    let done = (|| {
+        crate::proc::child::expect(link, Outer::Go)?;
+        let mut view = View::default();
+        view.execute(&SetupOp::PrivatePropagation)?;
+        let (uid, gid) = (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        );
+        let staged = view.fuse(&format!("{MARK}:doctor"), uid, gid)?;
+        use std::os::fd::AsFd;
+        crate::proc::child::tell(link, &Inner::Mounted, &[staged.device.as_fd()])?;
+        drop(staged);
+        let fail = |e: std::io::Error| SetupError::other(step::CLONE, "the trial's init", e);
+        match clone::clone(Kind::Init).map_err(fail)? {
+            Side::Parent { .. } => Ok(()),
+            Side::Child => {
+                mounts::proc(&[])?;
+                crate::proc::child::tell(link, &Inner::Started, &[])?;
+                Ok(())
+            }
+        }
+    })();
+    match done {
+        Ok(()) => std::process::exit(0),
+        Err(e) => crate::proc::child::fail(link, e),
+    }
+}

@@ -1,0 +1,174 @@
+//! What is said after a run, on stderr and nowhere else: its command's output is on stdout.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use agentfs_fsd::backstore::Store;
+use agentfs_fsd::core::types::BranchName;
+use serde_json::json;
+
+use crate::cli::{CmdArgs, ReportArgs};
+use crate::launch::Done;
+use crate::proc::msg::End;
+use crate::review::{self, Summary};
+
+/// A run that is over.
+#[derive(Debug)]
+pub struct Run<'a> {
+    /// The store.
+    pub store: &'a Store,
+    /// The branch it was on.
+    pub branch: &'a BranchName,
+    /// Whose changes to count: the workspace.
+    pub scope: &'a Path,
+    /// The branch was made for it.
+    pub created: bool,
+    /// How it went.
+    pub done: Done,
+}
+
+/// Reports the run and gives the exit status.
+pub fn after(run: &Run<'_>, cmd: &CmdArgs, how: ReportArgs) -> ExitCode {
+    let outcome = &run.done.outcome;
+    let name = cmd
+        .argv
+        .first()
+        .map(|a| a.to_string_lossy().escape_debug().to_string());
+    if let Some(errno) = outcome.not_executed {
+        let gone = if run.done.removed {
+            "; no branch was made"
+        } else {
+            ""
+        };
+        eprintln!(
+            "agentfs: {}: {}{gone}",
+            name.unwrap_or_default(),
+            errno.desc()
+        );
+    }
+    if outcome.daemon_lost {
+        eprintln!(
+            "agentfs: the daemon of branch {} ended before the command; what it had acknowledged is kept",
+            run.branch
+        );
+    }
+    if !how.quiet && !run.done.removed {
+        let summary = review::summary(run.store, run.branch, run.scope);
+        match (how.json, summary) {
+            (true, summary) => eprintln!("{}", object(run, summary.ok())),
+            (false, Ok(summary)) => eprint!("{}", lines(run, &summary)),
+            (false, Err(e)) => eprintln!("agentfs: count the changes of {}: {e}", run.branch),
+        }
+    } else if how.json {
+        eprintln!("{}", object(run, None));
+    }
+    ExitCode::from(outcome.end.status())
+}
+
+fn object(run: &Run<'_>, summary: Option<Summary>) -> serde_json::Value {
+    let outcome = &run.done.outcome;
+    let exit = match outcome.end {
+        End::Code(code) => json!({ "code": code }),
+        End::Signal(signal) => json!({ "signal": signal }),
+    };
+    json!({
+        "branch": run.branch,
+        "created": run.created && !run.done.removed,
+        "joined": run.done.joined,
+        "status": outcome.end.status(),
+        "exit": exit,
+        "executed": outcome.not_executed.is_none(),
+        "changes": summary.map(|s| json!({
+            "added": s.added,
+            "modified": s.modified,
+            "deleted": s.deleted,
+            "git_dir": s.git_dir,
+            "outside": s.outside,
+            "bytes": s.bytes,
+            "complete": s.complete,
+        })),
+    })
+}
+
+fn lines(run: &Run<'_>, s: &Summary) -> String {
+    let more = if s.complete { "" } else { " or more" };
+    let mut text = format!("agentfs: branch {}: ", run.branch);
+    if s.added + s.modified + s.deleted + s.git_dir + s.outside == 0 && s.complete {
+        text.push_str("no changes\n");
+    } else {
+        text.push_str(&format!(
+            "+{} ~{} -{}{more}",
+            s.added, s.modified, s.deleted
+        ));
+        if s.git_dir > 0 {
+            text.push_str(&format!(", {} in .git", s.git_dir));
+        }
+        if s.outside > 0 {
+            text.push_str(&format!(", {} outside the workspace", s.outside));
+        }
+        text.push('\n');
+    }
+    let name = run.branch;
+    text.push_str(&format!(
+        "  agentfs diff {name}  |  agentfs exec {name} -- CMD  |  agentfs rm {name}\n"
+    ));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proc::monitor::Outcome;
+
+    fn run<'a>(store: &'a Store, branch: &'a BranchName) -> Run<'a> {
+        let outcome = Outcome {
+            end: End::Signal(9),
+            not_executed: None,
+            daemon_lost: false,
+        };
+        let done = Done {
+            outcome,
+            joined: false,
+            removed: false,
+        };
+        Run {
+            store,
+            branch,
+            scope: Path::new("/w"),
+            created: true,
+            done,
+        }
+    }
+
+    #[test]
+    fn the_summary_counts_and_names_the_next_commands() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open_or_create(dir.path()).unwrap();
+        let branch = BranchName::new("b").unwrap();
+        let run = run(&store, &branch);
+        let none = Summary {
+            complete: true,
+            ..Summary::default()
+        };
+        assert!(lines(&run, &none).starts_with("agentfs: branch b: no changes\n"));
+        let some = Summary {
+            added: 1,
+            deleted: 2,
+            outside: 3,
+            complete: true,
+            ..none
+        };
+        let text = lines(&run, &some);
+        assert!(
+            text.starts_with("agentfs: branch b: +1 ~0 -2, 3 outside the workspace\n"),
+            "{text}"
+        );
+        for next in ["agentfs diff b", "agentfs exec b -- ", "agentfs rm b"] {
+            assert!(text.contains(next), "{next}");
+        }
+        let json = object(&run, Some(some));
+        assert_eq!(json["status"], 137);
+        assert_eq!(json["exit"]["signal"], 9);
+        assert_eq!(json["changes"]["outside"], 3);
+    }
+}

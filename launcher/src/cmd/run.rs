@@ -1,0 +1,185 @@
+//! `agentfs run`: decides on a branch, plans, launches, reports.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use agentfs_fsd::backstore::{BranchInfo, Store, StoreError};
+use agentfs_fsd::core::types::BranchName;
+
+use crate::cli::{CmdArgs, ReportArgs, RunArgs, ViewArgs};
+use crate::cmd::{Globals, report};
+use crate::error::CmdError;
+use crate::launch::{self, Order};
+use crate::plan;
+use crate::view::View;
+use crate::{names, probe};
+
+/// Runs the subcommand.
+pub fn run(args: &RunArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
+    let here = Here::look(globals)?;
+    let store = Store::open(&here.store)?;
+    let known = |name: &BranchName| match &store {
+        Some(store) => find(store, name),
+        None => Ok(None),
+    };
+    let branch = match &args.branch {
+        Some(name) => name.clone(),
+        // One that cannot be read is not taken for free.
+        None => names::fresh(|name| !matches!(known(name), Ok(None)))?,
+    };
+    let info = known(&branch)?;
+    if let Some(info) = &info {
+        refuse_existing(args, info)?;
+    } else if let Some(parent) = &args.from {
+        known(parent)?.ok_or_else(|| StoreError::NoBranch(parent.to_string()))?;
+    }
+    let workspace = probe::workspace(&here.cwd);
+    Job {
+        here: &here,
+        branch: &branch,
+        info: info.as_ref(),
+        from: args.from.as_ref(),
+        workspace: &workspace,
+        view: &args.view,
+        report: args.report,
+        cmd: &args.cmd,
+        dry_run: args.dry_run,
+    }
+    .execute()
+}
+
+fn refuse_existing(args: &RunArgs, info: &BranchInfo) -> Result<(), CmdError> {
+    let what = format!("branch {}", info.name);
+    if args.fresh {
+        let fix = format!(
+            "choose another name, or drop it first: agentfs rm {}",
+            info.name
+        );
+        return Err(CmdError::refused(
+            what,
+            "exists, and --fresh asks for a new one",
+            fix,
+        ));
+    }
+    if args.from.is_some() {
+        let fix = "choose a new name for the branch, or leave out --from";
+        return Err(CmdError::refused(
+            what,
+            "exists, and --from is for a new one",
+            fix,
+        ));
+    }
+    Ok(())
+}
+
+/// The branch called `name`; `None` if there is none.
+pub fn find(store: &Store, name: &BranchName) -> Result<Option<BranchInfo>, CmdError> {
+    match store.branch(name) {
+        Ok(info) => Ok(Some(info)),
+        Err(StoreError::NoBranch(_)) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Where the caller is and where the store is, as real paths.
+#[derive(Debug)]
+pub struct Here {
+    pub cwd: PathBuf,
+    pub store: PathBuf,
+}
+
+impl Here {
+    /// Looks, and refuses what cannot work from here.
+    pub fn look(globals: &Globals) -> Result<Self, CmdError> {
+        let cwd = std::env::current_dir().map_err(|e| CmdError::io("find", "the cwd", e))?;
+        let store = std::path::absolute(&globals.store_path)
+            .map_err(|e| CmdError::io("resolve", &globals.store_path, e))?;
+        Ok(Self {
+            cwd,
+            store: probe::real_path(&store),
+        })
+    }
+}
+
+/// A command to run on a branch, found or to be made.
+#[derive(Debug)]
+pub struct Job<'a> {
+    pub here: &'a Here,
+    pub branch: &'a BranchName,
+    pub info: Option<&'a BranchInfo>,
+    pub from: Option<&'a BranchName>,
+    pub workspace: &'a Path,
+    pub view: &'a ViewArgs,
+    pub report: ReportArgs,
+    pub cmd: &'a CmdArgs,
+    pub dry_run: bool,
+}
+
+impl Job<'_> {
+    /// Plans and, unless it is a dry run, launches and reports.
+    pub fn execute(&self) -> Result<ExitCode, CmdError> {
+        if !self.dry_run {
+            probe::preflight()?;
+        }
+        let view = View::load(self.view, self.workspace, &self.also_cow())?;
+        let plan = view.plan(self.branch.as_str(), &self.here.store, &self.here.cwd)?;
+        if self.dry_run {
+            return self.print(&plan);
+        }
+        // The last moment at which nothing has been touched.
+        let store = Store::open_or_create(&self.here.store)?;
+        let done = launch::run(&Order {
+            store: &store,
+            branch: self.branch,
+            create: if self.info.is_none() {
+                Some(self.from)
+            } else {
+                None
+            },
+            workspace: self.workspace,
+            plan: &plan,
+            own_view: self.view.asks_for_something(),
+            argv: &self.cmd.argv,
+            env: view.environment(self.branch.as_str()),
+        })?;
+        let scope = self.info.map_or(self.workspace, |info| &info.workspace);
+        let created = self.info.is_none();
+        let run = report::Run {
+            store: &store,
+            branch: self.branch,
+            scope,
+            created,
+            done,
+        };
+        Ok(report::after(&run, self.cmd, self.report))
+    }
+
+    /// Further places that are copy-on-write whatever the policy says: the workspace that the branch
+    /// was made for, and the git directory that a linked worktree shares.
+    fn also_cow(&self) -> Vec<(PathBuf, &'static str)> {
+        let mut list = Vec::new();
+        let recorded = self.info.map(|info| info.workspace.clone());
+        if let Some(path) = recorded.filter(|p| p != self.workspace && p.is_dir()) {
+            list.push((path, "the branch's workspace"));
+        }
+        let git_dir = probe::linked_git_dir(self.workspace);
+        list.extend(git_dir.map(|path| (path, "the worktree's git directory")));
+        list
+    }
+
+    fn print(&self, plan: &plan::Plan) -> Result<ExitCode, CmdError> {
+        if self.report.json {
+            let text = serde_json::to_string_pretty(plan).map_err(|e| {
+                CmdError::refused("print the plan as JSON", e.to_string(), "leave out --json")
+            })?;
+            println!("{text}");
+        } else {
+            let argv: Vec<_> = self.cmd.argv.iter().map(|a| a.to_string_lossy()).collect();
+            print!(
+                "{}",
+                plan::readable(plan, self.branch.as_str(), &argv.join(" "))
+            );
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,136 @@
+//! Starts a branch's daemon, and talks to it.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use agentfs_fsd::core::types::BranchName;
+use agentfs_fsd::ctl::CtlError;
+use agentfs_fsd::ctl::client::Client;
+use rustix::fs::MemfdFlags;
+
+use crate::error::CmdError;
+
+/// Names the daemon's program, for tests and unusual installations.
+pub const PROGRAM_ENV: &str = "AGENTFS_FUSE_HOST_BIN";
+const PROGRAM: &str = "agentfs-fsd";
+
+/// A daemon that this process started.
+#[derive(Debug)]
+pub struct Daemon {
+    branch: BranchName,
+    child: Child,
+    stderr: std::fs::File,
+}
+
+/// Where the daemon's program is.
+///
+/// Errors: a refusal with the fix when it is not there.
+pub fn program() -> Result<PathBuf, CmdError> {
+    if let Some(path) = std::env::var_os(PROGRAM_ENV).filter(|p| !p.is_empty()) {
+        let path = PathBuf::from(path);
+        return match path.is_file() {
+            true => Ok(path),
+            false => Err(CmdError::refused(
+                format!("the daemon {}", path.display()),
+                format!("no such file, but {PROGRAM_ENV} names it"),
+                format!("unset {PROGRAM_ENV}, or let it name the {PROGRAM} program"),
+            )),
+        };
+    }
+    let me = std::env::current_exe().map_err(|e| CmdError::io("find", "/proc/self/exe", e))?;
+    let path = me.with_file_name(PROGRAM);
+    match path.is_file() {
+        true => Ok(path),
+        false => Err(CmdError::refused(
+            format!("the daemon {}", path.display()),
+            "no such file",
+            format!(
+                "install {PROGRAM} beside agentfs (cargo build builds both), or let {PROGRAM_ENV} \
+                 name it"
+            ),
+        )),
+    }
+}
+
+impl Daemon {
+    /// Starts it for `branch`, and gives our end of its first control connection; nothing is said on
+    /// it yet, so that the daemon opens the branch while the caller does something else.
+    pub fn start(
+        program: &Path,
+        store: &Path,
+        branch: &BranchName,
+    ) -> Result<(Self, OwnedFd), CmdError> {
+        let fail = |e: std::io::Error| CmdError::io("start the daemon", program, e);
+        let (ours, theirs) = UnixStream::pair().map_err(fail)?;
+        let flags = rustix::io::FdFlags::empty();
+        rustix::io::fcntl_setfd(&theirs, flags).map_err(|e| fail(e.into()))?;
+        // What it says before it has its log would be lost, or would hold the caller's pipe open.
+        let stderr = rustix::fs::memfd_create("agentfs-fsd.stderr", MemfdFlags::CLOEXEC)
+            .map_err(|e| fail(e.into()))?;
+        let stderr = std::fs::File::from(stderr);
+        let child = Command::new(program)
+            .arg("--store")
+            .arg(store)
+            .args(["--branch", branch.as_str()])
+            .args(["--control-fd", &theirs.as_raw_fd().to_string()])
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr.try_clone().map_err(fail)?)
+            .spawn()
+            .map_err(fail)?;
+        Ok((
+            Self {
+                branch: branch.clone(),
+                child,
+                stderr,
+            },
+            ours.into(),
+        ))
+    }
+
+    /// An error of this daemon, with its last words.
+    pub fn error(&mut self, source: CtlError) -> CmdError {
+        if matches!(source, CtlError::Closed) {
+            // It is on its way out; its words are complete when it is gone.
+            let _ = self.child.wait();
+        }
+        CmdError::Daemon {
+            branch: self.branch.to_string(),
+            source,
+            said: self.said(),
+        }
+    }
+
+    fn said(&mut self) -> String {
+        let mut text = String::new();
+        let read = self
+            .stderr
+            .seek(SeekFrom::Start(0))
+            .and_then(|_| (&self.stderr).take(4096).read_to_string(&mut text));
+        match (read, text.trim()) {
+            (Ok(_), said) if !said.is_empty() => format!("it said: {said}"),
+            _ => String::new(),
+        }
+    }
+
+    /// Ends our part of the session, waits until the branch is closed, and reaps the daemon.
+    pub fn finish(mut self, client: Client) -> Result<(), CmdError> {
+        client.wait_closed().map_err(|e| self.error(e))?;
+        let status = self
+            .child
+            .wait()
+            .map_err(|e| CmdError::io("wait for", PROGRAM, e))?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(CmdError::Daemon {
+            branch: self.branch.to_string(),
+            source: CtlError::Closed,
+            said: format!("it ended with {status}. {}", self.said()),
+        })
+    }
+}

@@ -1,0 +1,450 @@
+//! Starts the process chain for one command on one branch, and waits for its end.
+//!
+//! Order, for a branch that is not live: clone the set-up child, then make the branch and start the
+//! daemon while that child already works; hand the mount over; bind; go. A live branch is joined. A
+//! branch that this run made is removed again when its command was never executed.
+
+use std::ffi::{CString, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use agentfs_fsd::backstore::{NewBranch, RunExit, RunRecord, Store, StoreError};
+use agentfs_fsd::core::types::{BranchName, Time};
+use agentfs_fsd::ctl::CtlError;
+use agentfs_fsd::ctl::client::Client;
+use agentfs_fsd::ctl::msg::{ErrorCode, MountSpec};
+use nix::unistd::Pid;
+
+use crate::daemon::{self, Daemon};
+use crate::error::{CmdError, EXIT_OURS, SetupError, step};
+use crate::idmap;
+use crate::plan::Plan;
+use crate::proc::child::{self, Inside};
+use crate::proc::clone::{self, Kind, Side};
+use crate::proc::monitor::{Outcome, Running, Signals};
+use crate::proc::msg::{End, Inner, Link, Outer};
+use crate::proc::tty::Tty;
+
+/// How long a branch may be between two states (its daemon starting, or closing it).
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// One command to run.
+#[derive(Debug)]
+pub struct Order<'a> {
+    /// Where the branch is, or will be.
+    pub store: &'a Store,
+    /// Its name.
+    pub branch: &'a BranchName,
+    /// Make it, from this parent (`None`: from the host's files). `None`: it exists.
+    pub create: Option<Option<&'a BranchName>>,
+    /// The workspace to note with a new branch.
+    pub workspace: &'a std::path::Path,
+    /// The steps of a fresh mount.
+    pub plan: &'a Plan,
+    /// What the caller asked the view to be has to be honoured, so a live view will not do.
+    pub own_view: bool,
+    /// The command.
+    pub argv: &'a [OsString],
+    /// Its environment.
+    pub env: Vec<(OsString, OsString)>,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Done {
+    /// How the command ended.
+    pub outcome: Outcome,
+    /// It ran beside others on a live branch.
+    pub joined: bool,
+    /// The branch was made for it, and is gone again because it could not be executed.
+    pub removed: bool,
+}
+
+/// A process that was cloned off to set things up, and the link to it.
+struct SetUp {
+    link: Link,
+    pid: Pid,
+    _pidfd: OwnedFd,
+}
+
+/// Runs the command to its end.
+pub fn run(order: &Order<'_>) -> Result<Done, CmdError> {
+    let signals = Signals::take().map_err(|e| SetupError::new("take", "signals", e))?;
+    let inside = inside(order, &signals)?;
+    let deadline = Instant::now() + PATIENCE;
+    let mut create = order.create;
+    loop {
+        if create.is_none() && order.store.live_owner(order.branch)?.is_some() {
+            match join(order, &inside, &signals)? {
+                Some(done) => return Ok(done),
+                None if Instant::now() < deadline => {
+                    std::thread::sleep(PAUSE);
+                    continue;
+                }
+                None => return Err(stuck(order)),
+            }
+        }
+        match start(order, create, &inside, &signals) {
+            // Somebody else opened it between the look and the start.
+            Err(CmdError::Daemon {
+                source:
+                    CtlError::Refused {
+                        code: ErrorCode::Locked,
+                        ..
+                    },
+                ..
+            }) if Instant::now() < deadline => {
+                create = None;
+                std::thread::sleep(PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
+fn stuck(order: &Order<'_>) -> CmdError {
+    CmdError::refused(
+        format!("branch {}", order.branch),
+        format!(
+            "its daemon neither answers nor ends for {} seconds",
+            PATIENCE.as_secs()
+        ),
+        "look at fsd.log in the branch's directory, and end that daemon",
+    )
+}
+
+/// Starts a fresh mount of the branch.
+fn start(
+    order: &Order<'_>,
+    create: Option<Option<&BranchName>>,
+    inside: &Inside,
+    signals: &Signals,
+) -> Result<Done, CmdError> {
+    let program = daemon::program()?;
+    let set_up = begin(Kind::Setup, |link| child::set_up(link, inside))?;
+    idmap::write(set_up.pid, inside.plan.ids)?;
+    tell(&set_up, Outer::Go)?;
+
+    let guard = match create {
+        Some(from) => Some(make_branch(order, from)?),
+        None => None,
+    };
+    let (mut daemon, connection) = Daemon::start(&program, order.store.path(), order.branch)?;
+    let client = Client::over(connection).map_err(|e| daemon.error(e))?;
+    let result = serve(order, &client, &mut daemon, set_up, signals);
+    let closed = daemon.finish(client);
+    let outcome = result?;
+    let removed = match guard {
+        Some(guard) if outcome.not_executed.is_none() => {
+            guard.keep();
+            false
+        }
+        other => other.is_some(),
+    };
+    if !outcome.daemon_lost {
+        closed?;
+    } else if let Err(e) = closed {
+        eprintln!("agentfs: {e}");
+    }
+    if !removed {
+        note_end(order, &outcome);
+    }
+    Ok(Done {
+        outcome,
+        joined: false,
+        removed,
+    })
+}
+
+/// Hands the mount to the daemon and runs the command.
+fn serve(
+    order: &Order<'_>,
+    client: &Client,
+    daemon: &mut Daemon,
+    set_up: SetUp,
+    signals: &Signals,
+) -> Result<Outcome, CmdError> {
+    let fds = hear(&set_up, &Inner::Mounted)?;
+    let [device, user, mount] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| lost())?;
+    let spec = MountSpec {
+        roots: order.plan.roots.clone(),
+        conceal: order.plan.conceal.clone(),
+        passthrough: order.plan.passthrough,
+    };
+    let namespaces = Some((user.as_fd(), mount.as_fd()));
+    client
+        .attach(spec, device.as_fd(), namespaces)
+        .map_err(|e| daemon.error(e))?;
+    // The daemon alone keeps the mount alive from here on.
+    drop((device, user, mount));
+    client.session().map_err(|e| daemon.error(e))?;
+    tell(&set_up, Outer::Attached)?;
+    go(order, client, set_up, signals)
+}
+
+/// Runs the command in a live run's namespaces. `None`: that run is ending, try again.
+fn join(order: &Order<'_>, inside: &Inside, signals: &Signals) -> Result<Option<Done>, CmdError> {
+    let control = order.store.control_path(order.branch);
+    let failed = |source| CmdError::Daemon {
+        branch: order.branch.to_string(),
+        source,
+        said: String::new(),
+    };
+    let client = match Client::connect(&control) {
+        Ok(client) => client,
+        // Not listening yet, or no longer.
+        Err(CtlError::Io { .. } | CtlError::Closed) => return Ok(None),
+        Err(e) => return Err(failed(e)),
+    };
+    if order.own_view {
+        return Err(CmdError::refused(
+            format!("branch {}", order.branch),
+            "is live, and a joining command gets the view of the running ones",
+            "leave out --cow, --ro, --rw and --hide, or wait for the running commands to end",
+        ));
+    }
+    let spaces = match client.join() {
+        Ok(spaces) => spaces,
+        Err(CtlError::Refused {
+            code: ErrorCode::NotMounted,
+            ..
+        }) => {
+            let _ = client.wait_closed();
+            return Ok(None);
+        }
+        Err(CtlError::Closed) => return Ok(None),
+        Err(e) => return Err(failed(e)),
+    };
+    let set_up = begin(Kind::Join, |link| {
+        child::join(link, &spaces.user, &spaces.mount, inside)
+    })?;
+    drop(spaces);
+    tell(&set_up, Outer::Go)?;
+    let outcome = go(order, &client, set_up, signals)?;
+    client.wait_closed().map_err(failed)?;
+    note_end(order, &outcome);
+    Ok(Some(Done {
+        outcome,
+        joined: true,
+        removed: false,
+    }))
+}
+
+/// From a set-up that needs nothing more of us to the end of the command.
+fn go(
+    order: &Order<'_>,
+    client: &Client,
+    set_up: SetUp,
+    signals: &Signals,
+) -> Result<Outcome, CmdError> {
+    let fds = hear(&set_up, &Inner::Started)?;
+    let [init, command] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| lost())?;
+    let pid = host_pid(&command)?;
+    let start_ticks = start_ticks(pid)?;
+    // Nothing is learnt from outside about this process from here on.
+    nix::sys::prctl::set_dumpable(false)
+        .map_err(|e| SetupError::new("protect", "the monitor", e))?;
+    client
+        .bind(pid.as_raw().unsigned_abs(), start_ticks)
+        .map_err(|source| CmdError::Daemon {
+            branch: order.branch.to_string(),
+            source,
+            said: String::new(),
+        })?;
+    let mut tty = Tty::open();
+    if tty.should_give() {
+        tty.give(pid);
+    }
+    tell(&set_up, Outer::Start)?;
+    note_start(order);
+    // The set-up child has left; leave no zombie.
+    let _ = nix::sys::wait::waitpid(set_up.pid, None);
+    let link = &set_up.link;
+    let daemon = client.as_fd();
+    Ok(Running {
+        link,
+        signals,
+        tty: &mut tty,
+        init,
+        command,
+        pid,
+        daemon,
+    }
+    .wait())
+}
+
+fn begin(kind: Kind, child: impl FnOnce(Link)) -> Result<SetUp, CmdError> {
+    let fail = |e| SetupError::other(step::CLONE, "the run", e);
+    let (ours, theirs) = Link::pair().map_err(fail)?;
+    match clone::clone(kind).map_err(fail)? {
+        Side::Child => {
+            child(theirs);
+            // It leaves by exec or exit.
+            std::process::exit(i32::from(EXIT_OURS))
+        }
+        Side::Parent { pid, pidfd } => Ok(SetUp {
+            link: ours,
+            pid,
+            _pidfd: pidfd,
+        }),
+    }
+}
+
+fn tell(set_up: &SetUp, word: Outer) -> Result<(), CmdError> {
+    match set_up.link.send(&word, &[]) {
+        Ok(()) => Ok(()),
+        // It is gone. Its last word says why.
+        Err(_) => Err(hear(set_up, &Inner::Started).err().unwrap_or_else(lost)),
+    }
+}
+
+fn hear(set_up: &SetUp, due: &Inner) -> Result<Vec<OwnedFd>, CmdError> {
+    match set_up.link.recv::<Inner>() {
+        Ok((word, fds)) if word == *due => Ok(fds),
+        Ok((Inner::Failed(e), _)) => Err(e.into()),
+        Ok(_) | Err(_) => Err(lost()),
+    }
+}
+
+fn lost() -> CmdError {
+    CmdError::refused(
+        "run",
+        "the set-up ended without a word",
+        "was it killed? look at dmesg",
+    )
+}
+
+/// The pid, in our pid namespace, of the process that `pidfd` is.
+fn host_pid(pidfd: &OwnedFd) -> Result<Pid, CmdError> {
+    use std::os::fd::AsRawFd;
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let text = std::fs::read_to_string(&path).map_err(|e| CmdError::io("read", &path, e))?;
+    let pid = text
+        .lines()
+        .find_map(|l| l.strip_prefix("Pid:")?.trim().parse().ok());
+    pid.filter(|pid| *pid > 0)
+        .map(Pid::from_raw)
+        .ok_or_else(lost)
+}
+
+fn start_ticks(pid: Pid) -> Result<u64, CmdError> {
+    let stat = procfs::process::Process::new(pid.as_raw()).and_then(|p| p.stat());
+    let path = || PathBuf::from(format!("/proc/{pid}/stat"));
+    Ok(stat
+        .map_err(|e| CmdError::io("read", path(), std::io::Error::other(e)))?
+        .starttime)
+}
+
+fn inside(order: &Order<'_>, signals: &Signals) -> Result<Inside, CmdError> {
+    let c = |bytes: Vec<u8>| {
+        CString::new(bytes).map_err(|_| CmdError::refused("the command", "holds a NUL", ""))
+    };
+    let argv: Result<_, _> = order
+        .argv
+        .iter()
+        .map(|a| c(a.as_bytes().to_vec()))
+        .collect();
+    let pair = |(name, value): &(OsString, OsString)| {
+        let mut bytes = name.clone().into_vec();
+        bytes.push(b'=');
+        bytes.extend_from_slice(value.as_bytes());
+        c(bytes)
+    };
+    let env: Result<_, _> = order.env.iter().map(pair).collect();
+    Ok(Inside {
+        plan: order.plan.clone(),
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        argv: argv?,
+        env: env?,
+        mask: signals.before(),
+    })
+}
+
+/// Removes a branch that this run made, unless it is told to keep it.
+struct BranchGuard<'a> {
+    store: &'a Store,
+    branch: &'a BranchName,
+    keep: bool,
+}
+
+impl BranchGuard<'_> {
+    fn keep(mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for BranchGuard<'_> {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        // A daemon that failed to start may hold the lock a moment longer.
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.store.remove_branch(self.branch) {
+                Err(StoreError::Locked { .. }) if Instant::now() < deadline => {
+                    std::thread::sleep(PAUSE);
+                }
+                Err(e) => return eprintln!("agentfs: remove branch {}: {e}", self.branch),
+                Ok(()) => return,
+            }
+        }
+    }
+}
+
+fn make_branch<'a>(
+    order: &Order<'a>,
+    from: Option<&BranchName>,
+) -> Result<BranchGuard<'a>, CmdError> {
+    let new = NewBranch {
+        workspace: order.workspace.to_owned(),
+    };
+    order.store.create_branch(order.branch, from, new)?;
+    Ok(BranchGuard {
+        store: order.store,
+        branch: order.branch,
+        keep: false,
+    })
+}
+
+fn record(order: &Order<'_>) -> RunRecord {
+    let me = std::process::id();
+    let start_ticks = procfs::process::Process::myself().and_then(|p| p.stat());
+    RunRecord {
+        command: order.argv.to_vec(),
+        cwd: order.plan.cwd.clone(),
+        pid: me,
+        start_ticks: start_ticks.map_or(0, |stat| stat.starttime),
+        started: Time::now(),
+        ended: None,
+        exit: None,
+    }
+}
+
+/// Notes that the command runs. A store that cannot be written now does not stop it.
+fn note_start(order: &Order<'_>) {
+    if let Err(e) = order.store.put_run(order.branch, &record(order)) {
+        eprintln!("agentfs: note the run: {e}");
+    }
+}
+
+fn note_end(order: &Order<'_>, outcome: &Outcome) {
+    let mut run = match order.store.last_run(order.branch) {
+        // A later run on the same branch has the word.
+        Ok(Some(run)) if run.pid != std::process::id() => return,
+        Ok(Some(run)) => run,
+        _ => record(order),
+    };
+    run.ended = Some(Time::now());
+    run.exit = Some(match outcome.end {
+        End::Code(code) => RunExit::Code(code),
+        End::Signal(signal) => RunExit::Signal(signal),
+    });
+    if let Err(e) = order.store.put_run(order.branch, &run) {
+        eprintln!("agentfs: note the end of the run: {e}");
+    }
+}

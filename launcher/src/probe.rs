@@ -1,0 +1,240 @@
+//! What this host offers, and what is at the paths a plan is about. Only looks, never changes.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{CmdError, SetupError, step};
+use crate::plan::MARK;
+
+/// What is at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathKind {
+    /// A directory.
+    Dir,
+    /// Anything else.
+    File,
+}
+
+/// What is known of the paths a plan is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// What is at each real path that was looked at and exists.
+    pub kinds: BTreeMap<PathBuf, PathKind>,
+    /// Symbolic links of /run and where they lead.
+    pub links: BTreeMap<PathBuf, PathBuf>,
+    /// The real path of /etc/resolv.conf, if it is a link.
+    pub resolv_conf: Option<PathBuf>,
+    /// The terminal device of the standard streams.
+    pub tty: Option<PathBuf>,
+}
+
+impl Facts {
+    /// What is at `path`, if it was looked at and exists.
+    pub fn kind(&self, path: &Path) -> Option<PathKind> {
+        self.kinds.get(path).copied()
+    }
+
+    /// Looks at `path`, remembers what is there, and gives its real path: links resolved as far as
+    /// the path exists, the rest as written.
+    pub fn look(&mut self, path: &Path) -> PathBuf {
+        // Nearly always there is no link on the way, and one call tells.
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let opened =
+            rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+        match opened {
+            Ok(fd) => {
+                if let Ok(stat) = rustix::fs::fstat(&fd) {
+                    self.kinds.insert(path.to_owned(), kind_of(stat.st_mode));
+                }
+                path.to_owned()
+            }
+            Err(rustix::io::Errno::LOOP) => {
+                let real = real_path(path);
+                if let Ok(stat) = rustix::fs::statat(CWD, &real, AtFlags::SYMLINK_NOFOLLOW) {
+                    self.kinds.insert(real.clone(), kind_of(stat.st_mode));
+                }
+                real
+            }
+            Err(_) => path.to_owned(),
+        }
+    }
+
+    /// Looks at the fixed places of every view.
+    pub fn look_around(&mut self) {
+        for path in ["/", "/tmp", "/var/tmp", "/run", "/dev", "/proc", "/sys"] {
+            self.look(Path::new(path));
+        }
+        for name in ["null", "zero", "full", "random", "urandom", "tty"] {
+            self.look(&Path::new("/dev").join(name));
+        }
+        for link in [
+            "/run/current-system",
+            "/run/booted-system",
+            "/run/opengl-driver",
+        ] {
+            if let Ok(to) = std::fs::read_link(link) {
+                self.links.insert(link.into(), to);
+            }
+        }
+        let resolv = Path::new("/etc/resolv.conf");
+        self.resolv_conf = std::fs::canonicalize(resolv)
+            .ok()
+            .filter(|real| real != resolv);
+        self.tty = (0..3).find_map(terminal);
+    }
+}
+
+fn kind_of(st_mode: u32) -> PathKind {
+    match FileType::from_raw_mode(st_mode) {
+        FileType::Directory => PathKind::Dir,
+        _ => PathKind::File,
+    }
+}
+
+/// The real path of `path`: links resolved as far as it exists, the rest as written.
+pub fn real_path(path: &Path) -> PathBuf {
+    for ancestor in path.ancestors() {
+        if let (Ok(real), Ok(rest)) = (std::fs::canonicalize(ancestor), path.strip_prefix(ancestor))
+        {
+            return if rest.as_os_str().is_empty() {
+                real
+            } else {
+                real.join(rest)
+            };
+        }
+    }
+    path.to_owned()
+}
+
+/// The host path of the terminal device that descriptor `number` (a standard stream) is.
+fn terminal(number: u32) -> Option<PathBuf> {
+    let path = std::fs::read_link(format!("/proc/self/fd/{number}")).ok()?;
+    let is_pty = path.starts_with("/dev/pts");
+    let is_device = std::fs::metadata(&path).is_ok_and(|m| m.file_type().is_char_device());
+    (is_pty && is_device).then_some(path)
+}
+
+/// The directory whose changes a run is about: the git top level above `cwd`, else `cwd`.
+pub fn workspace(cwd: &Path) -> PathBuf {
+    let top = cwd
+        .ancestors()
+        .find(|dir| dir.join(".git").symlink_metadata().is_ok());
+    top.unwrap_or(cwd).to_owned()
+}
+
+/// The shared git directory of a linked worktree or submodule checked out at `workspace`: it lies
+/// elsewhere, and git writes there.
+pub fn linked_git_dir(workspace: &Path) -> Option<PathBuf> {
+    let text = std::fs::read_to_string(workspace.join(".git")).ok()?;
+    let dir = workspace.join(text.strip_prefix("gitdir:")?.trim());
+    let common = match std::fs::read_to_string(dir.join("commondir")) {
+        Ok(text) => dir.join(text.trim()),
+        Err(_) => dir,
+    };
+    let real = std::fs::canonicalize(common).ok()?;
+    (!real.starts_with(workspace) && real.join("objects").is_dir()).then_some(real)
+}
+
+/// Refuses early what cannot work here, with the fix: before anything was made.
+pub fn preflight() -> Result<(), CmdError> {
+    if inside_a_run()? {
+        return Err(CmdError::refused(
+            "run",
+            "this is the inside of an agentfs run, and runs do not nest",
+            "leave the run (exit) and start this one on the host; --from BRANCH starts a new branch \
+             from this one's files",
+        ));
+    }
+    fuse_device().map_err(|e| SetupError::new(step::FUSE_OPEN, "/dev/fuse", e))?;
+    if user_namespace_limit() == Some(0) {
+        return Err(SetupError::new(step::CLONE, "the run", Errno::EUSERS).into());
+    }
+    Ok(())
+}
+
+/// Whether /dev/fuse can be opened by the caller.
+pub fn fuse_device() -> io::Result<()> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    rustix::fs::open("/dev/fuse", flags, Mode::empty())
+        .map(drop)
+        .map_err(io::Error::from)
+}
+
+/// `user.max_user_namespaces`.
+pub fn user_namespace_limit() -> Option<u64> {
+    std::fs::read_to_string("/proc/sys/user/max_user_namespaces")
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// Whether this process lives in the view of a run: its /run is a tmpfs that only set-up makes, and
+/// that nothing inside can unmount.
+pub fn inside_a_run() -> Result<bool, CmdError> {
+    let path = "/proc/self/mountinfo";
+    let text = std::fs::read_to_string(path).map_err(|e| CmdError::io("read", path, e))?;
+    Ok(text.lines().any(is_mark))
+}
+
+fn is_mark(mountinfo_line: &str) -> bool {
+    let mut words = mountinfo_line.split(' ');
+    let at_run = words.nth(4) == Some("/run");
+    let mut tail = words.skip_while(|w| *w != "-").skip(1);
+    at_run && tail.next() == Some("tmpfs") && tail.next() == Some(MARK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_is_a_tmpfs_of_ours_at_run() {
+        let ours = "109 87 0:41 / /run rw,nosuid,nodev - tmpfs agentfs rw,mode=755";
+        let more = "109 87 0:41 / /run rw,nosuid,nodev shared:7 master:2 - tmpfs agentfs rw";
+        assert!(is_mark(ours) && is_mark(more));
+        for not in [
+            "109 87 0:41 / /run rw,nosuid,nodev - tmpfs tmpfs rw,mode=755",
+            "109 87 0:41 / /tmp rw,nosuid,nodev - tmpfs agentfs rw,mode=755",
+            "109 87 0:41 / /run rw - fuse.agentfs agentfs rw",
+            "",
+        ] {
+            assert!(!is_mark(not), "{not}");
+        }
+    }
+
+    #[test]
+    fn links_are_resolved_as_far_as_the_path_exists() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = std::fs::canonicalize(dir.path()).unwrap();
+        std::fs::create_dir(top.join("real")).unwrap();
+        std::os::unix::fs::symlink("real", top.join("link")).unwrap();
+        let mut facts = Facts::default();
+        assert_eq!(facts.look(&top.join("link/new/x")), top.join("real/new/x"));
+        assert_eq!(facts.look(&top.join("link")), top.join("real"));
+        assert_eq!(facts.kind(&top.join("real")), Some(PathKind::Dir));
+        assert_eq!(facts.kind(&top.join("real/new/x")), None);
+    }
+
+    #[test]
+    fn the_workspace_is_the_git_top_level() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path();
+        std::fs::create_dir_all(top.join("a/b/c")).unwrap();
+        std::fs::write(top.join("a/.git"), "gitdir: ../main/.git/worktrees/a\n").unwrap();
+        std::fs::create_dir_all(top.join("main/.git/worktrees/a")).unwrap();
+        std::fs::create_dir_all(top.join("main/.git/objects")).unwrap();
+        std::fs::write(top.join("main/.git/worktrees/a/commondir"), "../..\n").unwrap();
+        assert_eq!(workspace(&top.join("a/b/c")), top.join("a"));
+        let main = std::fs::canonicalize(top.join("main/.git")).unwrap();
+        assert_eq!(linked_git_dir(&top.join("a")), Some(main));
+        assert_eq!(linked_git_dir(&top.join("a/b")), None);
+    }
+}

@@ -1,0 +1,181 @@
+//! Puts together what a run may see: reads the policy files, adds the flags, resolves links.
+//!
+//! Reads only; `plan` makes the steps of it.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use agentfs_policy::{Access, Context, Origin, Policy, Profile, Rule, Source, builtin, merge};
+
+use crate::cli::ViewArgs;
+use crate::error::CmdError;
+use crate::plan::{self, Inputs, Plan};
+use crate::probe::{self, Facts};
+
+/// The repository's own policy, at the top of the workspace.
+pub const REPOSITORY_FILE: &str = ".agentfs.toml";
+
+/// A policy for one run, and what is at the paths it speaks of.
+#[derive(Debug)]
+pub struct View {
+    policy: Policy,
+    facts: Facts,
+    workspace: PathBuf,
+}
+
+impl View {
+    /// Reads and merges everything that speaks about a run in `workspace`, a real path. `also_cow`:
+    /// further directories that are copy-on-write, with the reason.
+    pub fn load(
+        args: &ViewArgs,
+        workspace: &Path,
+        also_cow: &[(PathBuf, &'static str)],
+    ) -> Result<Self, CmdError> {
+        let context = Context {
+            home: home(),
+            workspace: workspace.to_owned(),
+        };
+        let mut profiles = vec![builtin::profile(&context)?];
+        let mut extra = Profile::default();
+        for (path, why) in also_cow {
+            let origin = Origin {
+                source: Source::Builtin,
+                name: (*why).into(),
+                line: None,
+            };
+            extra.push(Rule {
+                path: path.clone(),
+                access: Access::Cow,
+                origin,
+            })?;
+        }
+        profiles.push(extra);
+        if let Some(file) = user_file(args) {
+            let must = args.policy.is_some();
+            profiles.extend(read(&file, must, Source::User, &context)?);
+        }
+        let file = workspace.join(REPOSITORY_FILE);
+        profiles.extend(read(&file, false, Source::Repository, &context)?);
+        profiles.push(flags(args)?);
+
+        let mut facts = Facts::default();
+        facts.look_around();
+        let policy = merge(profiles)?.map_paths(|rule| facts.look(&rule.path));
+        for path in &policy.own {
+            facts.look(path);
+        }
+        Ok(Self {
+            policy,
+            facts,
+            workspace: workspace.to_owned(),
+        })
+    }
+
+    /// The plan for a run on `branch` of `store`, started in `cwd`.
+    pub fn plan(&self, branch: &str, store: &Path, cwd: &Path) -> Result<Plan, CmdError> {
+        let mut facts = self.facts.clone();
+        facts.look(store);
+        let dropped =
+            std::env::vars_os().filter(|(name, _)| !self.policy.env.keeps(name.as_bytes()));
+        plan::plan(&Inputs {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            branch,
+            policy: &self.policy,
+            facts: &facts,
+            store,
+            workspace: &self.workspace,
+            cwd,
+            env_dropped: dropped
+                .map(|(name, _)| name.to_string_lossy().into_owned())
+                .collect(),
+            scratch_dirs: ["TMPDIR", "XDG_RUNTIME_DIR"]
+                .iter()
+                .filter_map(std::env::var_os)
+                .map(PathBuf::from)
+                .filter(|p| p.is_absolute())
+                .collect(),
+        })
+    }
+
+    /// The environment of the command.
+    pub fn environment(&self, branch: &str) -> Vec<(OsString, OsString)> {
+        let keeps = |name: &OsString| {
+            self.policy.env.keeps(name.as_bytes())
+                && !self.policy.env.set.contains_key(&*name.to_string_lossy())
+        };
+        let set = self
+            .policy
+            .env
+            .set
+            .iter()
+            .map(|(k, v)| (k.into(), v.into()));
+        std::env::vars_os()
+            .filter(|(name, _)| keeps(name))
+            .chain(set)
+            .chain([("AGENTFS_BRANCH".into(), branch.into())])
+            .collect()
+    }
+}
+
+/// The caller's home, if it is one: a directory other than `/`.
+fn home() -> Option<PathBuf> {
+    let home = std::env::var_os("HOME")
+        .map(PathBuf::from)
+        .filter(|p| p.is_absolute())?;
+    let real = std::fs::canonicalize(home).ok()?;
+    (real.is_dir() && real != Path::new("/")).then_some(real)
+}
+
+fn user_file(args: &ViewArgs) -> Option<PathBuf> {
+    if let Some(file) = &args.policy {
+        return Some(file.clone());
+    }
+    let config = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
+    let config = config.filter(|p| p.is_absolute());
+    let base =
+        config.or_else(|| std::env::var_os("HOME").map(|h| Path::new(&h).join(".config")))?;
+    Some(base.join("agentfs/policy.toml"))
+}
+
+fn read(
+    file: &Path,
+    must_exist: bool,
+    source: Source,
+    context: &Context,
+) -> Result<Option<Profile>, CmdError> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(Some(Profile::parse(
+            &text,
+            source,
+            &file.display().to_string(),
+            context,
+        )?)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !must_exist => Ok(None),
+        Err(e) => Err(CmdError::io("read the policy", file, e)),
+    }
+}
+
+fn flags(args: &ViewArgs) -> Result<Profile, CmdError> {
+    let mut profile = Profile::default();
+    for (flag, access, paths) in [
+        ("--cow", Access::Cow, &args.cow),
+        ("--ro", Access::ReadOnly, &args.ro),
+        ("--rw", Access::SharedRw, &args.rw),
+        ("--hide", Access::Hide, &args.hide),
+    ] {
+        for path in paths {
+            let path = std::path::absolute(path).map_err(|e| CmdError::io("resolve", path, e))?;
+            // Before the merge, so that two spellings of one path meet there.
+            let path = probe::real_path(&path);
+            profile.push(Rule {
+                path,
+                access,
+                origin: Origin::flag(flag),
+            })?;
+        }
+    }
+    Ok(profile)
+}
