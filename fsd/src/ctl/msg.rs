@@ -51,6 +51,10 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MountSpec {
+    /// The host directory that the mount shows as its root; none: `/`, and paths inside the mount
+    /// are those of the host.
+    #[serde(default)]
+    pub root: Option<PathBuf>,
     /// Host directories shown copy-on-write, absolute, none below another.
     pub roots: Vec<PathBuf>,
     /// Host paths that the core answers with "no such entry", the store among them.

@@ -6,7 +6,7 @@ use std::sync::mpsc::Sender;
 use std::thread;
 
 use agentfs_fsd::backstore::LiveBranch;
-use agentfs_fsd::core::types::BranchName;
+use agentfs_fsd::core::types::{BranchName, Ino};
 use agentfs_fsd::core::{CoreConfig, FsCore};
 use agentfs_fsd::ctl::msg::{ErrorCode, MountSpec};
 use agentfs_fsd::ctl::server::{Refusal, Service};
@@ -90,11 +90,11 @@ impl Daemon {
         }
     }
 
-    fn serve(&self, device: OwnedFd, passthrough: bool) -> Result<(), Refusal> {
+    fn serve(&self, root: Ino, device: OwnedFd, passthrough: bool) -> Result<(), Refusal> {
         let failed = |e: std::io::Error| Refusal::new(ErrorCode::Io, format!("serve FUSE: {e}"));
         let options = Options::from_env(passthrough.then(|| self.passthrough_depth()));
         let session =
-            FuseSession::start(Arc::clone(&self.core), device, options).map_err(failed)?;
+            FuseSession::start(Arc::clone(&self.core), root, device, options).map_err(failed)?;
         lock(&self.mount).served = true;
         let events = self.events.clone();
         let spawned = thread::Builder::new().name("fuse".into()).spawn(move || {
@@ -130,6 +130,7 @@ impl Service for Daemon {
         })?;
         info!(roots = ?mount.roots, passthrough = mount.passthrough, "attach");
         let passthrough = mount.passthrough;
+        let shown = mount.root.unwrap_or_else(|| PathBuf::from("/"));
         let config = CoreConfig {
             roots: mount.roots,
             conceal: mount.conceal,
@@ -137,8 +138,9 @@ impl Service for Daemon {
             passthrough,
         };
         let core = FsCore::new(live, config).map_err(|e| refusal::of_core(&e))?;
+        let root = core.enter(&shown).map_err(|e| refusal::of_core(&e))?;
         self.core.open(core);
-        self.serve(device, passthrough)?;
+        self.serve(root, device, passthrough)?;
         lock(&self.mount).namespaces = namespaces;
         Ok(())
     }

@@ -46,18 +46,30 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct Adapter {
     core: Arc<Gate<FsCore>>,
+    /// The inode that the mount shows as its root.
+    root: Ino,
     options: Options,
     backings: Backings<BackingId>,
     workers: Workers,
 }
 
 impl Adapter {
-    pub(super) fn new(core: Arc<Gate<FsCore>>, options: Options) -> Self {
+    pub(super) fn new(core: Arc<Gate<FsCore>>, root: Ino, options: Options) -> Self {
         Self {
             core,
+            root,
             options,
             backings: Backings::default(),
             workers: Workers::default(),
+        }
+    }
+
+    /// The inode a request is about: the kernel calls the mount's root 1, whatever it is.
+    fn ino(&self, ino: INodeNo) -> Ino {
+        if ino == INodeNo::ROOT {
+            self.root
+        } else {
+            Ino(ino.0)
         }
     }
 
@@ -126,7 +138,7 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let found = self.call(op::LOOKUP, req, parent, |core| {
-            match core.lookup(Ino(parent.0), &name_of(name)?) {
+            match core.lookup(self.ino(parent), &name_of(name)?) {
                 Ok(found) => Ok(Some(found)),
                 Err(FsError::NoEntry { .. }) => Ok(None),
                 Err(e) => Err(e),
@@ -143,13 +155,13 @@ impl Filesystem for Adapter {
     // A batch comes here one by one: fuser hides the type that overriding it would need.
     fn forget(&self, req: &Request, ino: INodeNo, lookups: u64) {
         let _ = self.call(op::FORGET, req, ino, |core| {
-            core.forget(Ino(ino.0), lookups);
+            core.forget(self.ino(ino), lookups);
             Ok(())
         });
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.call(op::GETATTR, req, ino, |core| core.getattr(Ino(ino.0))) {
+        match self.call(op::GETATTR, req, ino, |core| core.getattr(self.ino(ino))) {
             Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
             Err(errno) => reply.error(errno),
         }
@@ -186,7 +198,7 @@ impl Filesystem for Adapter {
             ctime: ctime.map(time_in),
         };
         let fh = fh.map(|fh| Fh(fh.0));
-        let call = |core: &FsCore| core.setattr(&caller(req), Ino(ino.0), fh, &set);
+        let call = |core: &FsCore| core.setattr(&caller(req), self.ino(ino), fh, &set);
         match self.call(op::SETATTR, req, ino, call) {
             Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
             Err(errno) => reply.error(errno),
@@ -194,7 +206,7 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.call(op::READLINK, req, ino, |core| core.readlink(Ino(ino.0))) {
+        match self.call(op::READLINK, req, ino, |core| core.readlink(self.ino(ino))) {
             Ok(target) => reply.data(&target),
             Err(errno) => reply.error(errno),
         }
@@ -216,7 +228,7 @@ impl Filesystem for Adapter {
             let (c, name) = (caller(req), name_of(name)?);
             core.mknod(
                 &c,
-                Ino(parent.0),
+                self.ino(parent),
                 &name,
                 kind,
                 new_mode(mode, umask),
@@ -238,7 +250,7 @@ impl Filesystem for Adapter {
         let made = self.call(op::MKDIR, req, parent, |core| {
             core.mkdir(
                 &caller(req),
-                Ino(parent.0),
+                self.ino(parent),
                 &name_of(name)?,
                 new_mode(mode, umask),
             )
@@ -256,28 +268,33 @@ impl Filesystem for Adapter {
     ) {
         let target = target.as_os_str().as_bytes();
         let made = self.call(op::SYMLINK, req, parent, |core| {
-            core.symlink(&caller(req), Ino(parent.0), &name_of(name)?, target)
+            core.symlink(&caller(req), self.ino(parent), &name_of(name)?, target)
         });
         entry(reply, made);
     }
 
     fn link(&self, req: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let made = self.call(op::LINK, req, ino, |core| {
-            core.link(&caller(req), Ino(ino.0), Ino(parent.0), &name_of(name)?)
+            core.link(
+                &caller(req),
+                self.ino(ino),
+                self.ino(parent),
+                &name_of(name)?,
+            )
         });
         entry(reply, made);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let gone = self.call(op::UNLINK, req, parent, |core| {
-            core.unlink(&caller(req), Ino(parent.0), &name_of(name)?)
+            core.unlink(&caller(req), self.ino(parent), &name_of(name)?)
         });
         done(reply, gone);
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let gone = self.call(op::RMDIR, req, parent, |core| {
-            core.rmdir(&caller(req), Ino(parent.0), &name_of(name)?)
+            core.rmdir(&caller(req), self.ino(parent), &name_of(name)?)
         });
         done(reply, gone);
     }
@@ -297,9 +314,9 @@ impl Filesystem for Adapter {
             let (from_name, to_name) = (name_of(name)?, name_of(to_name)?);
             core.rename(
                 &caller(req),
-                Ino(parent.0),
+                self.ino(parent),
                 &from_name,
-                Ino(to.0),
+                self.ino(to),
                 &to_name,
                 mode,
             )
@@ -308,7 +325,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let call = |core: &FsCore| core.open(&caller(req), Ino(ino.0), flags.0);
+        let call = |core: &FsCore| core.open(&caller(req), self.ino(ino), flags.0);
         let Opened { fh, io } = match self.call(op::OPEN, req, ino, call) {
             Ok(opened) => opened,
             Err(errno) => return reply.error(errno),
@@ -318,7 +335,7 @@ impl Filesystem for Adapter {
             OpenIo::Cached => reply.opened(handle, CACHED),
             OpenIo::Passthrough { token, fd } => {
                 let register = || reply.open_backing(fd);
-                match self.backings.acquire(Ino(ino.0), token, fh, register) {
+                match self.backings.acquire(self.ino(ino), token, fh, register) {
                     Some(id) => reply.opened_passthrough(handle, NATIVE, &id),
                     None => reply.opened(handle, CACHED),
                 }
@@ -339,7 +356,7 @@ impl Filesystem for Adapter {
         let call = |core: &FsCore| {
             core.create(
                 &caller(req),
-                Ino(parent.0),
+                self.ino(parent),
                 &name_of(name)?,
                 new_mode(mode, umask),
                 flags,
@@ -383,7 +400,7 @@ impl Filesystem for Adapter {
             }
             let room = &mut buffer[..size];
             match self.call(op::READ, req, ino, |core| {
-                core.read(Ino(ino.0), Fh(fh.0), offset, room)
+                core.read(self.ino(ino), Fh(fh.0), offset, room)
             }) {
                 Ok(bytes) => reply.data(&buffer[..bytes]),
                 Err(errno) => reply.error(errno),
@@ -406,7 +423,7 @@ impl Filesystem for Adapter {
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         tracing::trace!(target: "agentfs::write", ino = ino.0, offset, bytes = data.len());
         match self.call(op::WRITE, req, ino, |core| {
-            core.write(Ino(ino.0), Fh(fh.0), offset, data, kill)
+            core.write(self.ino(ino), Fh(fh.0), offset, data, kill)
         }) {
             Ok(bytes) => reply.written(bytes as u32),
             Err(errno) => reply.error(errno),
@@ -433,7 +450,8 @@ impl Filesystem for Adapter {
     }
 
     fn fsync(&self, req: &Request, ino: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        let call = move |core: &FsCore| core.fsync(Ino(ino.0), datasync);
+        let file = self.ino(ino);
+        let call = move |core: &FsCore| core.fsync(file, datasync);
         self.call_aside(op::FSYNC, req, ino, reply, call);
     }
 
@@ -445,7 +463,8 @@ impl Filesystem for Adapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        let call = move |core: &FsCore| core.fsync(Ino(ino.0), datasync);
+        let file = self.ino(ino);
+        let call = move |core: &FsCore| core.fsync(file, datasync);
         self.call_aside(op::FSYNCDIR, req, ino, reply, call);
     }
 
@@ -459,7 +478,8 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let call = move |core: &FsCore| core.fallocate(Ino(ino.0), Fh(fh.0), mode, offset, length);
+        let file = self.ino(ino);
+        let call = move |core: &FsCore| core.fallocate(file, Fh(fh.0), mode, offset, length);
         self.call_aside(op::FALLOCATE, req, ino, reply, call);
     }
 
@@ -472,7 +492,7 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let call = |core: &FsCore| core.lseek(Ino(ino.0), Fh(fh.0), offset, whence);
+        let call = |core: &FsCore| core.lseek(self.ino(ino), Fh(fh.0), offset, whence);
         match self.call(op::LSEEK, req, ino, call) {
             Ok(offset) => reply.offset(offset),
             Err(errno) => reply.error(errno),
@@ -495,7 +515,7 @@ impl Filesystem for Adapter {
     ) {
         let mut taken = 0u32;
         let listed = self.call(op::READDIR, req, ino, |core| {
-            core.readdir(Ino(ino.0), offset, &mut |e| {
+            core.readdir(self.ino(ino), offset, &mut |e| {
                 let (kind, name) = (file_type(e.kind), OsStr::from_bytes(e.name.as_bytes()));
                 let took = !reply.add(INodeNo(e.ino.0), e.cookie, kind, name);
                 taken += u32::from(took);
@@ -520,7 +540,7 @@ impl Filesystem for Adapter {
     ) {
         let mut taken = 0u32;
         let listed = self.call(op::READDIRPLUS, req, ino, |core| {
-            core.readdirplus(Ino(ino.0), offset, &mut |e, entry| {
+            core.readdirplus(self.ino(ino), offset, &mut |e, entry| {
                 let (ttl, attr, generation) = match (&e.name, entry) {
                     (_, Some(entry)) => (FOREVER, file_attr(&entry.attr), entry.generation),
                     // The kernel takes the number of a dot for d_ino and makes no inode of it.
@@ -569,24 +589,24 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let set = self.call(op::SETXATTR, req, ino, |core| {
-            core.setxattr(&caller(req), Ino(ino.0), name.as_bytes(), value, flags)
+            core.setxattr(&caller(req), self.ino(ino), name.as_bytes(), value, flags)
         });
         done(reply, set);
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let call = |core: &FsCore| core.getxattr(Ino(ino.0), name.as_bytes());
+        let call = |core: &FsCore| core.getxattr(self.ino(ino), name.as_bytes());
         xattr(reply, size, self.call(op::GETXATTR, req, ino, call));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let call = |core: &FsCore| core.listxattr(Ino(ino.0));
+        let call = |core: &FsCore| core.listxattr(self.ino(ino));
         xattr(reply, size, self.call(op::LISTXATTR, req, ino, call));
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let removed = self.call(op::REMOVEXATTR, req, ino, |core| {
-            core.removexattr(&caller(req), Ino(ino.0), name.as_bytes())
+            core.removexattr(&caller(req), self.ino(ino), name.as_bytes())
         });
         done(reply, removed);
     }
@@ -652,8 +672,8 @@ impl Filesystem for Adapter {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let from = (Ino(ino.0), Fh(fh.0), offset);
-        let to = (Ino(out.0), Fh(out_fh.0), out_offset);
+        let from = (self.ino(ino), Fh(fh.0), offset);
+        let to = (self.ino(out), Fh(out_fh.0), out_offset);
         match self.call(op::COPY_FILE_RANGE, req, ino, |core| {
             core.copy_range(&caller(req), from, to, len)
         }) {

@@ -11,6 +11,7 @@ use fuser::{Config, InitFlags, KernelConfig, Session, SessionACL};
 use tracing::{debug, info, warn};
 
 use crate::core::FsCore;
+use crate::core::types::Ino;
 use crate::fuse::adapter::Adapter;
 use crate::sync::{Arc, Gate};
 
@@ -171,16 +172,25 @@ fn readers(cpus: usize) -> usize {
 pub struct FuseSession(Session<Adapter>);
 
 impl FuseSession {
-    /// Answers INIT on `device`, which must be mounted already.
+    /// Answers INIT on `device`, which must be mounted already and will show `root`.
     ///
     /// Errors: the device is not mounted (EPERM), or is no FUSE device; passthrough was asked for
     /// and the kernel has none.
-    pub fn start(core: Arc<Gate<FsCore>>, device: OwnedFd, options: Options) -> io::Result<Self> {
+    pub fn start(
+        core: Arc<Gate<FsCore>>,
+        root: Ino,
+        device: OwnedFd,
+        options: Options,
+    ) -> io::Result<Self> {
         let mut config = Config::default();
         config.n_threads = Some(options.readers);
         // Who may use the mount is for the kernel to decide, by its user_id and allow_other.
-        let session =
-            Session::from_fd(Adapter::new(core, options), device, SessionACL::All, config)?;
+        let session = Session::from_fd(
+            Adapter::new(core, root, options),
+            device,
+            SessionACL::All,
+            config,
+        )?;
         info!(?options, "the mount is served");
         Ok(Self(session))
     }

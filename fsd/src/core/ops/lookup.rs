@@ -1,5 +1,8 @@
 //! Finding entries and saying what they are: lookup, forget, getattr, readlink.
 
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
 use crate::backstore::Records;
 use crate::core::base::{BaseLoc, BaseStat};
 use crate::core::exposed::Shown;
@@ -28,6 +31,32 @@ impl FsCore {
                 Err(e)
             }
         }
+    }
+
+    /// Finds the directory at the absolute `path`, without following symbolic links. The caller
+    /// owes a forget for it.
+    ///
+    /// Errors: `NoEntry`, `NotADirectory`, `BadName`, `Base`, `Store`.
+    pub fn enter(&self, path: &Path) -> Result<Ino, FsError> {
+        let mut at = Ino::ROOT;
+        for part in path
+            .as_os_str()
+            .as_bytes()
+            .split(|b| *b == b'/')
+            .filter(|p| !p.is_empty())
+        {
+            let below = self.lookup(at, &Name::new(part)?);
+            if at != Ino::ROOT {
+                self.forget(at, 1);
+            }
+            at = below?.attr.ino;
+        }
+        let is_dir = crate::sync::lock(&self.tree).dir(at).map(drop);
+        if let Err(e) = is_dir {
+            self.forget(at, 1);
+            return Err(e);
+        }
+        Ok(at)
     }
 
     /// Finds the inode of `name` in `parent` and returns with the tree locked and the node in it.

@@ -77,6 +77,7 @@ fn every_request_reaches_the_service() {
     assert_eq!(client.branch().as_str(), "feature");
     assert_eq!(client.pid(), std::process::id());
     let spec = MountSpec {
+        root: None,
         roots: vec!["/w".into()],
         conceal: vec![],
         passthrough: false,
