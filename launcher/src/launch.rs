@@ -170,6 +170,7 @@ fn serve(
     let fds = hear(&set_up, &Inner::Mounted)?;
     let [device, user, mount] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| lost())?;
     let spec = MountSpec {
+        root: None,
         roots: order.plan.roots.clone(),
         conceal: order.plan.conceal.clone(),
         passthrough: order.plan.passthrough,
