@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::backstore::ObjectFile;
 use crate::core::base::{BaseDir, BaseLoc};
 use crate::core::exposed::Exposed;
 use crate::core::record::{Fingerprint, InodeRec};
@@ -45,7 +46,7 @@ pub struct Node {
 }
 
 /// How the open handles of a file move bytes; the kernel allows one way at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum IoMode {
     /// Through the kernel's page cache and requests to us. Also: nothing open.
     Cached,
@@ -53,6 +54,8 @@ pub enum IoMode {
     Passthrough {
         /// Identifies the backing registered with the kernel.
         token: u64,
+        /// The object: what a further open must be given, whatever else goes on with the file.
+        file: Arc<dyn ObjectFile>,
     },
 }
 

@@ -147,9 +147,9 @@ fn wait(daemon: &Daemon, happened: &Receiver<Event>) {
                 error!(%error, "the FUSE session failed");
                 return;
             }
-            Ok(Event::Idle) if daemon.was_attached() => {}
+            Ok(Event::Idle) if daemon.is_mounted() => {}
             Ok(Event::Idle) => {
-                info!("no client is left, and nothing was ever mounted");
+                info!("no client is left, and nothing is mounted");
                 return;
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {

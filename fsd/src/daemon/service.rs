@@ -60,9 +60,9 @@ impl Daemon {
         }
     }
 
-    /// Whether a mount was ever handed over.
-    pub(super) fn was_attached(&self) -> bool {
-        lock(&self.waiting).is_none()
+    /// Whether a mount is served, whose end will end the daemon.
+    pub(super) fn is_mounted(&self) -> bool {
+        lock(&self.mount).served
     }
 
     /// Lets the core do its regular work.
@@ -126,7 +126,7 @@ impl Service for Daemon {
         };
         check_device(&device)?;
         let live = lock(&self.waiting).take().ok_or_else(|| {
-            Refusal::new(ErrorCode::NotAllowed, "the branch has been mounted already")
+            Refusal::new(ErrorCode::NotAllowed, "the branch was handed to a mount already")
         })?;
         info!(roots = ?mount.roots, passthrough = mount.passthrough, "attach");
         let passthrough = mount.passthrough;

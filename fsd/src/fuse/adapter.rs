@@ -83,19 +83,18 @@ impl Adapter {
         Meta::of(op, request, ino).serve(&self.core, call)
     }
 
-    /// Runs a call that may block for long on a worker, and answers it from there.
-    fn call_aside(
+    /// Runs a call that may block for long on a worker, which gives the answer.
+    fn call_aside<T>(
         &self,
         op: &'static str,
         request: &Request,
         ino: INodeNo,
-        reply: ReplyEmpty,
-        call: impl FnOnce(&FsCore) -> Result<(), FsError> + Send + 'static,
+        call: impl FnOnce(&FsCore) -> Result<T, FsError> + Send + 'static,
+        answer: impl FnOnce(Result<T, Errno>) + Send + 'static,
     ) {
         let meta = Meta::of(op, request, ino);
         let core = Arc::clone(&self.core);
-        self.workers
-            .run(move || done(reply, meta.serve(&core, call)));
+        self.workers.run(move || answer(meta.serve(&core, call)));
     }
 }
 
@@ -452,7 +451,7 @@ impl Filesystem for Adapter {
     fn fsync(&self, req: &Request, ino: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
         let file = self.ino(ino);
         let call = move |core: &FsCore| core.fsync(file, datasync);
-        self.call_aside(op::FSYNC, req, ino, reply, call);
+        self.call_aside(op::FSYNC, req, ino, call, |result| done(reply, result));
     }
 
     fn fsyncdir(
@@ -465,7 +464,7 @@ impl Filesystem for Adapter {
     ) {
         let file = self.ino(ino);
         let call = move |core: &FsCore| core.fsync(file, datasync);
-        self.call_aside(op::FSYNCDIR, req, ino, reply, call);
+        self.call_aside(op::FSYNCDIR, req, ino, call, |result| done(reply, result));
     }
 
     fn fallocate(
@@ -480,7 +479,7 @@ impl Filesystem for Adapter {
     ) {
         let file = self.ino(ino);
         let call = move |core: &FsCore| core.fallocate(file, Fh(fh.0), mode, offset, length);
-        self.call_aside(op::FALLOCATE, req, ino, reply, call);
+        self.call_aside(op::FALLOCATE, req, ino, call, |result| done(reply, result));
     }
 
     fn lseek(
@@ -674,11 +673,12 @@ impl Filesystem for Adapter {
     ) {
         let from = (self.ino(ino), Fh(fh.0), offset);
         let to = (self.ino(out), Fh(out_fh.0), out_offset);
-        match self.call(op::COPY_FILE_RANGE, req, ino, |core| {
-            core.copy_range(&caller(req), from, to, len)
-        }) {
-            Ok(copied) => reply.written(copied as u32),
+        let caller = caller(req);
+        let call = move |core: &FsCore| core.copy_range(&caller, from, to, len);
+        self.call_aside(op::COPY_FILE_RANGE, req, ino, call, |copied| match copied {
+            // The core copies less than 4 GiB at a time; a program that wants more asks again.
+            Ok(bytes) => reply.written(bytes as u32),
             Err(errno) => reply.error(errno),
-        }
+        });
     }
 }

@@ -133,7 +133,6 @@ pub(super) fn rdev_in(encoded: u32) -> u64 {
     rustix::fs::makedev(major, minor)
 }
 
-/// RENAME_WHITEOUT is overlayfs's own and, like any unknown or contradictory flag, invalid here.
 /// The mode of a new entry, as a request gives it.
 pub(super) fn new_mode(mode: u32, umask: u32) -> NewMode {
     NewMode {
@@ -142,6 +141,7 @@ pub(super) fn new_mode(mode: u32, umask: u32) -> NewMode {
     }
 }
 
+/// What renameat2(2) was asked; an unknown or contradictory flag is invalid.
 pub(super) fn rename_mode(flags: RenameFlags) -> Result<RenameMode, FsError> {
     if flags.is_empty() {
         Ok(RenameMode::Replace)

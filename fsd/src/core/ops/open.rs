@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::OFlags;
 
+use crate::backstore::ObjectFile;
 use crate::core::access::CAPABILITY_XATTR;
 use crate::core::copy_up;
 use crate::core::handle::Handle;
@@ -156,8 +157,8 @@ impl FsCore {
         node.opens += 1;
         node.writers += u32::from(access.writes);
         let io = match backing {
-            Some((token, fd)) => {
-                node.io = IoMode::Passthrough { token };
+            Some((token, file, fd)) => {
+                node.io = IoMode::Passthrough { token, file };
                 OpenIo::Passthrough { token, fd }
             }
             None => OpenIo::Cached,
@@ -188,30 +189,24 @@ impl FsCore {
     /// The kernel allows one way at a time: while cached handles are open, a further one is cached
     /// too, and the other way round. A file that carries privileges is never written behind our
     /// back: they must go with the first write.
-    fn backing(
-        &self,
-        tree: &Tree,
-        ino: Ino,
-        stream: &Stream,
-    ) -> Result<Option<(u64, OwnedFd)>, FsError> {
+    fn backing(&self, tree: &Tree, ino: Ino, stream: &Stream) -> Result<Option<Backing>, FsError> {
         let node = tree.node(ino)?;
         if !self.passthrough {
             return Ok(None);
         }
-        let joins = matches!(node.io, IoMode::Passthrough { .. }) && node.opens > 0;
-        if !joins && (node.opens > 0 || has_privileges(node)) {
-            return Ok(None);
-        }
-        let Ok(bytes) = stream.bytes.try_read() else {
-            return Ok(None);
-        };
-        let Bytes::Object {
-            id,
-            file,
-            own: true,
-        } = &*bytes
-        else {
-            return Ok(None);
+        let (token, file) = match &node.io {
+            // Whoever holds the bytes now (a truncation, say) must not turn this open into a
+            // cached one: the kernel would answer EIO.
+            IoMode::Passthrough { token, file } if node.opens > 0 => (*token, file.clone()),
+            _ if node.opens > 0 || has_privileges(node) => return Ok(None),
+            _ => match stream.bytes.try_read().as_deref() {
+                Ok(Bytes::Object {
+                    id,
+                    file,
+                    own: true,
+                }) => (token_of(*id), file.clone()),
+                _ => return Ok(None),
+            },
         };
         let Some(fd) = file.as_fd() else {
             return Ok(None);
@@ -219,7 +214,7 @@ impl FsCore {
         let fd = fd
             .try_clone_to_owned()
             .map_err(|source| FsError::Base { op: "dup", source })?;
-        Ok(Some((token_of(*id), fd)))
+        Ok(Some((token, file, fd)))
     }
 
     /// Closes a handle. After the last writer the object's stamps become the record's.
@@ -245,6 +240,9 @@ impl FsCore {
         crate::sync::lock(&self.tree).drop_if_idle(ino);
     }
 }
+
+/// What a passthrough open is given: token, object, and the object's descriptor for the kernel.
+type Backing = (u64, Arc<dyn ObjectFile>, OwnedFd);
 
 fn has_privileges(node: &Node) -> bool {
     node.record
