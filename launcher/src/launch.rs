@@ -22,7 +22,7 @@ use crate::error::{CmdError, EXIT_OURS, SetupError, step};
 use crate::idmap;
 use crate::plan::Plan;
 use crate::proc::child::{self, Inside};
-use crate::proc::clone::{self, Kind, Side};
+use crate::proc::clone::{self, Alone, Kind, Side};
 use crate::proc::monitor::{Outcome, Running, Signals};
 use crate::proc::msg::{End, Inner, Link, Outer};
 use crate::proc::tty::Tty;
@@ -124,7 +124,9 @@ fn start(
     signals: &Signals,
 ) -> Result<Done, CmdError> {
     let program = daemon::program()?;
-    let set_up = begin(Kind::Setup, |link| child::set_up(link, inside))?;
+    let set_up = begin(Kind::Setup, |link, alone| {
+        child::set_up(link, alone, inside)
+    })?;
     idmap::write(set_up.pid, inside.plan.ids)?;
     tell(&set_up, Outer::Go)?;
 
@@ -219,8 +221,8 @@ fn join(order: &Order<'_>, inside: &Inside, signals: &Signals) -> Result<Option<
         Err(CtlError::Closed) => return Ok(None),
         Err(e) => return Err(failed(e)),
     };
-    let set_up = begin(Kind::Join, |link| {
-        child::join(link, &spaces.user, &spaces.mount, inside)
+    let set_up = begin(Kind::Join, |link, alone| {
+        child::join(link, alone, &spaces, inside)
     })?;
     drop(spaces);
     tell(&set_up, Outer::Go)?;
@@ -277,12 +279,13 @@ fn go(
     .wait())
 }
 
-fn begin(kind: Kind, child: impl FnOnce(Link)) -> Result<SetUp, CmdError> {
+fn begin(kind: Kind, child: impl FnOnce(Link, &Alone)) -> Result<SetUp, CmdError> {
     let fail = |e| SetupError::other(step::CLONE, "the run", e);
     let (ours, theirs) = Link::pair().map_err(fail)?;
-    match clone::clone(kind).map_err(fail)? {
-        Side::Child => {
-            child(theirs);
+    let alone = Alone::check().map_err(fail)?;
+    match clone::clone(kind, &alone).map_err(fail)? {
+        Side::Child(alone) => {
+            child(theirs, &alone);
             // It leaves by exec or exit.
             std::process::exit(i32::from(EXIT_OURS))
         }

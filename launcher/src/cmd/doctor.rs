@@ -17,7 +17,7 @@ use crate::error::{CmdError, SetupError, step};
 use crate::idmap::{self, IdMap};
 use crate::mounts::{self, View};
 use crate::plan::{MARK, SetupOp};
-use crate::proc::clone::{self, Kind, Side};
+use crate::proc::clone::{self, Alone, Kind, Side};
 use crate::proc::msg::{Inner, Link, Outer};
 use crate::{daemon, probe};
 
@@ -253,8 +253,9 @@ fn set_up() -> Vec<Check> {
 fn try_set_up(checks: &mut Vec<Check>) -> Result<(), SetupError> {
     let fail = |e: std::io::Error| SetupError::other(step::CLONE, "the trial", e);
     let (ours, theirs) = Link::pair().map_err(fail)?;
-    let pid = match clone::clone(Kind::Setup).map_err(fail)? {
-        Side::Child => trial(&theirs),
+    let alone = Alone::check().map_err(fail)?;
+    let pid = match clone::clone(Kind::Setup, &alone).map_err(fail)? {
+        Side::Child(alone) => trial(&theirs, &alone),
         Side::Parent { pid, .. } => pid,
     };
     drop(theirs);
@@ -329,7 +330,7 @@ fn passthrough(flags: u64) -> Check {
     Check::new("FUSE passthrough", answer).optional()
 }
 
-fn trial(link: &Link) -> ! {
+fn trial(link: &Link, alone: &Alone) -> ! {
     let done = (|| {
         crate::proc::child::expect(link, Outer::Go)?;
         let mut view = View::default();
@@ -343,9 +344,9 @@ fn trial(link: &Link) -> ! {
         crate::proc::child::tell(link, &Inner::Mounted, &[staged.device.as_fd()])?;
         drop(staged);
         let fail = |e: std::io::Error| SetupError::other(step::CLONE, "the trial's init", e);
-        match clone::clone(Kind::Init).map_err(fail)? {
+        match clone::clone(Kind::Init, alone).map_err(fail)? {
             Side::Parent { .. } => Ok(()),
-            Side::Child => {
+            Side::Child(_) => {
                 mounts::proc(&[])?;
                 crate::proc::child::tell(link, &Inner::Started, &[])?;
                 Ok(())

@@ -8,13 +8,14 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use agentfs_fsd::ctl::client::Namespaces;
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::error::{SetupError, step};
 use crate::mounts::{self, View};
 use crate::plan::{Plan, SetupOp};
-use crate::proc::clone::{self, Kind, Side};
+use crate::proc::clone::{self, Alone, Kind, Side};
 use crate::proc::init;
 use crate::proc::msg::{Inner, Link, Outer};
 use crate::sys;
@@ -36,18 +37,20 @@ pub struct Inside {
 }
 
 /// The set-up child of a fresh run. Never returns.
-pub fn set_up(link: Link, inside: &Inside) -> ! {
+pub fn set_up(link: Link, alone: &Alone, inside: &Inside) -> ! {
     finish(
         &link,
+        alone,
         begin(&link).and_then(|()| build(&link, inside)),
         inside,
     )
 }
 
-/// The set-up child that enters a live run, whose namespaces are `user` and `mount`. Never returns.
-pub fn join(link: Link, user: impl AsFd, mount: impl AsFd, inside: &Inside) -> ! {
-    let entered = enter(user, mount);
-    finish(&link, entered.and_then(|()| begin(&link)), inside)
+/// The set-up child that enters a live run, whose namespaces are `spaces`. Never returns.
+pub fn join(link: Link, alone: &Alone, spaces: &Namespaces, inside: &Inside) -> ! {
+    // Before the other descriptors are closed, those of the namespaces among them.
+    let entered = enter(&spaces.user, &spaces.mount);
+    finish(&link, alone, entered.and_then(|()| begin(&link)), inside)
 }
 
 fn begin(link: &Link) -> Result<(), SetupError> {
@@ -95,12 +98,12 @@ fn enter(user: impl AsFd, mount: impl AsFd) -> Result<(), SetupError> {
 }
 
 /// Makes init and leaves, or tells what failed.
-fn finish(link: &Link, done: Result<(), SetupError>, inside: &Inside) -> ! {
+fn finish(link: &Link, alone: &Alone, done: Result<(), SetupError>, inside: &Inside) -> ! {
     let made = done.and_then(|()| {
-        clone::clone(Kind::Init).map_err(|e| SetupError::other(step::CLONE, "init", e))
+        clone::clone(Kind::Init, alone).map_err(|e| SetupError::other(step::CLONE, "init", e))
     });
     match made {
-        Ok(Side::Child) => init::run(link, inside),
+        Ok(Side::Child(alone)) => init::run(link, &alone, inside),
         Ok(Side::Parent { .. }) => std::process::exit(0),
         Err(e) => fail(link, e),
     }

@@ -10,11 +10,33 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use clone3::Clone3;
 use nix::unistd::Pid;
 
+/// Proof that this process has one thread. Nothing in the launcher ever starts a second one.
+#[derive(Debug)]
+pub struct Alone(());
+
+impl Alone {
+    /// Asks the kernel.
+    ///
+    /// Errors: `Other` when more than one thread runs.
+    pub fn check() -> io::Result<Self> {
+        let threads = procfs::process::Process::myself()
+            .and_then(|me| me.stat())
+            .map_err(io::Error::other)?
+            .num_threads;
+        match threads {
+            1 => Ok(Self(())),
+            _ => Err(io::Error::other(format!(
+                "{threads} threads run, must be 1 to clone"
+            ))),
+        }
+    }
+}
+
 /// Which side of the clone this is.
 #[derive(Debug)]
 pub enum Side {
-    /// The new process.
-    Child,
+    /// The new process, which the kernel started with one thread.
+    Child(Alone),
     /// The old one.
     Parent {
         /// The child, in this process's pid namespace.
@@ -39,18 +61,8 @@ pub enum Kind {
 
 /// Clones this process.
 ///
-/// Errors: `EUSERS`/`ENOSPC` (limit of namespaces), `EPERM` (not allowed to make them), `EAGAIN`;
-/// `Other` when more than one thread runs.
-pub fn clone(kind: Kind) -> io::Result<Side> {
-    let threads = procfs::process::Process::myself()
-        .and_then(|me| me.stat())
-        .map_err(io::Error::other)?
-        .num_threads;
-    if threads != 1 {
-        return Err(io::Error::other(format!(
-            "{threads} threads run, must be 1 to clone"
-        )));
-    }
+/// Errors: `EUSERS`/`ENOSPC` (limit of namespaces), `EPERM` (not allowed to make them), `EAGAIN`.
+pub fn clone(kind: Kind, _alone: &Alone) -> io::Result<Side> {
     let mut raw_pidfd = -1;
     let mut call = Clone3::default();
     match kind {
@@ -71,10 +83,10 @@ pub fn clone(kind: Kind) -> io::Result<Side> {
     }
     call.flag_pidfd(&mut raw_pidfd);
     // SAFETY: no CLONE_VM, so the child runs on its own copy of the memory and the stack. This is
-    // the only thread (checked above), so no lock is held by a thread that the child lacks.
+    // the only thread (`Alone` proves it), so no lock is held by a thread that the child lacks.
     let pid = unsafe { call.call() }?;
     if pid == 0 {
-        return Ok(Side::Child);
+        return Ok(Side::Child(Alone(())));
     }
     // SAFETY: the kernel has just made this descriptor for us and nobody else knows its number.
     let pidfd = unsafe { OwnedFd::from_raw_fd(raw_pidfd) };

@@ -1,6 +1,7 @@
 //! Pid 1 of the run: mounts /proc, gives up every privilege, makes the command, reaps, forwards
 //! signals, and takes everything with it when the command or the monitor ends.
 
+use std::ffi::CString;
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
@@ -13,7 +14,7 @@ use crate::caps;
 use crate::error::{EXIT_OURS, SetupError, step};
 use crate::mounts;
 use crate::proc::child::{Inside, expect, fail, tell};
-use crate::proc::clone::{self, Kind, Side};
+use crate::proc::clone::{self, Alone, Kind, Side};
 use crate::proc::msg::{End, Inner, Link, Outer};
 use crate::sys;
 
@@ -31,8 +32,8 @@ const FORWARDED: [Signal; 9] = [
 ];
 
 /// Runs as pid 1. Never returns.
-pub fn run(link: &Link, inside: &Inside) -> ! {
-    match start(link, inside) {
+pub fn run(link: &Link, alone: &Alone, inside: &Inside) -> ! {
+    match start(link, alone, inside) {
         Ok((command, signals)) => {
             let end = reap(link, command, &signals);
             // If the monitor is gone there is nobody to tell. Leaving ends all that is left inside.
@@ -43,7 +44,7 @@ pub fn run(link: &Link, inside: &Inside) -> ! {
     }
 }
 
-fn start(link: &Link, inside: &Inside) -> Result<(Pid, SignalFd), SetupError> {
+fn start(link: &Link, alone: &Alone, inside: &Inside) -> Result<(Pid, SignalFd), SetupError> {
     let plain =
         |step: &'static str, target: &'static str| move |e: Errno| SetupError::new(step, target, e);
     // The kernel kills this process, and with it all inside, when the monitor ends in any way.
@@ -67,10 +68,10 @@ fn start(link: &Link, inside: &Inside) -> Result<(Pid, SignalFd), SetupError> {
     )
     .map_err(|e| SetupError::new("open", "init's pidfd", e))?;
 
-    let made = clone::clone(Kind::Command)
+    let made = clone::clone(Kind::Command, alone)
         .map_err(|e| SetupError::other(step::CLONE, "the command", e))?;
     match made {
-        Side::Child => command(link, inside),
+        Side::Child(_) => command(link, inside),
         Side::Parent { pid, pidfd } => {
             unistd::setpgid(pid, pid).map_err(plain("group", "the command"))?;
             tell(link, &Inner::Started, &[me.as_fd(), pidfd.as_fd()])?;
@@ -157,7 +158,48 @@ fn execute(inside: &Inside) -> Result<std::convert::Infallible, Errno> {
     inside.mask.thread_set_mask()?;
     sys::cloexec_all().map_err(|_| Errno::EBADF)?;
     let program = inside.argv.first().ok_or(Errno::EINVAL)?;
-    unistd::execvpe(program, &inside.argv, &inside.env)
+    let mut refused = None;
+    for candidate in candidates(program, &inside.env)? {
+        match unistd::execve(&candidate, &inside.argv, &inside.env) {
+            // No interpreter line: a shell script of the old kind.
+            Err(Errno::ENOEXEC) => return by_shell(&candidate, inside),
+            // Like a shell: goes on looking, and tells of the first one that was there. What lies in
+            // a directory that may not be searched is not there.
+            Err(errno) => {
+                if refused.is_none() && rustix::fs::stat(candidate.as_c_str()).is_ok() {
+                    refused = Some(errno);
+                }
+            }
+            Ok(never) => match never {},
+        }
+    }
+    Err(refused.unwrap_or(Errno::ENOENT))
+}
+
+/// The files that `program` may mean, by the PATH of the command's own environment.
+fn candidates(program: &CString, env: &[CString]) -> Result<Vec<CString>, Errno> {
+    let name = program.as_bytes();
+    if name.contains(&b'/') {
+        return Ok(vec![program.clone()]);
+    }
+    let path = env.iter().find_map(|v| v.as_bytes().strip_prefix(b"PATH="));
+    let path = path.unwrap_or(b"/usr/local/bin:/usr/bin:/bin");
+    let join = |dir: &[u8]| {
+        let dir: &[u8] = if dir.is_empty() { b"." } else { dir };
+        CString::new([dir, b"/", name].concat()).map_err(|_| Errno::EINVAL)
+    };
+    // An empty name would find the directories themselves.
+    if name.is_empty() {
+        Ok(Vec::new())
+    } else {
+        path.split(|b| *b == b':').map(join).collect()
+    }
+}
+
+fn by_shell(script: &CString, inside: &Inside) -> Result<std::convert::Infallible, Errno> {
+    let mut argv = vec![c"/bin/sh".to_owned(), script.clone()];
+    argv.extend(inside.argv.iter().skip(1).cloned());
+    unistd::execve(c"/bin/sh", &argv, &inside.env)
 }
 
 /// The exit status for a command that could not be executed: 127 not found, 126 anything else.
@@ -165,5 +207,34 @@ pub fn status_of(errno: Errno) -> i32 {
     match errno {
         Errno::ENOENT | Errno::ENOTDIR => 127,
         _ => 126,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(program: &str, path: &str) -> Vec<String> {
+        let c = |s: &str| CString::new(s).unwrap();
+        let env = [c("A=PATH=/no"), c(&format!("PATH={path}"))];
+        let list = candidates(&c(program), &env).unwrap();
+        list.into_iter().map(|c| c.into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_command_is_looked_for_along_the_path_of_its_own_environment() {
+        assert_eq!(found("x", "/a:/b"), ["/a/x", "/b/x"]);
+        assert_eq!(found("x", "/a::/b"), ["/a/x", "./x", "/b/x"]);
+        assert_eq!(found("./x", "/a"), ["./x"]);
+        assert_eq!(found("", "/a"), [""; 0]);
+    }
+
+    #[test]
+    fn statuses_tell_missing_from_refused() {
+        assert_eq!(status_of(Errno::ENOENT), 127);
+        assert_eq!(status_of(Errno::ENOTDIR), 127);
+        for errno in [Errno::EACCES, Errno::ENOEXEC, Errno::E2BIG, Errno::EISDIR] {
+            assert_eq!(status_of(errno), 126);
+        }
     }
 }
