@@ -19,7 +19,11 @@ use crate::ops::{Access, Allocate, Answer, How, Outcome, SLOTS, SetHow, Step, sp
 /// The directory of the base that is shown copy-on-write.
 pub const TOP: &str = "w";
 
-const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0 };
+const CALLER: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    pid: 0,
+};
 
 #[derive(Debug)]
 struct Slot {
@@ -51,7 +55,9 @@ impl CoreDriver {
         let store = Store::open_or_create(store).expect("a store");
         let branch = BranchName::new("model").expect("a name");
         let workspace = Path::new("/").join(TOP);
-        store.create_branch(&branch, None, NewBranch { workspace }).expect("a branch");
+        store
+            .create_branch(&branch, None, NewBranch { workspace })
+            .expect("a branch");
         let mut driver = CoreDriver {
             core: None,
             store,
@@ -68,7 +74,10 @@ impl CoreDriver {
     }
 
     fn open_core(&mut self) {
-        let branch = self.store.open_live(&self.branch).expect("the branch, opened");
+        let branch = self
+            .store
+            .open_live(&self.branch)
+            .expect("the branch, opened");
         let config = CoreConfig {
             base: self.base.clone(),
             roots: vec![Path::new("/").join(TOP)],
@@ -76,7 +85,11 @@ impl CoreDriver {
             passthrough: self.passthrough,
         };
         self.core = Some(FsCore::new(branch, config).expect("a core"));
-        self.top = self.lookup(Ino::ROOT, TOP.as_bytes()).expect("the top").attr.ino;
+        self.top = self
+            .lookup(Ino::ROOT, TOP.as_bytes())
+            .expect("the top")
+            .attr
+            .ino;
     }
 
     /// Everything a kernel forgets when a mount ends.
@@ -121,10 +134,19 @@ impl CoreDriver {
 
     /// Gives all references back, except to what is open and to the top.
     fn drop_caches(&mut self) {
-        let keep: Vec<Ino> =
-            self.slots.iter().flatten().map(|s| s.ino).chain([self.top, Ino::ROOT]).collect();
-        let owed: Vec<(Ino, u64)> =
-            self.lookups.iter().filter(|(ino, _)| !keep.contains(ino)).map(|(i, n)| (*i, *n)).collect();
+        let keep: Vec<Ino> = self
+            .slots
+            .iter()
+            .flatten()
+            .map(|s| s.ino)
+            .chain([self.top, Ino::ROOT])
+            .collect();
+        let owed: Vec<(Ino, u64)> = self
+            .lookups
+            .iter()
+            .filter(|(ino, _)| !keep.contains(ino))
+            .map(|(i, n)| (*i, *n))
+            .collect();
         for (ino, count) in owed {
             self.core().forget(ino, count);
             self.lookups.remove(&ino);
@@ -132,7 +154,9 @@ impl CoreDriver {
     }
 
     fn close_slot(&mut self, slot: usize) -> bool {
-        let Some(slot) = self.slots[slot].take() else { return false };
+        let Some(slot) = self.slots[slot].take() else {
+            return false;
+        };
         self.core().release(slot.opened.fh);
         true
     }
@@ -165,7 +189,8 @@ impl CoreDriver {
             }
             _ => {}
         }
-        self.try_apply(step).map_err(|e| agentfs_fsd::errno::reply(&e).0.code())
+        self.try_apply(step)
+            .map_err(|e| agentfs_fsd::errno::reply(&e).0.code())
     }
 
     fn slot(&self, slot: usize, fits: impl Fn(Access) -> bool) -> Option<&Slot> {
@@ -174,7 +199,8 @@ impl CoreDriver {
 
     /// lock_rename(9)'s trap: a tree cannot move below itself, nor replace what it lies in.
     fn kernel_refuses_rename(&mut self, from: &[u8], to: &[u8], how: How) -> Option<i32> {
-        let below = |a: &[u8], b: &[u8]| a.len() > b.len() && a.starts_with(b) && a[b.len()] == b'/';
+        let below =
+            |a: &[u8], b: &[u8]| a.len() > b.len() && a.starts_with(b) && a[b.len()] == b'/';
         let target = self.walk(to).is_ok();
         match (how, target) {
             (How::NoReplace, true) => return Some(libc::EEXIST),
@@ -184,7 +210,11 @@ impl CoreDriver {
         if below(to, from) {
             return Some(libc::EINVAL);
         }
-        below(from, to).then_some(if how == How::Exchange { libc::EINVAL } else { libc::ENOTEMPTY })
+        below(from, to).then_some(if how == How::Exchange {
+            libc::EINVAL
+        } else {
+            libc::ENOTEMPTY
+        })
     }
 
     fn try_apply(&mut self, step: &Step) -> Result<Answer, FsError> {
@@ -195,7 +225,11 @@ impl CoreDriver {
                 let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
                 let (entry, opened) = self.core().create(&CALLER, parent, &name, *perm, flags)?;
                 let ino = self.owe(entry).attr.ino;
-                self.slots[*slot] = Some(Slot { ino, opened, access: Access::ReadWrite });
+                self.slots[*slot] = Some(Slot {
+                    ino,
+                    opened,
+                    access: Access::ReadWrite,
+                });
             }
             Step::Mkdir { path, perm } => {
                 let (parent, name) = self.place(path)?;
@@ -204,7 +238,9 @@ impl CoreDriver {
             }
             Step::Fifo { path, perm } => {
                 let (parent, name) = self.place(path)?;
-                let entry = self.core().mknod(&CALLER, parent, &name, Kind::Fifo, *perm, 0)?;
+                let entry = self
+                    .core()
+                    .mknod(&CALLER, parent, &name, Kind::Fifo, *perm, 0)?;
                 self.owe(entry);
             }
             Step::Symlink { path, target } => {
@@ -236,20 +272,45 @@ impl CoreDriver {
                 self.core().rename(&CALLER, p, &name, np, &new, mode)?;
             }
             Step::Chmod { path, perm } => {
-                self.setattr(path, &SetAttr { perm: Some(*perm), ..SetAttr::default() })?;
+                self.setattr(
+                    path,
+                    &SetAttr {
+                        perm: Some(*perm),
+                        ..SetAttr::default()
+                    },
+                )?;
             }
             Step::Chown { path, uid, gid } => {
-                let set = SetAttr { uid: Some(*uid), gid: Some(*gid), ..SetAttr::default() };
+                let set = SetAttr {
+                    uid: Some(*uid),
+                    gid: Some(*gid),
+                    ..SetAttr::default()
+                };
                 self.setattr(path, &set)?;
             }
-            Step::Utimens { path, time: (sec, nsec) } => {
-                let time = TimeSet::At(Time { sec: *sec, nsec: *nsec });
-                let set =
-                    SetAttr { atime: Some(time), mtime: Some(time), ..SetAttr::default() };
+            Step::Utimens {
+                path,
+                time: (sec, nsec),
+            } => {
+                let time = TimeSet::At(Time {
+                    sec: *sec,
+                    nsec: *nsec,
+                });
+                let set = SetAttr {
+                    atime: Some(time),
+                    mtime: Some(time),
+                    ..SetAttr::default()
+                };
                 self.setattr(path, &set)?;
             }
             Step::Truncate { path, size } => {
-                self.setattr(path, &SetAttr { size: Some(*size), ..SetAttr::default() })?;
+                self.setattr(
+                    path,
+                    &SetAttr {
+                        size: Some(*size),
+                        ..SetAttr::default()
+                    },
+                )?;
             }
             Step::Open { path, access, slot } => self.open(path, *access, *slot)?,
             Step::Close { slot } => {
@@ -258,27 +319,47 @@ impl CoreDriver {
             Step::Write { slot, offset, data } => self.write(*slot, *offset, data)?,
             Step::Read { slot, offset, len } => {
                 let slot = self.slots[*slot].as_ref().expect("checked before");
-                return Ok(Answer::Bytes(self.read(slot.ino, &slot.opened, *offset, *len)?));
+                return Ok(Answer::Bytes(self.read(
+                    slot.ino,
+                    &slot.opened,
+                    *offset,
+                    *len,
+                )?));
             }
             Step::Ftruncate { slot, size } => {
                 let slot = self.slots[*slot].as_ref().expect("checked before");
-                let set = SetAttr { size: Some(*size), ..SetAttr::default() };
-                self.core().setattr(&CALLER, slot.ino, Some(slot.opened.fh), &set)?;
+                let set = SetAttr {
+                    size: Some(*size),
+                    ..SetAttr::default()
+                };
+                self.core()
+                    .setattr(&CALLER, slot.ino, Some(slot.opened.fh), &set)?;
             }
-            Step::Allocate { slot, how, offset, len } => {
+            Step::Allocate {
+                slot,
+                how,
+                offset,
+                len,
+            } => {
                 let slot = self.slots[*slot].as_ref().expect("checked before");
                 let mode = match how {
                     Allocate::Extend => 0,
                     Allocate::KeepSize => libc::FALLOC_FL_KEEP_SIZE,
                     Allocate::Punch => libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
                 };
-                self.core().fallocate(slot.ino, slot.opened.fh, mode, *offset, *len)?;
+                self.core()
+                    .fallocate(slot.ino, slot.opened.fh, mode, *offset, *len)?;
             }
             Step::Sync { slot } => {
                 let slot = self.slots[*slot].as_ref().expect("checked before");
                 self.core().fsync(slot.ino, false)?;
             }
-            Step::SetXattr { path, name, value, how } => {
+            Step::SetXattr {
+                path,
+                name,
+                value,
+                how,
+            } => {
                 let ino = self.walk(path)?;
                 let flags = match how {
                     SetHow::Any => 0,
@@ -325,7 +406,11 @@ impl CoreDriver {
             Access::Truncate => libc::O_RDWR | libc::O_TRUNC,
         };
         let opened = self.core().open(&CALLER, ino, flags)?;
-        self.slots[slot] = Some(Slot { ino, opened, access });
+        self.slots[slot] = Some(Slot {
+            ino,
+            opened,
+            access,
+        });
         Ok(())
     }
 
@@ -334,7 +419,8 @@ impl CoreDriver {
         match &slot.opened.io {
             OpenIo::Passthrough { fd, .. } => {
                 let file = std::fs::File::from(fd.try_clone().expect("dup"));
-                file.write_all_at(data, offset).expect("write to the object");
+                file.write_all_at(data, offset)
+                    .expect("write to the object");
             }
             OpenIo::Cached => {
                 let mut done = 0;
@@ -356,7 +442,8 @@ impl CoreDriver {
             OpenIo::Cached => self.core().read(ino, opened.fh, offset, &mut bytes)?,
             OpenIo::Passthrough { fd, .. } => {
                 let file = std::fs::File::from(fd.try_clone().expect("dup"));
-                file.read_at(&mut bytes, offset).expect("read of the object")
+                file.read_at(&mut bytes, offset)
+                    .expect("read of the object")
             }
         };
         bytes.truncate(got);
@@ -434,7 +521,9 @@ impl CoreDriver {
             return Ok(Some(format!("was inode {known}, is {ino}")));
         }
         if let Some((other, _)) = self.known.iter().find(|(o, i)| **o != id && **i == ino) {
-            return Ok(Some(format!("shares inode {ino} with another file, number {other}")));
+            return Ok(Some(format!(
+                "shares inode {ino} with another file, number {other}"
+            )));
         }
         if let Some(why) = wrong_size(wanted, &attr) {
             return Ok(Some(why));
@@ -443,18 +532,31 @@ impl CoreDriver {
         if let Body::Dir(entries) = &wanted.body {
             let listed = self.names(ino)?;
             if !listed.keys().eq(entries.keys()) {
-                return Ok(Some(format!("lists {:?}, should {:?}", shown(&listed), shown(entries))));
+                return Ok(Some(format!(
+                    "lists {:?}, should {:?}",
+                    shown(&listed),
+                    shown(entries)
+                )));
             }
             for (name, (child, kind)) in &listed {
                 let entry = self.lookup(ino, name)?;
                 if (entry.attr.ino, entry.attr.kind) != (*child, *kind) {
                     let name = name.escape_ascii();
-                    return Ok(Some(format!("lists {name} as {child} {kind:?}, has {:?}", entry.attr)));
+                    return Ok(Some(format!(
+                        "lists {name} as {child} {kind:?}, has {:?}",
+                        entry.attr
+                    )));
                 }
             }
-            let subdirs = listed.values().filter(|(_, kind)| *kind == Kind::Dir).count();
+            let subdirs = listed
+                .values()
+                .filter(|(_, kind)| *kind == Kind::Dir)
+                .count();
             if attr.nlink as usize != subdirs + 2 {
-                return Ok(Some(format!("{} links with {subdirs} subdirectories", attr.nlink)));
+                return Ok(Some(format!(
+                    "{} links with {subdirs} subdirectories",
+                    attr.nlink
+                )));
             }
         }
         Ok(found.difference(wanted, true))
@@ -509,12 +611,18 @@ impl CoreDriver {
             let data = seek(at, libc::SEEK_DATA)?.unwrap_or(size);
             assert!(data >= at, "SEEK_DATA from {at} went back to {data}");
             let hole = &bytes[at as usize..(data.min(size)) as usize];
-            assert!(hole.iter().all(|b| *b == 0), "a hole of {ino} at {at} holds data");
+            assert!(
+                hole.iter().all(|b| *b == 0),
+                "a hole of {ino} at {at} holds data"
+            );
             if data >= size {
                 break;
             }
             let next = seek(data, libc::SEEK_HOLE)?.expect("a file ends in a hole");
-            assert!(next > data && next <= size, "SEEK_HOLE from {data} found {next} of {size}");
+            assert!(
+                next > data && next <= size,
+                "SEEK_HOLE from {data} found {next} of {size}"
+            );
             at = next;
         }
         Ok(bytes)

@@ -21,7 +21,12 @@ fn compare(sandbox: &Sandbox, ops: &[Op]) -> Done {
     let list = sandbox.out().join(format!("ops{case}"));
     fs::write(&list, serde_json::to_vec(ops).expect("JSON")).expect("write");
     let mut command = sandbox.agentfs(&["run", "-q", "--branch", &format!("case{case}"), "--rw"]);
-    command.arg(sandbox.out()).arg("--ro").arg(bins::bin_dir()).arg("--").arg(bins::helper());
+    command
+        .arg(sandbox.out())
+        .arg("--ro")
+        .arg(bins::bin_dir())
+        .arg("--")
+        .arg(bins::helper());
     command.arg("diff").arg(&list).arg(".").arg(&plain);
     let done = agentfs_tests::cmd::run(&mut command);
     agentfs_tests::sandbox::remove_tree(&plain).expect("remove the plain directory");
@@ -42,7 +47,9 @@ fn random_operations_answer_as_on_a_plain_directory() {
         return;
     }
     let (sandbox, before) = sandbox();
-    let cases = std::env::var("AGENTFS_DIFF_CASES").ok().and_then(|n| n.parse().ok());
+    let cases = std::env::var("AGENTFS_DIFF_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok());
     let config = ProptestConfig {
         cases: cases.unwrap_or(40),
         max_shrink_iters: 400,
@@ -72,25 +79,87 @@ fn every_operation_once() {
     for n in 0..14_u8 {
         let p = u16::from(n) * 5 + 1;
         list.extend([
-            Op::Create { dir: p, name: n, perm: n, slot: n },
-            Op::Write { slot: n, at: n, len: n, fill: n },
-            Op::Mkdir { dir: p + 1, name: n.wrapping_add(3), perm: n },
-            Op::Symlink { dir: p, name: n.wrapping_add(5), target: n },
-            Op::Link { from: p, dir: p + 2, name: n.wrapping_add(7) },
-            Op::Rename { from: p, dir: p + 3, name: n.wrapping_add(1), how: n },
-            Op::RenameOnto { from: p + 1, to: p + 4, how: n },
-            Op::Open { file: p, how: n, slot: n.wrapping_add(1) },
-            Op::Read { slot: n.wrapping_add(1), at: n, len: 3 },
-            Op::Allocate { slot: n, how: n, at: n, len: n },
+            Op::Create {
+                dir: p,
+                name: n,
+                perm: n,
+                slot: n,
+            },
+            Op::Write {
+                slot: n,
+                at: n,
+                len: n,
+                fill: n,
+            },
+            Op::Mkdir {
+                dir: p + 1,
+                name: n.wrapping_add(3),
+                perm: n,
+            },
+            Op::Symlink {
+                dir: p,
+                name: n.wrapping_add(5),
+                target: n,
+            },
+            Op::Link {
+                from: p,
+                dir: p + 2,
+                name: n.wrapping_add(7),
+            },
+            Op::Rename {
+                from: p,
+                dir: p + 3,
+                name: n.wrapping_add(1),
+                how: n,
+            },
+            Op::RenameOnto {
+                from: p + 1,
+                to: p + 4,
+                how: n,
+            },
+            Op::Open {
+                file: p,
+                how: n,
+                slot: n.wrapping_add(1),
+            },
+            Op::Read {
+                slot: n.wrapping_add(1),
+                at: n,
+                len: 3,
+            },
+            Op::Allocate {
+                slot: n,
+                how: n,
+                at: n,
+                len: n,
+            },
             Op::Ftruncate { slot: n, size: n },
-            Op::Truncate { file: p + 3, size: n.wrapping_add(2) },
-            Op::Chmod { path: p, perm: n & 1 },
-            Op::SetXattr { path: p, name: n, value: n, how: n },
-            Op::RemoveXattr { path: p + 1, name: n },
+            Op::Truncate {
+                file: p + 3,
+                size: n.wrapping_add(2),
+            },
+            Op::Chmod {
+                path: p,
+                perm: n & 1,
+            },
+            Op::SetXattr {
+                path: p,
+                name: n,
+                value: n,
+                how: n,
+            },
+            Op::RemoveXattr {
+                path: p + 1,
+                name: n,
+            },
             Op::Utimens { path: p, time: n },
             Op::Sync { slot: n },
             Op::List { dir: p },
-            Op::Fifo { dir: p, name: n.wrapping_add(9), perm: 0 },
+            Op::Fifo {
+                dir: p,
+                name: n.wrapping_add(9),
+                perm: 0,
+            },
             Op::Unlink { path: p + 7 },
             Op::Rmdir { path: p + 9 },
             Op::Chown { path: p, owner: n },

@@ -8,7 +8,11 @@ use std::path::{Path, PathBuf};
 const LONG_FILES: &[(&str, &str)] = &[];
 
 /// Files that may hold `unsafe`, by how their path ends.
-const UNSAFE_FENCE: &[&str] = &["fsd/src/sys.rs", "launcher/src/sys.rs", "launcher/src/proc/clone.rs"];
+const UNSAFE_FENCE: &[&str] = &[
+    "fsd/src/sys.rs",
+    "launcher/src/sys.rs",
+    "launcher/src/proc/clone.rs",
+];
 
 fn root() -> PathBuf {
     let dir = match std::env::var_os("AGENTFS_SOURCE_DIR") {
@@ -22,8 +26,10 @@ fn root() -> PathBuf {
 fn sources() -> Vec<(String, String)> {
     let root = root();
     let mut found = Vec::new();
-    let mut todo: Vec<PathBuf> =
-        ["policy", "fsd", "launcher", "tests", "examples"].iter().map(|d| root.join(d)).collect();
+    let mut todo: Vec<PathBuf> = ["policy", "fsd", "launcher", "tests", "examples"]
+        .iter()
+        .map(|d| root.join(d))
+        .collect();
     while let Some(dir) = todo.pop() {
         for entry in fs::read_dir(&dir).expect("a source directory").flatten() {
             let path = entry.path();
@@ -32,12 +38,21 @@ fn sources() -> Vec<(String, String)> {
                     todo.push(path);
                 }
             } else if path.extension().is_some_and(|e| e == "rs") {
-                let name = path.strip_prefix(&root).expect("below the root").display().to_string();
+                let name = path
+                    .strip_prefix(&root)
+                    .expect("below the root")
+                    .display()
+                    .to_string();
                 found.push((name, fs::read_to_string(&path).expect("read")));
             }
         }
     }
-    assert!(found.len() > 30, "only {} sources found below {}", found.len(), root.display());
+    assert!(
+        found.len() > 30,
+        "only {} sources found below {}",
+        found.len(),
+        root.display()
+    );
     found.sort();
     found
 }
@@ -60,15 +75,35 @@ fn none(complaints: Vec<String>) {
 fn imports_point_down() {
     // (sources below, words that must not stand there, files excepted)
     let rules: &[(&str, &[&str], &[&str])] = &[
-        ("policy/src/", &["agentfs_fsd", "std::fs", "std::process", "std::net"], &[]),
+        (
+            "policy/src/",
+            &["agentfs_fsd", "std::fs", "std::process", "std::net"],
+            &[],
+        ),
         ("fsd/src/", &["agentfs_policy", "agentfs_tests"], &[]),
         ("launcher/src/", &["agentfs_tests", "fuser"], &[]),
-        ("fsd/src/core/", &["crate::fuse", "crate::ctl", "fuser", "clap::"], &[]),
-        ("fsd/src/backstore/", &["crate::fuse", "crate::ctl", "fuser", "clap::"], &[]),
+        (
+            "fsd/src/core/",
+            &["crate::fuse", "crate::ctl", "fuser", "clap::"],
+            &[],
+        ),
+        (
+            "fsd/src/backstore/",
+            &["crate::fuse", "crate::ctl", "fuser", "clap::"],
+            &[],
+        ),
         ("fsd/src/ctl/", &["fuser"], &[]),
-        ("fsd/src/", &["use fuser", "fuser::"], &["fsd/src/fuse/", "fsd/src/errno.rs"]),
+        (
+            "fsd/src/",
+            &["use fuser", "fuser::"],
+            &["fsd/src/fuse/", "fsd/src/errno.rs"],
+        ),
         ("fsd/src/", &["use clap", "clap::"], &["fsd/src/main.rs"]),
-        ("launcher/src/", &["use clap", "clap::"], &["launcher/src/cli.rs", "launcher/src/main.rs"]),
+        (
+            "launcher/src/",
+            &["use clap", "clap::"],
+            &["launcher/src/cli.rs", "launcher/src/main.rs"],
+        ),
     ];
     let sources = sources();
     let mut complaints = Vec::new();
@@ -89,9 +124,17 @@ fn imports_point_down() {
 
 #[test]
 fn backstore_knows_the_core_by_its_plain_values_only() {
-    let allowed = ["crate::core::types", "crate::core::record", "crate::core::{record", "crate::core::{types"];
+    let allowed = [
+        "crate::core::types",
+        "crate::core::record",
+        "crate::core::{record",
+        "crate::core::{types",
+    ];
     let mut complaints = Vec::new();
-    for (name, text) in sources().iter().filter(|(name, _)| name.starts_with("fsd/src/backstore/")) {
+    for (name, text) in sources()
+        .iter()
+        .filter(|(name, _)| name.starts_with("fsd/src/backstore/"))
+    {
         for (line, code) in code(text).filter(|(_, code)| code.contains("crate::core")) {
             if !allowed.iter().any(|a| code.contains(a)) {
                 complaints.push(format!("{name}:{line}: {code}"));
@@ -157,7 +200,9 @@ fn no_test_hides() {
             }
             let is_clock = name == "tests/src/wait.rs";
             if name.starts_with("tests/") && code.contains("thread::sleep") && !is_clock {
-                complaints.push(format!("{name}:{line}: a sleep; wait for a condition instead"));
+                complaints.push(format!(
+                    "{name}:{line}: a sleep; wait for a condition instead"
+                ));
             }
         }
     }
@@ -168,13 +213,23 @@ fn no_test_hides() {
 fn every_suite_is_listed_by_the_runner() {
     let root = root();
     let lists = fs::read_to_string(root.join("scripts/suites.sh")).expect("scripts/suites.sh");
-    let words: Vec<&str> = lists.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
+    let words: Vec<&str> = lists
+        .split(|c: char| !(c.is_alphanumeric() || c == '_'))
+        .collect();
     let mut complaints = Vec::new();
-    for entry in fs::read_dir(root.join("tests/tests")).expect("tests/tests").flatten() {
+    for entry in fs::read_dir(root.join("tests/tests"))
+        .expect("tests/tests")
+        .flatten()
+    {
         let path = entry.path();
-        let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+        let stem = path
+            .file_stem()
+            .map(|s| s.to_string_lossy().into_owned())
+            .unwrap_or_default();
         if path.extension().is_some_and(|e| e == "rs") && !words.contains(&stem.as_str()) {
-            complaints.push(format!("tests/tests/{stem}.rs is in no list of scripts/suites.sh"));
+            complaints.push(format!(
+                "tests/tests/{stem}.rs is in no list of scripts/suites.sh"
+            ));
         }
     }
     none(complaints);
@@ -183,7 +238,9 @@ fn every_suite_is_listed_by_the_runner() {
 #[test]
 fn the_top_level_stays_as_designed() {
     let root = root();
-    let folders = ["launcher", "fsd", "policy", "examples", "scripts", "tests", ".ci"];
+    let folders = [
+        "launcher", "fsd", "policy", "examples", "scripts", "tests", ".ci",
+    ];
     // What git and cargo keep for themselves.
     let tools = [".git", ".github", ".cargo", "target"];
     let mut complaints = Vec::new();
@@ -194,7 +251,13 @@ fn the_top_level_stays_as_designed() {
             complaints.push(format!("{name}/ is not one of {folders:?}"));
         }
     }
-    for needed in folders.iter().chain(&["README.md", "CHANGELOG.md", "Justfile", "LICENSE-MIT", "LICENSE-APACHE"]) {
+    for needed in folders.iter().chain(&[
+        "README.md",
+        "CHANGELOG.md",
+        "Justfile",
+        "LICENSE-MIT",
+        "LICENSE-APACHE",
+    ]) {
         if !root.join(needed).exists() {
             complaints.push(format!("{needed} is missing"));
         }
@@ -208,7 +271,8 @@ fn every_dependency_is_used_and_declared_once() {
     let sources = sources();
     let mut complaints = Vec::new();
     for member in ["policy", "fsd", "launcher", "tests"] {
-        let manifest = fs::read_to_string(root.join(member).join("Cargo.toml")).expect("a manifest");
+        let manifest =
+            fs::read_to_string(root.join(member).join("Cargo.toml")).expect("a manifest");
         let mut in_dependencies = false;
         for line in manifest.lines() {
             if line.starts_with('[') {
@@ -226,7 +290,8 @@ fn every_dependency_is_used_and_declared_once() {
             let is_used = sources.iter().any(|(file, text)| {
                 file.starts_with(&format!("{member}/"))
                     && code(text).any(|(_, code)| {
-                        code.contains(&format!("{ident}::")) || code.contains(&format!("use {ident}"))
+                        code.contains(&format!("{ident}::"))
+                            || code.contains(&format!("use {ident}"))
                     })
             });
             if !is_used {

@@ -65,13 +65,21 @@ fn check(ops: &[Op], passthrough: bool) -> Result<(), TestCaseError> {
     let mut core = CoreDriver::new(&dir.path().join("store"), &base, passthrough);
     prop_assert_eq!(core.compare(&model, true), None, "before the first step");
     for (count, op) in ops.iter().enumerate() {
-        let Some(step) = op.resolve(&model.listing()) else { continue };
+        let Some(step) = op.resolve(&model.listing()) else {
+            continue;
+        };
         let (expected, got) = (model.apply(&step), core.apply(&step));
         prop_assert_eq!(expected, got, "step {}: {:?}", count, step);
         // Contents are compared after what may move them, and now and then.
         let restarted = matches!(step, Step::Remount | Step::Crash | Step::DropCaches);
         let contents = restarted || count % 5 == 4;
-        prop_assert_eq!(core.compare(&model, contents), None, "after step {}: {:?}", count, step);
+        prop_assert_eq!(
+            core.compare(&model, contents),
+            None,
+            "after step {}: {:?}",
+            count,
+            step
+        );
     }
     for step in [Step::Remount, Step::Crash] {
         core.apply(&step).expect("a restart");
