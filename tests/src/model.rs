@@ -73,6 +73,20 @@ impl Model {
         model
     }
 
+    /// A tree of the same root with nothing in it.
+    pub fn emptied(&self) -> Self {
+        let root = Node {
+            body: Body::Dir(BTreeMap::new()),
+            mtime: None,
+            ..self.nodes[&ROOT].clone()
+        };
+        Model {
+            nodes: BTreeMap::from([(ROOT, root)]),
+            next: ROOT + 1,
+            slots: [None; SLOTS],
+        }
+    }
+
     fn adopt(&mut self, path: &Path, links: &mut BTreeMap<u64, Id>) -> Id {
         let facts = manifest::facts(path).expect("facts of a base file");
         if let Some(id) = links.get(&facts.ino) {

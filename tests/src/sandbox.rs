@@ -15,7 +15,7 @@ use crate::{bins, leak};
 pub const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The variable that marks every process of one sandbox.
-pub const MARKER: &str = "AGENTFS_TEST_MARKER";
+pub const MARKER: &str = "SUITE_MARKER";
 
 /// One test's world.
 #[derive(Debug)]
