@@ -1,1 +1,24 @@
+//! Harness of the agentfs suites: fixtures, guards, manifests, a pty driver, the reference model.
+//!
+//! Nothing here decides what agentfs must do; the suites under `tests/` do. Helpers panic with a
+//! readable message, since a panic is how a test reports.
 
+pub mod base;
+pub mod bins;
+pub mod cmd;
+pub mod driver;
+pub mod leak;
+pub mod load;
+pub mod manifest;
+pub mod model;
+pub mod need;
+pub mod ops;
+pub mod pty;
+pub mod realfs;
+pub mod sandbox;
+pub mod wait;
+
+pub use cmd::Done;
+pub use manifest::Manifest;
+pub use need::need;
+pub use sandbox::Sandbox;

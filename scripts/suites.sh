@@ -1,0 +1,11 @@
+# shellcheck shell=bash
+# Which suites of tests/tests run under whom. Sourced by test.sh; tests/tests/layering.rs fails
+# when a file of tests/tests is in neither list.
+
+# Whole runs, real mounts: as root and again as an ordinary user.
+# shellcheck disable=SC2034
+suites_both="run_main run_signals run_branches run_view programs programs_git review bad_input diff semantics"
+
+# Once: nothing in them depends on who runs them, or only root can.
+# shellcheck disable=SC2034
+suites_once="model layering"

@@ -1,0 +1,138 @@
+#!/usr/bin/env bash
+# Builds everything and runs every test: as the caller, and when that is root, the suites of whole
+# runs again as an ordinary user. Prints one line per suite and the sum; exits 1 if any test failed.
+#
+#   scripts/test.sh             all of it
+#   scripts/test.sh SUITE..     only these (names of scripts/suites.sh)
+#
+# Knobs: AGENTFS_MUST_RUN=0 lets tests be skipped that need what the machine lacks;
+# AGENTFS_TEST_THREADS, AGENTFS_MODEL_CASES, AGENTFS_DIFF_CASES.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/suites.sh
+. scripts/suites.sh
+
+export CARGO_TERM_COLOR=never
+if [ "${AGENTFS_MUST_RUN:-1}" = 0 ]; then unset AGENTFS_MUST_RUN; else export AGENTFS_MUST_RUN=1; fi
+threads=${AGENTFS_TEST_THREADS:-$(nproc)}
+wanted=("$@")
+passed=0 failed=0
+me=$(id -un)
+
+scratch=$(mktemp -d /var/tmp/agentfs-test-run.XXXXXX)
+chmod 755 "$scratch"
+mkdir "$scratch/logs" "$scratch/$me"
+undo() {
+  scripts/test-user.sh down "$scratch/user-state"
+  rm -rf "$scratch"
+}
+trap undo EXIT
+
+# ---- build -------------------------------------------------------------------------------------
+cargo build --workspace --locked
+built=$(cargo test --workspace --locked --no-run 2>&1 | tee /dev/stderr)
+# NAME<tab>PATH of every test binary: "tests/run_main.rs (..)" and "unittests src/lib.rs (..)".
+binaries=$(sed -nE 's/^ *Executable (unittests )?([^ ]*) \((.*)\)$/\2\t\3/p' <<<"$built")
+[ -n "$binaries" ] || { echo "test.sh: cargo named no test binary" >&2; exit 1; }
+target=$(cargo metadata --format-version 1 --no-deps --offline |
+  sed -E 's/.*"target_directory":"([^"]*)".*/\1/')
+scripts/fetch-crate.sh "$target/fixtures"
+
+# ---- run ---------------------------------------------------------------------------------------
+is_wanted() { # NAME
+  [ ${#wanted[@]} -eq 0 ] && return 0
+  local name
+  for name in "${wanted[@]}"; do [ "$name" = "$1" ] && return 0; done
+  return 1
+}
+
+# Adds up the last "test result" line of a log; a binary that died without one counts as a failure.
+count() { # WHO NAME LOG EXIT SECONDS
+  local line p=0 f=0
+  line=$(grep -E '^test result: ' "$3" | tail -n 1) || line=
+  if [[ $line =~ \ ([0-9]+)\ passed\;\ ([0-9]+)\ failed ]]; then
+    p=${BASH_REMATCH[1]} f=${BASH_REMATCH[2]}
+  fi
+  if [ "$4" -ne 0 ] && [ "$f" -eq 0 ]; then f=1; fi
+  passed=$((passed + p)) failed=$((failed + f))
+  if [ "$f" -eq 0 ]; then
+    echo "ok      $1 $2: $p tests in $5 s"
+  else
+    echo "FAILED  $1 $2: $f of $((p + f)) tests in $5 s, exit $4"
+    tail -c 30000 "$3"
+  fi
+}
+
+run() { # WHO NAME COMMAND..
+  local who=$1 name=$2 log start code=0
+  shift 2
+  log=$scratch/logs/$who-${name//\//_}.log
+  start=$SECONDS
+  "$@" --test-threads="$threads" >"$log" 2>&1 </dev/null || code=$?
+  count "$who" "$name" "$log" "$code" $((SECONDS - start))
+}
+
+suite_of() { # tests/run_main.rs -> run_main; src/lib.rs (its path) -> the crate
+  case $1 in
+    tests/*) basename "$1" .rs ;;
+    *) basename "$2" | sed -E 's/-[0-9a-f]+$//' ;;
+  esac
+}
+
+export AGENTFS_TEST_DIR=$scratch/$me AGENTFS_TEST_CRATE=$target/fixtures
+while IFS=$'\t' read -r file path; do
+  name=$(suite_of "$file" "$path")
+  if is_wanted "$name"; then run "$me" "$name" "$path"; fi
+done <<<"$binaries"
+if is_wanted doc; then
+  start=$SECONDS code=0
+  cargo test --workspace --locked --doc >"$scratch/logs/doc.log" 2>&1 || code=$?
+  count "$me" doc "$scratch/logs/doc.log" "$code" $((SECONDS - start))
+fi
+
+# The same binaries again, copied to where an ordinary user can reach them.
+if [ "$(id -u)" -eq 0 ]; then
+  scripts/test-user.sh up "$scratch/user-state"
+  # shellcheck source=/dev/null
+  . "$scratch/user-state" # user, home, group_file
+  stage=$home/stage
+  mkdir -p "$stage/bin"
+  place() { cp -l "$@" 2>/dev/null || cp "$@"; }
+  place "$target"/debug/agentfs "$target"/debug/agentfs-fsd "$target"/debug/agentfs-test-helper "$stage/bin/"
+  cp -r "$target/fixtures" "$stage/fixtures"
+  sysroot=$(rustc --print sysroot)
+  as_user=(setpriv "--reuid=$user" "--regid=$user" --init-groups --reset-env env -C "$home")
+  if ! "${as_user[@]}" "$sysroot/bin/cargo" --version >/dev/null 2>&1; then
+    mkdir -p "$stage/toolchain/bin"
+    for tool in cargo rustc rustdoc; do place "$sysroot/bin/$tool" "$stage/toolchain/bin/"; done
+    cp -al "$sysroot/lib" "$stage/toolchain/lib" 2>/dev/null || cp -a "$sysroot/lib" "$stage/toolchain/lib"
+    sysroot=$stage/toolchain
+  fi
+  chown -R "$user:" "$stage/fixtures"
+  install -d -o "$user" "$scratch/$user"
+  as_user+=("AGENTFS_BIN_DIR=$stage/bin" "AGENTFS_TEST_CRATE=$stage/fixtures"
+    "AGENTFS_TEST_SYSROOT=$sysroot" "AGENTFS_TEST_DIR=$scratch/$user" "TMPDIR=$scratch/$user"
+    "AGENTFS_TEST_GROUP_FILE=$group_file" "AGENTFS_MUST_RUN=${AGENTFS_MUST_RUN:-}")
+  [ -n "${AGENTFS_DIFF_CASES:-}" ] && as_user+=("AGENTFS_DIFF_CASES=$AGENTFS_DIFF_CASES")
+  [ -n "${AGENTFS_MUST_RUN:-}" ] || as_user+=(-u AGENTFS_MUST_RUN)
+  while IFS=$'\t' read -r file path; do
+    name=$(suite_of "$file" "$path")
+    case " $suites_both " in
+      *" $name "*)
+        if is_wanted "$name"; then
+          place "$path" "$stage/bin/$name"
+          run "$user" "$name" "${as_user[@]}" "$stage/bin/$name"
+        fi
+        ;;
+    esac
+  done <<<"$binaries"
+else
+  echo "note: run as root to run the suites as root and as an ordinary user" >&2
+fi
+
+if [ -n "${AGENTFS_TEST_SUM:-}" ]; then
+  echo "$passed $failed" >"$AGENTFS_TEST_SUM"
+else
+  echo "$passed passed, $failed failed"
+fi
+[ "$passed" -gt 0 ] && [ "$failed" -eq 0 ]

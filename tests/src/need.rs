@@ -1,0 +1,86 @@
+//! Guards: what a test needs of the machine. Without it the test says why and is skipped, except
+//! under `AGENTFS_MUST_RUN=1` (CI), where it fails.
+
+use std::path::{Path, PathBuf};
+
+/// Returns whether `what` is there; a test that gets `false` returns at once.
+///
+/// `what`: `root`, `user` (an ordinary one), `userns`, `fuse`, `crate`, or `program:NAME`.
+#[must_use]
+pub fn need(what: &str) -> bool {
+    let missing = match what {
+        "root" => (!is_root()).then(|| "this runs as an ordinary user".to_owned()),
+        "user" => is_root().then(|| "this runs as root".to_owned()),
+        "userns" => probe("unshare", &["--user", "--map-root-user", "true"]),
+        "fuse" => open_fuse().err(),
+        "crate" => third_party_crate().err(),
+        other => match other.strip_prefix("program:") {
+            Some(name) => find_program(name)
+                .is_none()
+                .then(|| format!("no program {name}")),
+            None => panic!("need({other:?}): no such requirement"),
+        },
+    };
+    let Some(why) = missing else { return true };
+    // Who runs the test is the runner's choice (it makes both passes), not a lack of the machine.
+    let is_choice = matches!(what, "root" | "user");
+    assert!(
+        is_choice || std::env::var_os("AGENTFS_MUST_RUN").is_none(),
+        "AGENTFS_MUST_RUN is set and this needs {what}: {why}"
+    );
+    eprintln!("skipped: needs {what}: {why}");
+    false
+}
+
+/// What every test of a whole run needs.
+#[must_use]
+pub fn need_run() -> bool {
+    need("userns") && need("fuse")
+}
+
+/// Whether this process is the host's root.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+fn probe(program: &str, args: &[&str]) -> Option<String> {
+    match std::process::Command::new(program).args(args).output() {
+        Ok(out) if out.status.success() => None,
+        Ok(out) => Some(String::from_utf8_lossy(&out.stderr).trim().to_owned()),
+        Err(e) => Some(format!("{program}: {e}")),
+    }
+}
+
+fn open_fuse() -> Result<(), String> {
+    let opened = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse");
+    opened
+        .map(drop)
+        .map_err(|e| format!("/dev/fuse: {e}; scripts/test-user.sh opens it"))
+}
+
+/// Finds a program by name in the search path of the suites.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    crate::sandbox::SYSTEM_PATH
+        .split(':')
+        .map(|dir| Path::new(dir).join(name))
+        .find(|path| path.is_file())
+}
+
+/// The third-party crate that `scripts/fetch-crate.sh` made: (sources, cargo home).
+pub fn third_party_crate() -> Result<(PathBuf, PathBuf), String> {
+    let dir = match std::env::var_os("AGENTFS_TEST_CRATE") {
+        Some(dir) => PathBuf::from(dir),
+        None => crate::bins::bin_dir().join("../fixtures"),
+    };
+    let (source, cargo_home) = (dir.join("crate"), dir.join("cargo-home"));
+    match source.join("Cargo.lock").is_file() && cargo_home.is_dir() {
+        true => Ok((source, cargo_home)),
+        false => Err(format!(
+            "{} is missing; run scripts/fetch-crate.sh",
+            source.display()
+        )),
+    }
+}

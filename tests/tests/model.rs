@@ -1,0 +1,108 @@
+//! FsCore, unmounted, against the reference model: random operations, the whole tree compared.
+//!
+//! The model is itself compared with a directory of Linux, so that a failure here means FsCore.
+//! `AGENTFS_MODEL_CASES` sets how many lists of operations each test tries.
+
+use agentfs_tests::driver::{CoreDriver, TOP};
+use agentfs_tests::manifest::Scope;
+use agentfs_tests::model::Model;
+use agentfs_tests::ops::{Op, Step, ops};
+use agentfs_tests::realfs::RealTree;
+use agentfs_tests::{Manifest, base, need};
+use proptest::prelude::*;
+
+fn config(share: u32) -> ProptestConfig {
+    let cases = std::env::var("AGENTFS_MODEL_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok());
+    ProptestConfig {
+        cases: cases.unwrap_or(160_u32).div_ceil(share),
+        max_shrink_iters: 2_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+/// A directory of the host's file system (not of /tmp, which may be a tmpfs) for one case.
+fn scratch() -> tempfile::TempDir {
+    let parent = std::env::var_os("AGENTFS_TEST_DIR").unwrap_or_else(|| "/var/tmp".into());
+    tempfile::Builder::new()
+        .prefix("agentfs-model-")
+        .tempdir_in(parent)
+        .expect("a directory")
+}
+
+#[test]
+fn the_model_agrees_with_linux() {
+    // The model speaks of a caller who may do everything.
+    if !need("root") {
+        return;
+    }
+    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    proptest!(config(1), |(ops in ops(60, false))| {
+        let dir = scratch();
+        base::small(dir.path());
+        let (mut model, mut real) = (Model::of(dir.path()), RealTree::new(dir.path()));
+        for op in &ops {
+            let Some(step) = op.resolve(&model.listing()) else { continue };
+            let (expected, got) = (model.apply(&step), real.apply(&step));
+            prop_assert_eq!(expected, got, "{:?}", step);
+        }
+        let (is, wanted) = (Model::of(dir.path()), model);
+        prop_assert_eq!(is.difference(&wanted), None);
+    });
+}
+
+/// Does `ops` to a fresh branch and to the model, compares after every step, then over a clean
+/// end and a new start; the base must not have changed.
+fn check(ops: &[Op], passthrough: bool) -> Result<(), TestCaseError> {
+    let dir = scratch();
+    let base = dir.path().join("base");
+    std::fs::create_dir_all(base.join(TOP)).expect("mkdir");
+    base::small(&base.join(TOP));
+    let before = Manifest::of(&base);
+    let mut model = Model::of(&base.join(TOP));
+    let mut core = CoreDriver::new(&dir.path().join("store"), &base, passthrough);
+    prop_assert_eq!(core.compare(&model, true), None, "before the first step");
+    for (count, op) in ops.iter().enumerate() {
+        let Some(step) = op.resolve(&model.listing()) else {
+            continue;
+        };
+        let (expected, got) = (model.apply(&step), core.apply(&step));
+        prop_assert_eq!(expected, got, "step {}: {:?}", count, step);
+        // Contents are compared after what may move them, and now and then.
+        let restarted = matches!(step, Step::Remount | Step::Crash | Step::DropCaches);
+        let contents = restarted || count % 5 == 4;
+        prop_assert_eq!(
+            core.compare(&model, contents),
+            None,
+            "after step {}: {:?}",
+            count,
+            step
+        );
+    }
+    for step in [Step::Remount, Step::Crash] {
+        core.apply(&step).expect("a restart");
+        model.apply(&step).expect("a restart");
+        prop_assert_eq!(core.compare(&model, true), None, "after a last {:?}", step);
+    }
+    core.close();
+    let changed = before.differences(&Manifest::of(&base), Scope::Same);
+    prop_assert!(changed.is_empty(), "the base was changed: {:#?}", changed);
+    Ok(())
+}
+
+#[test]
+fn a_branch_agrees_with_the_model() {
+    proptest!(config(1), |(ops in ops(60, true))| check(&ops, false)?);
+}
+
+#[test]
+fn a_branch_with_passthrough_agrees_with_the_model() {
+    proptest!(config(2), |(ops in ops(60, true))| check(&ops, true)?);
+}
+
+#[test]
+fn long_histories_agree_with_the_model() {
+    proptest!(config(12), |(ops in ops(500, true))| check(&ops, false)?);
+}

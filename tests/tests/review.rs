@@ -1,0 +1,329 @@
+//! Looking at a branch and landing it: `diff`, `diff | git apply`, `ls`, `rm`.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use agentfs_tests::need::need_run;
+use agentfs_tests::{Done, Manifest, Sandbox, base, bins};
+
+/// A repository whose checkout has text, binary, executable, empty, linked and odd files.
+fn repository() -> (Sandbox, Manifest) {
+    let sandbox = Sandbox::new();
+    let work = sandbox.work();
+    base::small(&work);
+    fs::write(
+        work.join("text"),
+        (1..200).map(|i| format!("line {i}\n")).collect::<String>(),
+    )
+    .expect("write");
+    fs::write(work.join("no-newline"), "a\nb").expect("write");
+    fs::write(work.join("binary"), base::pattern(9, 30_000)).expect("write");
+    sandbox.host_sh("git init -q; git add -A; git commit -qm base");
+    let before = Manifest::of(&work);
+    (sandbox, before)
+}
+
+/// Pipes the branch's diff into `git apply` on the host, in the workspace.
+fn land(sandbox: &Sandbox, branch: &str) -> Done {
+    let agentfs = bins::agentfs();
+    sandbox.host_sh(&format!(
+        "'{}' diff {branch} | git apply",
+        agentfs.display()
+    ))
+}
+
+/// What git can carry of a tree: paths, types, the executable bit and contents.
+fn portable(sandbox: &Sandbox, dir: &str) -> String {
+    sandbox
+        .host_sh(&format!(
+            "cd '{dir}' && find . -name .git -prune -o \\( -type f -o -type l \\) -print0 | sort -z | \
+             while IFS= read -r -d '' f; do \
+               if [ -L \"$f\" ]; then printf '%q -> %q\\n' \"$f\" \"$(readlink \"$f\")\"; \
+               else printf '%q %s %s\\n' \"$f\" \"$(stat -c %A \"$f\" | cut -c4)\" \"$(sha256sum < \"$f\")\"; fi; done"
+        ))
+        .out()
+}
+
+/// Runs `script` on a branch, lands it, and compares the checkout with what the branch holds.
+#[track_caller]
+fn lands(script: &str) {
+    let (sandbox, before) = repository();
+    sandbox.sh("b", script).ok();
+    before.assert_still();
+    // What the branch holds, carried out through a shared directory.
+    let out = sandbox.out().display().to_string();
+    let copy = "cp -a . ../out/tree";
+    let args = [
+        "run", "-q", "--branch", "b", "--rw", &out, "--", "bash", "-c", copy,
+    ];
+    sandbox.call(&args).ok();
+    before.assert_still();
+    land(&sandbox, "b");
+    assert_eq!(
+        portable(&sandbox, &format!("{out}/tree")),
+        portable(&sandbox, "."),
+        "{script}"
+    );
+}
+
+#[test]
+fn edits_land() {
+    if !need_run() {
+        return;
+    }
+    lands(
+        "sed -i '5d; 100s/^/x/; 150a new' text; echo c >> no-newline; printf 'a\\nb\\nc' > no-newline",
+    );
+}
+
+#[test]
+fn new_deleted_and_moved_files_land() {
+    if !need_run() {
+        return;
+    }
+    lands(
+        "mkdir -p n/e/w; echo 1 > n/e/w/file; : > n/empty; rm dir/one; mv text moved; mv dir/sub sub2; \
+           rm empty; cp two 'with space'; rm -r hollow; printf x > $'tab\\there'; printf x > 'quo\"te'",
+    );
+}
+
+#[test]
+fn modes_and_symlinks_land() {
+    if !need_run() {
+        return;
+    }
+    lands(
+        "chmod +x two; chmod -x exec; ln -s two ln1; ln -snf elsewhere sym; rm dir/dangling; \
+           rm text; ln -s big text; echo new > dir/dangling; chmod +x binary; echo x >> exec",
+    );
+}
+
+#[test]
+fn binary_files_land() {
+    if !need_run() {
+        return;
+    }
+    lands(
+        "head -c 50000 /dev/urandom > random; printf 'x\\0y' > nul; dd if=/dev/urandom of=binary bs=1 \
+           seek=1000 count=2000 conv=notrunc status=none; rm big; printf '\\377\\376' > odd-bytes",
+    );
+}
+
+#[test]
+fn odd_names_land() {
+    if !need_run() {
+        return;
+    }
+    lands(
+        "printf x > $'\\377raw'; printf y > $'new\\nline'; echo more >> $'\\377\\376odd'; \
+           printf z > '-rf'; printf z > ' lead'; mkdir 'a b'; printf 1 > 'a b/trail '; printf ü > ü",
+    );
+}
+
+#[test]
+fn a_directory_becomes_a_file_and_back() {
+    if !need_run() {
+        return;
+    }
+    lands(
+        "rm -r dir; echo now a file > dir; rm two; mkdir two; echo x > two/x; rm text; mkdir text; : > text/t",
+    );
+}
+
+#[test]
+fn an_unchanged_branch_has_an_empty_diff() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, before) = repository();
+    sandbox
+        .sh(
+            "b",
+            "cat file; touch -a file; chmod 644 text; git status --porcelain; echo x > n; rm n",
+        )
+        .ok();
+    for flags in [&[][..], &["--name-status"], &["--stat"]] {
+        let mut args = vec!["diff", "b"];
+        args.extend(flags);
+        assert_eq!(sandbox.call(&args).ok().out(), "", "{flags:?}");
+    }
+    before.assert_still();
+}
+
+#[test]
+fn formats_of_diff() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, before) = repository();
+    sandbox
+        .sh(
+            "b",
+            "echo x >> text; rm dir/one; echo n > dir/new; ln -sf big sym; echo h > ~/outside",
+        )
+        .ok();
+    let out = sandbox.call(&["diff", "b", "--name-status"]).ok().out();
+    let mut lines: Vec<&str> = out.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["A\tdir/new", "D\tdir/one", "M\tsym", "M\ttext"]);
+    let stat = sandbox.call(&["diff", "b", "--stat"]).ok();
+    assert!(
+        stat.out().contains("text") && stat.out().contains("dir/new"),
+        "{}",
+        stat.report()
+    );
+    let json = sandbox.call(&["diff", "b", "--json"]).ok();
+    let value: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert!(value.to_string().contains("dir/new"), "{value}");
+    // Only below the paths asked for.
+    let out = sandbox
+        .call(&["diff", "b", "dir", "--name-status"])
+        .ok()
+        .out();
+    assert_eq!(out.lines().count(), 2, "{out}");
+    // What lies outside of the workspace is counted, and shown when asked for.
+    let done = sandbox.call(&["diff", "b"]).ok();
+    assert!(!done.out().contains("outside"), "{}", done.report());
+    assert!(done.stderr.contains("--all"), "{}", done.report());
+    let all = sandbox.call(&["diff", "b", "--all", "--name-status"]).ok();
+    assert!(all.out().contains("outside"), "{}", all.report());
+    before.assert_still();
+}
+
+#[test]
+fn diff_runs_nothing_of_the_branch() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, before) = repository();
+    let canary = sandbox.out().join("ran");
+    let script = format!(
+        "printf '#!/bin/sh\\ntouch {0}\\n' > hook; chmod +x hook; \
+         git config core.fsmonitor $PWD/hook; git config diff.external $PWD/hook; \
+         git config core.hooksPath $PWD; git config diff.x.textconv $PWD/hook; \
+         echo '* diff=x' > .gitattributes; echo x >> text; cp hook pager; git config core.pager $PWD/hook",
+        canary.display()
+    );
+    sandbox.sh("b", &script).ok();
+    for args in [
+        &["diff", "b"][..],
+        &["diff", "b", "--stat"],
+        &["ls"],
+        &["diff", "b", "--all"],
+    ] {
+        sandbox.call(args).ok();
+        assert!(!canary.exists(), "{args:?} ran a program of the branch");
+    }
+    before.assert_still();
+}
+
+#[test]
+fn names_are_escaped_for_people() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, _) = repository();
+    sandbox
+        .sh("b", "printf x > $'esc\\033[31mred'; printf x > $'bel\\007'")
+        .ok();
+    for flags in [&["--name-status"][..], &["--stat"], &["--json"], &[]] {
+        let mut args = vec!["diff", "b"];
+        args.extend(flags);
+        let done = sandbox.call(&args).ok();
+        let raw = done.stdout.iter().any(|b| *b == 0x1b || *b == 7);
+        assert!(!raw, "{flags:?}: raw control bytes\n{}", done.report());
+    }
+    let esc = "\u{1b}[31mred";
+    let done = sandbox.call(&["run", "-q", "--branch", "c", "--", "true", esc]);
+    done.ok();
+    for args in [&["ls"][..], &["ls", "--json"]] {
+        let done = sandbox.call(args).ok();
+        assert!(!done.stdout.contains(&0x1b), "{}", done.report());
+    }
+}
+
+#[test]
+fn rm_drops_branches() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, before) = repository();
+    sandbox
+        .sh("a", "head -c 3000000 /dev/urandom > random")
+        .ok();
+    sandbox.sh("b", "echo x > x").ok();
+    sandbox
+        .call(&["rm", "none-such"])
+        .expect(125)
+        .says(&["none-such"]);
+    let bytes = |sandbox: &Sandbox| -> u64 {
+        let files = Manifest::of(&sandbox.store()).files;
+        files
+            .values()
+            .filter(|f| f.mode & 0o170_000 == 0o100_000)
+            .map(|f| f.size)
+            .sum()
+    };
+    assert!(bytes(&sandbox) > 3_000_000);
+    sandbox.call(&["rm", "a"]).ok();
+    assert!(bytes(&sandbox) < 1_000_000, "its space is free again");
+    assert_eq!(sandbox.rows().len(), 1);
+    // A name used again shows nothing of the old branch.
+    sandbox.sh("a", "test ! -e random").ok();
+    before.assert_still();
+}
+
+#[test]
+fn listing_a_fresh_machine_makes_nothing() {
+    let sandbox = Sandbox::new();
+    let done = sandbox.call(&["ls"]).ok();
+    assert!(
+        done.out().lines().count() <= 1,
+        "at most a header\n{}",
+        done.report()
+    );
+    assert!(sandbox.rows().is_empty());
+    assert!(!sandbox.store().exists(), "looking makes no store");
+}
+
+#[test]
+fn counts_of_ls() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, _) = repository();
+    sandbox
+        .sh(
+            "b",
+            "echo x >> text; rm dir/one two; echo 1 > n1; echo 2 > n2; echo 3 > n3",
+        )
+        .ok();
+    let row = sandbox.row("b");
+    let count = |key: &str| {
+        row[key]
+            .as_u64()
+            .unwrap_or_else(|| panic!("{key} in {row}"))
+    };
+    assert_eq!(
+        (count("added"), count("modified"), count("deleted")),
+        (3, 1, 2),
+        "{row}"
+    );
+    let table = sandbox.call(&["ls"]).ok().out();
+    assert!(table.contains("+3 ~1 -2"), "{table}");
+}
+
+#[test]
+fn the_store_is_private() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, _) = repository();
+    sandbox.sh("b", "echo x > x").ok();
+    let mode = fs::metadata(sandbox.store())
+        .expect("the store")
+        .permissions()
+        .mode()
+        & 0o777;
+    assert_eq!(mode, 0o700);
+}
