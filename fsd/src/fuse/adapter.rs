@@ -28,6 +28,7 @@ use crate::fuse::convert::{
 };
 use crate::fuse::request::{Meta, op};
 use crate::fuse::session::Options;
+use crate::fuse::stale::Stale;
 use crate::fuse::workers::Workers;
 use crate::sync::{Arc, Gate};
 
@@ -51,6 +52,7 @@ pub(super) struct Adapter {
     options: Options,
     backings: Backings<BackingId>,
     workers: Workers,
+    stale: Stale,
 }
 
 impl Adapter {
@@ -61,7 +63,13 @@ impl Adapter {
             options,
             backings: Backings::default(),
             workers: Workers::default(),
+            stale: Stale::default(),
         }
+    }
+
+    /// For the session to open.
+    pub(super) fn stale(&self) -> Stale {
+        self.stale.clone()
     }
 
     /// The inode a request is about: the kernel calls the mount's root 1, whatever it is.
@@ -329,6 +337,9 @@ impl Filesystem for Adapter {
             Ok(opened) => opened,
             Err(errno) => return reply.error(errno),
         };
+        if flags.0 & nix::libc::O_TRUNC != 0 && req.uid() != 0 {
+            self.stale.attributes(ino);
+        }
         let handle = FileHandle(fh.0);
         match io {
             OpenIo::Cached => reply.opened(handle, CACHED),
@@ -421,10 +432,18 @@ impl Filesystem for Adapter {
     ) {
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         tracing::trace!(target: "agentfs::write", ino = ino.0, offset, bytes = data.len());
-        match self.call(op::WRITE, req, ino, |core| {
-            core.write(self.ino(ino), Fh(fh.0), offset, data, kill)
-        }) {
-            Ok(bytes) => reply.written(bytes as u32),
+        let written = self.call(op::WRITE, req, ino, |core| {
+            let killed = kill && core.kill_privileges(self.ino(ino))?;
+            let bytes = core.write(self.ino(ino), Fh(fh.0), offset, data, false)?;
+            Ok((bytes, killed))
+        });
+        match written {
+            Ok((bytes, killed)) => {
+                if killed {
+                    self.stale.attributes(ino);
+                }
+                reply.written(bytes as u32);
+            }
             Err(errno) => reply.error(errno),
         }
     }
@@ -675,10 +694,16 @@ impl Filesystem for Adapter {
         let to = (self.ino(out), Fh(out_fh.0), out_offset);
         let caller = caller(req);
         let call = move |core: &FsCore| core.copy_range(&caller, from, to, len);
-        self.call_aside(op::COPY_FILE_RANGE, req, ino, call, |copied| match copied {
-            // The core copies less than 4 GiB at a time; a program that wants more asks again.
-            Ok(bytes) => reply.written(bytes as u32),
-            Err(errno) => reply.error(errno),
+        let stale = (caller.uid != 0).then(|| self.stale());
+        self.call_aside(op::COPY_FILE_RANGE, req, ino, call, move |copied| {
+            if let Some(stale) = stale {
+                stale.attributes(out);
+            }
+            match copied {
+                // The core copies less than 4 GiB at a time; a program that wants more asks again.
+                Ok(bytes) => reply.written(bytes as u32),
+                Err(errno) => reply.error(errno),
+            }
         });
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `session` negotiates with the kernel and runs the reader threads, `adapter` turns one request
 //! into one call of the core, `convert` maps the two sides' types, `backing` keeps what
-//! passthrough needs, `workers` runs what would block a reader. Nothing here decides what a
+//! passthrough needs, `stale` takes back what the kernel was told, `workers` runs what would block a reader. Nothing here decides what a
 //! branch answers, and nothing here touches the mount from a thread that serves it.
 
 mod adapter;
@@ -10,6 +10,7 @@ mod backing;
 mod convert;
 mod request;
 mod session;
+mod stale;
 mod workers;
 
 pub use session::{FuseSession, Options};

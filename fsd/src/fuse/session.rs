@@ -184,13 +184,11 @@ impl FuseSession {
     ) -> io::Result<Self> {
         let mut config = Config::default();
         config.n_threads = Some(options.readers);
+        let adapter = Adapter::new(core, root, options);
+        let stale = adapter.stale();
         // Who may use the mount is for the kernel to decide, by its user_id and allow_other.
-        let session = Session::from_fd(
-            Adapter::new(core, root, options),
-            device,
-            SessionACL::All,
-            config,
-        )?;
+        let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
+        stale.reach(session.notifier());
         info!(?options, "the mount is served");
         Ok(Self(session))
     }

@@ -108,17 +108,20 @@ impl FsCore {
         tree.commit(change)
     }
 
-    fn kill_privileges(&self, ino: Ino) -> Result<(), FsError> {
+    /// Takes suid, sgid and file capabilities off a file, as a write by somebody who may not keep
+    /// them must. Returns whether there were any.
+    pub fn kill_privileges(&self, ino: Ino) -> Result<bool, FsError> {
         let mut tree = crate::sync::lock(&self.tree);
         let record = tree.record_of(&self.base, ino)?;
         let mut without = record.clone();
         drop_privileges(&mut without);
         if without == record {
-            return Ok(());
+            return Ok(false);
         }
         let mut change = Change::default();
         *tree.edit(&self.base, &mut change, ino)? = without;
-        tree.commit(change)
+        tree.commit(change)?;
+        Ok(true)
     }
 
     /// Allocates, punches or shifts a range, as fallocate(2) with `mode`.
