@@ -1,20 +1,20 @@
-//! An open branch: [`LiveBranch`] for its one owner, [`BranchReader`] for everyone else.
+//! [`LiveBranch`]: a branch open for writing, held by its one owner.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::checkpoint::{Unpublished, publish, write_table};
 use super::codec::{self, Item};
-use super::delta::InodeWord;
 use super::error::StoreError;
-use super::journal::{self, Journal, JournalHeader};
+use super::journal::{self, Journal};
 use super::layer::{LayerView, Tail};
 use super::media::{LockGuard, Media, random_u64};
 use super::meta::BranchInfo;
 use super::objects::{self, ObjectFile};
-use super::stack::{Records, Stack, extents_in, inode_in};
-use super::table::{self, Table, TableContent, TableFacts};
-use crate::core::record::{Delta, Dentry, ExtentMap, InodeRec, LayerId, ObjectId};
+use super::stack::{EachDentry, EachInode, Records, Stack, records_of_stack};
+use super::table::{self, TableFacts};
+use crate::core::record::{Delta, Dentry, ExtentMap, InodeRec, ObjectId};
 use crate::core::types::{Ino, Name};
 
 /// A journal this long is worth a checkpoint, whatever the table's size; in bytes.
@@ -439,193 +439,13 @@ fn report_cut(media: &dyn Media, tail: &Tail) -> Result<(), StoreError> {
     Ok(())
 }
 
-struct Unpublished {
-    error: StoreError,
-    published: bool,
-}
-
-impl From<StoreError> for Unpublished {
-    fn from(error: StoreError) -> Self {
-        Unpublished {
-            error,
-            published: false,
-        }
-    }
-}
-
-/// Builds and syncs the table of one layer in a stage file.
-fn write_table(
-    media: &dyn Media,
-    stage: &Path,
-    facts: TableFacts,
-    top: &LayerView,
-    lower: &[LayerView],
-    orphans: &BTreeSet<u64>,
-) -> Result<(), Unpublished> {
-    // "Gone" needs saying only where something below says otherwise.
-    let inodes = top.walk_inodes()?.filter_map(|item| match item {
-        Ok((ino, InodeWord::Gone)) => match inode_in(lower, ino) {
-            Ok(Some(InodeWord::Is(_))) => Some(Ok((ino, InodeWord::Gone))),
-            Ok(_) => None,
-            Err(e) => Some(Err(e)),
-        },
-        other => Some(other),
-    });
-    let extents = top.walk_extents()?.filter_map(|item| match item {
-        Ok((ino, map)) if map.is_empty() => match extents_in(lower, ino) {
-            Ok(Some(below)) if !below.is_empty() => Some(Ok((ino, map))),
-            Ok(_) => None,
-            Err(e) => Some(Err(e)),
-        },
-        other => Some(other),
-    });
-    let content = TableContent {
-        inodes: Box::new(inodes),
-        dentries: top.walk_dentries()?,
-        extents: Box::new(extents),
-        devices: &top.devices()?,
-        orphans,
-    };
-    Ok(table::build(media, stage, facts, content)?)
-}
-
-/// Makes the next journal, then the staged table the one that counts.
-fn publish(
-    media: &dyn Media,
-    stage: &Path,
-    facts: TableFacts,
-) -> Result<(Table, Journal), Unpublished> {
-    let here = Path::new("");
-    let header = JournalHeader {
-        layer: facts.layer,
-        generation: facts.generation,
-        first_seq: facts.next_seq,
-    };
-    let journal = Journal::create(media, header)?;
-    media
-        .sync_dir(here)
-        .map_err(|e| StoreError::io("sync", media.describe(here), e))?;
-    let name = table::file_name(facts.generation);
-    media
-        .rename(stage, &name, true)
-        .map_err(|e| StoreError::io("rename", media.describe(&name), e))?;
-    let published = |error| Unpublished {
-        error,
-        published: true,
-    };
-    media
-        .sync_dir(here)
-        .map_err(|e| published(StoreError::io("sync", media.describe(here), e)))?;
-    let table = Table::open(media, facts.layer, facts.generation).map_err(published)?;
-    Ok((table, journal))
-}
-
 impl Records for LiveBranch {
-    fn inode(&self, ino: Ino) -> Result<Option<Arc<InodeRec>>, StoreError> {
-        self.stack.inode(ino)
-    }
-
-    fn dentry(&self, parent: Ino, name: &Name) -> Result<Option<Dentry>, StoreError> {
-        self.stack.dentry(parent, name)
-    }
-
-    fn dentries(&self, parent: Ino) -> Result<BTreeMap<Name, Dentry>, StoreError> {
-        self.stack.dentries(parent)
-    }
-
-    fn extents(&self, ino: Ino) -> Result<Arc<ExtentMap>, StoreError> {
-        self.stack.extents(ino)
-    }
-
-    fn devices(&self) -> Vec<(u16, u64)> {
-        self.stack.devices()
-    }
-
-    fn each_inode(
-        &self,
-        f: &mut dyn FnMut(Ino, &Arc<InodeRec>) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        self.stack.each_inode(f)
-    }
-
-    fn each_dentry(
-        &self,
-        f: &mut dyn FnMut(Ino, &Name, Dentry) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        self.stack.each_dentry(f)
-    }
+    records_of_stack!();
 
     fn open_object(&self, id: ObjectId, write: bool) -> Result<Box<dyn ObjectFile>, StoreError> {
         if write && !self.is_top(id) {
             return Err(StoreError::Invalid("writing an object of a frozen layer"));
         }
         self.stack.open(id, write)
-    }
-}
-
-/// A branch as it was when this was opened; takes no lock and disturbs no one.
-///
-/// The records are a state that some commit led to. Objects are the live files: one that the owner
-/// has removed since is reported as missing, and [`Store::read`](super::Store::read) again gives
-/// the newer records.
-#[derive(Debug)]
-pub struct BranchReader {
-    info: BranchInfo,
-    stack: Stack,
-}
-
-impl BranchReader {
-    pub(super) fn new(info: BranchInfo, stack: Stack) -> Self {
-        Self { info, stack }
-    }
-
-    /// What is known of the branch.
-    pub fn info(&self) -> &BranchInfo {
-        &self.info
-    }
-
-    /// The layer that is the branch's own.
-    pub fn top_layer(&self) -> Option<LayerId> {
-        self.stack.layers.last().map(|top| top.id)
-    }
-}
-
-impl Records for BranchReader {
-    fn inode(&self, ino: Ino) -> Result<Option<Arc<InodeRec>>, StoreError> {
-        self.stack.inode(ino)
-    }
-
-    fn dentry(&self, parent: Ino, name: &Name) -> Result<Option<Dentry>, StoreError> {
-        self.stack.dentry(parent, name)
-    }
-
-    fn dentries(&self, parent: Ino) -> Result<BTreeMap<Name, Dentry>, StoreError> {
-        self.stack.dentries(parent)
-    }
-
-    fn extents(&self, ino: Ino) -> Result<Arc<ExtentMap>, StoreError> {
-        self.stack.extents(ino)
-    }
-
-    fn devices(&self) -> Vec<(u16, u64)> {
-        self.stack.devices()
-    }
-
-    fn each_inode(
-        &self,
-        f: &mut dyn FnMut(Ino, &Arc<InodeRec>) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        self.stack.each_inode(f)
-    }
-
-    fn each_dentry(
-        &self,
-        f: &mut dyn FnMut(Ino, &Name, Dentry) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        self.stack.each_dentry(f)
-    }
-
-    fn open_object(&self, id: ObjectId, write: bool) -> Result<Box<dyn ObjectFile>, StoreError> {
-        self.stack.open_object(id, write)
     }
 }

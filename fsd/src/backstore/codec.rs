@@ -366,12 +366,14 @@ fn decode_content(input: &mut Input<'_>) -> Result<Content> {
     })
 }
 
-fn decode_xattrs(input: &mut Input<'_>) -> Result<BTreeMap<Arc<[u8]>, Arc<[u8]>>> {
+type Xattrs = BTreeMap<Arc<[u8]>, Arc<[u8]>>;
+
+fn decode_xattrs(input: &mut Input<'_>) -> Result<Xattrs> {
     let count = input.count(2, "attributes")?;
     if count == 0 {
         return Err(CodecError::OutOfRange("attributes"));
     }
-    let mut out: BTreeMap<Arc<[u8]>, Arc<[u8]>> = BTreeMap::new();
+    let mut out = Xattrs::new();
     for _ in 0..count {
         let name = input.bytes("an attribute name")?;
         if out
@@ -605,3 +607,6 @@ fn take_item(input: &mut Input<'_>) -> Result<Item> {
     };
     Ok(Item::Delta(delta))
 }
+
+#[cfg(test)]
+mod tests;

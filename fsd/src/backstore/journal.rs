@@ -527,3 +527,6 @@ pub fn keep_tail(
     })();
     result.map_err(|e| StoreError::io("keep the cut bytes in", media.describe(kept), e))
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,25 +3,35 @@
 //! [`Store`] is the way in. All access to the disk goes through [`media`].
 
 mod branch;
+mod checkpoint;
 mod codec;
 mod delta;
 mod dir;
 mod error;
 mod extents;
+#[cfg(any(test, feature = "fault"))]
+pub mod fault;
 mod journal;
 mod layer;
 pub mod media;
+#[cfg(any(test, feature = "fault"))]
+pub mod mem;
 mod meta;
 mod objects;
+mod reader;
 mod stack;
 mod store;
 mod table;
 
-pub use branch::{BranchReader, LiveBranch, SyncHandle};
+pub use branch::{LiveBranch, SyncHandle};
 pub use dir::DirMedia;
 pub use error::StoreError;
 pub use media::{ObjectStat, SeekFor};
 pub use meta::{BranchInfo, NewBranch, RunExit, RunRecord};
 pub use objects::{CopySource, ObjectFile};
-pub use stack::Records;
+pub use reader::BranchReader;
+pub use stack::{EachDentry, EachInode, Records};
 pub use store::{Listed, Store};
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,11 @@ use super::table::Walk;
 use crate::core::record::{Dentry, ExtentMap, InodeRec, ObjectId};
 use crate::core::types::{Ino, Name};
 
+/// What [`Records::each_inode`] calls.
+pub type EachInode<'a> = dyn FnMut(Ino, &Arc<InodeRec>) -> Result<(), StoreError> + 'a;
+/// What [`Records::each_dentry`] calls.
+pub type EachDentry<'a> = dyn FnMut(Ino, &Name, Dentry) -> Result<(), StoreError> + 'a;
+
 /// What a branch records, whoever reads it.
 pub trait Records {
     /// The recorded state of an inode; `None` if there is none or it is gone.
@@ -26,16 +31,11 @@ pub trait Records {
     /// Device indexes and devices, ascending.
     fn devices(&self) -> Vec<(u16, u64)>;
     /// Calls `f` for every inode of the merged view, ascending. Costs the changes.
-    fn each_inode(
-        &self,
-        f: &mut dyn FnMut(Ino, &Arc<InodeRec>) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError>;
+    fn each_inode(&self, f: &mut EachInode<'_>) -> Result<(), StoreError>;
     /// Calls `f` for every word on a name of the merged view, ascending by directory and name.
-    /// Leaves out directories whose inode is gone. Costs the changes.
-    fn each_dentry(
-        &self,
-        f: &mut dyn FnMut(Ino, &Name, Dentry) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError>;
+    /// Words in a directory that is gone are among them, if its names were not forgotten with it:
+    /// whoever cares looks up the directory. Costs the changes.
+    fn each_dentry(&self, f: &mut EachDentry<'_>) -> Result<(), StoreError>;
     /// Opens an object of any layer; `write` only of the top one of a live branch.
     fn open_object(&self, id: ObjectId, write: bool) -> Result<Box<dyn ObjectFile>, StoreError>;
 }
@@ -217,10 +217,7 @@ impl Records for Stack {
             .collect()
     }
 
-    fn each_inode(
-        &self,
-        f: &mut dyn FnMut(Ino, &Arc<InodeRec>) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    fn each_inode(&self, f: &mut EachInode<'_>) -> Result<(), StoreError> {
         let walks = self
             .layers
             .iter()
@@ -235,27 +232,16 @@ impl Records for Stack {
         Ok(())
     }
 
-    fn each_dentry(
-        &self,
-        f: &mut dyn FnMut(Ino, &Name, Dentry) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    fn each_dentry(&self, f: &mut EachDentry<'_>) -> Result<(), StoreError> {
         let walks = self
             .layers
             .iter()
             .rev()
             .map(LayerView::walk_dentries)
             .collect::<Result<_, _>>()?;
-        let mut parent_is_gone: Option<(Ino, bool)> = None;
         for item in merge(walks) {
             let ((parent, name), dentry) = item?;
-            let gone = match parent_is_gone {
-                Some((ino, gone)) if ino == parent => gone,
-                _ => matches!(inode_in(&self.layers, parent)?, Some(InodeWord::Gone)),
-            };
-            parent_is_gone = Some((parent, gone));
-            if !gone {
-                f(parent, &name, dentry)?;
-            }
+            f(parent, &name, dentry)?;
         }
         Ok(())
     }
@@ -269,3 +255,37 @@ impl Records for Stack {
         self.open(id, false)
     }
 }
+
+/// Implements the reading part of [`Records`] for a type with a field `stack`.
+macro_rules! records_of_stack {
+    () => {
+        fn inode(&self, ino: Ino) -> Result<Option<Arc<InodeRec>>, StoreError> {
+            self.stack.inode(ino)
+        }
+
+        fn dentry(&self, parent: Ino, name: &Name) -> Result<Option<Dentry>, StoreError> {
+            self.stack.dentry(parent, name)
+        }
+
+        fn dentries(&self, parent: Ino) -> Result<BTreeMap<Name, Dentry>, StoreError> {
+            self.stack.dentries(parent)
+        }
+
+        fn extents(&self, ino: Ino) -> Result<Arc<ExtentMap>, StoreError> {
+            self.stack.extents(ino)
+        }
+
+        fn devices(&self) -> Vec<(u16, u64)> {
+            self.stack.devices()
+        }
+
+        fn each_inode(&self, f: &mut EachInode<'_>) -> Result<(), StoreError> {
+            self.stack.each_inode(f)
+        }
+
+        fn each_dentry(&self, f: &mut EachDentry<'_>) -> Result<(), StoreError> {
+            self.stack.each_dentry(f)
+        }
+    };
+}
+pub(super) use records_of_stack;

@@ -12,13 +12,14 @@
 
 use std::collections::BTreeSet;
 use std::env;
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::branch::{BranchReader, LiveBranch};
+use super::branch::LiveBranch;
 use super::dir::DirMedia;
 use super::error::StoreError;
 use super::journal::{Journal, JournalHeader};
@@ -27,6 +28,7 @@ use super::media::{LockGuard, LockWait, Media, random_u64, read_small, replace_f
 use super::meta::{
     self, BRANCH_VERSION, BranchFile, BranchInfo, HexId, NewBranch, RUN_VERSION, RunFile, RunRecord,
 };
+use super::reader::BranchReader;
 use super::stack::Stack;
 use crate::core::record::LayerId;
 use crate::core::types::{BranchName, Time};
@@ -123,37 +125,46 @@ impl Store {
             media,
             path: path.into(),
         };
-        let format = Path::new(FORMAT);
-        let at = store.media.describe(format);
-        match read_small(&*store.media, format, meta::LIMIT_BYTES) {
-            Ok(bytes) => {
-                meta::unseal::<FormatFile>(&at, &bytes, STORE_VERSION)?;
+        if !store.has_format()? {
+            if !store.is_fresh()? {
+                let at = store.media.describe(Path::new(FORMAT));
+                return Err(StoreError::damaged(
+                    at,
+                    "is missing, and the directory is not empty",
+                ));
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                if !store.is_fresh()? {
-                    return Err(StoreError::damaged(
-                        at,
-                        "is missing, and the directory is not empty",
-                    ));
-                }
-                if !create {
-                    return Ok(None);
-                }
+            if !create {
+                return Ok(None);
+            }
+            let _lock = store.lock_store()?;
+            if !store.has_format()? {
                 let bytes = meta::seal(&FormatFile {
                     version: STORE_VERSION,
                 })?;
-                replace_file(&*store.media, format, &bytes, true)
-                    .map_err(|e| StoreError::io("write", at, e).while_writing())?;
+                store.replace(Path::new(FORMAT), &bytes, true)?;
             }
-            Err(e) => return Err(StoreError::io("read", at, e)),
         }
         if create {
+            let mut made = false;
             for dir in [BRANCHES, LAYERS, STAGE, TRASH] {
-                store.mkdir(Path::new(dir), true)?;
+                made |= store.mkdir_if_missing(Path::new(dir))?;
             }
-            store.sync_dir(Path::new(""))?;
+            if made {
+                store.sync_dir(Path::new(""))?;
+            }
         }
         Ok(Some(store))
+    }
+
+    /// Whether the store has said which format it is of, and it is one we know.
+    fn has_format(&self) -> Result<bool, StoreError> {
+        let path = Path::new(FORMAT);
+        let bytes = match read_small(&*self.media, path, meta::LIMIT_BYTES) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            other => other.map_err(|e| self.io("read", path, e))?,
+        };
+        meta::unseal::<FormatFile>(&self.media.describe(path), &bytes, STORE_VERSION)?;
+        Ok(true)
     }
 
     /// Whether nothing but rubbish of a first creation is in the directory.
@@ -165,7 +176,7 @@ impl Store {
             .map_err(|e| self.io("list", here, e))?;
         Ok(entries
             .iter()
-            .all(|entry| entry.name.to_string_lossy().ends_with(".stage")))
+            .all(|entry| entry.name == STORE_LOCK || is_stage(&entry.name)))
     }
 
     /// The store directory.
@@ -177,11 +188,24 @@ impl Store {
         StoreError::io(op, self.media.describe(path), e)
     }
 
-    fn mkdir(&self, path: &Path, may_exist: bool) -> Result<(), StoreError> {
+    fn mkdir(&self, path: &Path) -> Result<(), StoreError> {
+        self.media
+            .mkdir(path)
+            .map_err(|e| self.io("create", path, e).while_writing())
+    }
+
+    /// Whether it had to be made.
+    fn mkdir_if_missing(&self, path: &Path) -> Result<bool, StoreError> {
         match self.media.mkdir(path) {
-            Err(e) if may_exist && e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            other => other.map_err(|e| self.io("create", path, e).while_writing()),
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(e) => Err(self.io("create", path, e).while_writing()),
         }
+    }
+
+    fn replace(&self, path: &Path, data: &[u8], durable: bool) -> Result<(), StoreError> {
+        replace_file(&*self.media, path, data, durable)
+            .map_err(|e| self.io("write", path, e).while_writing())
     }
 
     fn sync_dir(&self, path: &Path) -> Result<(), StoreError> {
@@ -301,7 +325,7 @@ impl Store {
             layers: layers.iter().map(|id| HexId(id.0)).collect(),
         };
         let stage = Path::new(STAGE).join(format!("{:016x}", self.random()?));
-        self.mkdir(&stage, false)?;
+        self.mkdir(&stage)?;
         let result = self.publish_branch(&stage, name, &file);
         if result.is_err() {
             // Rubbish now; what stays of it goes with the next sweep.
@@ -318,8 +342,7 @@ impl Store {
         file: &BranchFile,
     ) -> Result<(), StoreError> {
         let path = stage.join(BRANCH_FILE);
-        replace_file(&*self.media, &path, &meta::seal(file)?, true)
-            .map_err(|e| self.io("write", &path, e).while_writing())?;
+        self.replace(&path, &meta::seal(file)?, true)?;
         let to = branch_dir(name);
         match self.media.rename(stage, &to, false) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
@@ -335,7 +358,7 @@ impl Store {
     fn new_layer(&self) -> Result<LayerId, StoreError> {
         let id = LayerId(self.random()?);
         let dir = layer_dir(id);
-        self.mkdir(&dir, false)?;
+        self.mkdir(&dir)?;
         let media = self.media.sub(&dir).map_err(|e| self.io("open", &dir, e))?;
         Journal::create(
             &*media,
@@ -373,8 +396,7 @@ impl Store {
             layers: layers.iter().map(|id| HexId(id.0)).collect(),
         };
         let path = branch_dir(parent).join(BRANCH_FILE);
-        replace_file(&*self.media, &path, &meta::seal(&file)?, true)
-            .map_err(|e| self.io("write", &path, e).while_writing())?;
+        self.replace(&path, &meta::seal(&file)?, true)?;
         // The branch is not closed in the ordinary way: its top layer is frozen now.
         drop(live);
         Ok(shared)
@@ -400,6 +422,7 @@ impl Store {
             self.sync_dir(Path::new(BRANCHES))?;
             drop(live);
             self.discard_unused_layers(own_top)?;
+            self.remove_stages();
         }
         self.empty_trash();
         Ok(())
@@ -441,6 +464,19 @@ impl Store {
     fn empty_trash(&self) {
         for entry in self.media.list(Path::new(TRASH)).unwrap_or_default() {
             self.remove_tree(&Path::new(TRASH).join(entry.name));
+        }
+    }
+
+    /// Removes what creations that were cut short have left. Needs the store's lock: whoever
+    /// stages something here holds it.
+    fn remove_stages(&self) {
+        for entry in self.media.list(Path::new(STAGE)).unwrap_or_default() {
+            self.remove_tree(&Path::new(STAGE).join(entry.name));
+        }
+        for entry in self.media.list(Path::new("")).unwrap_or_default() {
+            if is_stage(&entry.name) {
+                let _ = self.media.unlink(Path::new(&entry.name));
+            }
         }
     }
 
@@ -592,6 +628,11 @@ impl Store {
             }
         }
     }
+}
+
+/// Whether a name is that of a stage file.
+fn is_stage(name: &OsStr) -> bool {
+    name.as_encoded_bytes().ends_with(b".stage")
 }
 
 /// What a lock file says: the pid of its owner.

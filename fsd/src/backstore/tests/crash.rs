@@ -1,0 +1,285 @@
+//! Crash sweeps: a script of everything the store does, stopped at every operation that changes
+//! the media, under every kind of crash. What is found then is the state before the step that was
+//! cut short or the one after it; without power not older than the last sync.
+
+use super::*;
+use crate::backstore::LiveBranch;
+use crate::backstore::fault::{Fault, FaultMedia};
+use crate::backstore::mem::Crash;
+
+/// What each branch must be able to show: all states it went through, and from where on it may
+/// not fall back.
+#[derive(Clone, Debug, Default)]
+struct Expect {
+    branches: BTreeMap<String, History>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct History {
+    states: Vec<Dump>,
+    /// Index of the newest state that is known to be on the disk.
+    durable: usize,
+    /// Whether the branch itself may be missing, or be there though removed.
+    unsure: bool,
+}
+
+impl History {
+    fn last(&self) -> Dump {
+        self.states.last().cloned().unwrap_or_default()
+    }
+}
+
+fn apply(state: &mut Dump, deltas: &[Delta]) {
+    for delta in deltas {
+        match delta {
+            Delta::PutInode(ino, rec) => {
+                state.0.insert(*ino, rec.clone());
+            }
+            Delta::DelInode(ino) => {
+                state.0.remove(ino);
+            }
+            Delta::PutDentry(parent, name, dentry) => {
+                state.1.insert((*parent, name.clone()), *dentry);
+            }
+            _ => {}
+        }
+    }
+}
+
+struct Script {
+    store: Store,
+    expect: Expect,
+}
+
+type Step = Result<(), StoreError>;
+
+impl Script {
+    fn create(&mut self, text: &str, from: Option<&str>) -> Step {
+        let start = from
+            .map(|from| self.expect.branches[from].last())
+            .unwrap_or_default();
+        let history = History {
+            states: vec![start],
+            durable: 0,
+            unsure: true,
+        };
+        self.expect.branches.insert(text.into(), history);
+        make(&self.store, text, from)?;
+        self.expect.branches.get_mut(text).unwrap().unsure = false;
+        if let Some(from) = from {
+            // The parent was frozen: all of it is on the disk.
+            let parent = self.expect.branches.get_mut(from).unwrap();
+            parent.durable = parent.states.len() - 1;
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, text: &str) -> Step {
+        self.expect.branches.get_mut(text).unwrap().unsure = true;
+        self.store.remove_branch(&branch(text))?;
+        self.expect.branches.remove(text);
+        Ok(())
+    }
+
+    fn commit(&mut self, live: &mut LiveBranch, deltas: Vec<Delta>) -> Step {
+        let history = self
+            .expect
+            .branches
+            .get_mut(live.info().name.as_str())
+            .unwrap();
+        let mut state = history.last();
+        apply(&mut state, &deltas);
+        // Before it is acknowledged: a crash may leave it done.
+        history.states.push(state);
+        live.commit(deltas)
+    }
+
+    fn is_durable(&mut self, text: &str) {
+        let history = self.expect.branches.get_mut(text).unwrap();
+        history.durable = history.states.len() - 1;
+    }
+
+    fn with_object(&mut self, live: &mut LiveBranch, ino: u64) -> Step {
+        let (id, object) = live.new_object()?;
+        object.write_at(b"content", 0)?;
+        object.sync(true)?;
+        self.commit(
+            live,
+            vec![Delta::PutInode(
+                Ino(ino),
+                record_with(7, Content::Object(id)),
+            )],
+        )
+    }
+
+    fn run(&mut self) -> Step {
+        self.create("a", None)?;
+        let mut a = self.store.open_live(&branch("a"))?;
+        for i in 0..3 {
+            self.commit(&mut a, file(Ino::ROOT, &format!("f{i}"), Ino(20 + i), i))?;
+        }
+        a.journal_sync()?.sync()?;
+        self.is_durable("a");
+        self.with_object(&mut a, 30)?;
+        self.commit(&mut a, vec![Delta::DelInode(Ino(20))])?;
+        a.checkpoint()?;
+        self.is_durable("a");
+        self.with_object(&mut a, 31)?;
+        a.journal_sync()?.sync()?;
+        self.is_durable("a");
+        self.commit(&mut a, file(Ino::ROOT, "late", Ino(40), 4))?;
+        drop(a);
+        self.create("b", Some("a"))?;
+        let mut b = self.store.open_live(&branch("b"))?;
+        self.commit(
+            &mut b,
+            vec![Delta::DelInode(Ino(30)), Delta::DelInode(Ino(21))],
+        )?;
+        b.close()?;
+        self.is_durable("b");
+        let mut a = self.store.open_live(&branch("a"))?;
+        self.commit(&mut a, file(Ino::ROOT, "more", Ino(41), 5))?;
+        a.close()?;
+        self.is_durable("a");
+        self.create("c", Some("b"))?;
+        self.remove("b")?;
+        self.remove("a")
+    }
+}
+
+/// Runs the script against `fault` at operation `at`; gives what was expected when it struck, and
+/// whether it struck at all.
+fn run(mem: &MemMedia, at: u64, fault: Fault) -> (Expect, bool) {
+    let media = FaultMedia::new(Arc::new(mem.clone()), at, fault);
+    let mut expect = Expect::default();
+    if let Ok(Some(store)) = Store::on_media(Arc::new(media.clone()), Path::new("/mem"), true) {
+        let mut script = Script { store, expect };
+        let result = script.run();
+        assert!(result.is_ok() || media.has_struck(), "at {at}: {result:?}");
+        expect = script.expect;
+    }
+    (expect, media.has_struck())
+}
+
+fn check(mem: &MemMedia, expect: &Expect, crash: Crash, context: &str) {
+    let after = mem.crash(crash);
+    let media: Arc<dyn Media> = Arc::new(after.clone());
+    let store = Store::on_media(media, Path::new("/mem"), true)
+        .unwrap_or_else(|e| panic!("{context}: {e}"))
+        .unwrap();
+    for listed in store.list().unwrap() {
+        match listed {
+            crate::backstore::Listed::Branch(info) => {
+                assert!(
+                    expect.branches.contains_key(info.name.as_str()),
+                    "{context}: {info:?}"
+                );
+            }
+            crate::backstore::Listed::Damaged { name, why } => panic!("{context}: {name}: {why}"),
+        }
+    }
+    for (text, history) in &expect.branches {
+        let found = match store.read(&branch(text)) {
+            Ok(reader) => dump(&reader),
+            Err(StoreError::NoBranch(_)) if history.unsure => continue,
+            Err(e) => panic!("{context}: {text}: {e}"),
+        };
+        let oldest = match crash {
+            // Acknowledged is all but the last, which may have been cut short.
+            Crash::Process => history.states.len().saturating_sub(2).max(history.durable),
+            Crash::Power | Crash::Torn(_) => history.durable,
+        };
+        assert!(
+            history.states[oldest..].contains(&found),
+            "{context}: {text}: {found:#?} is none of {:#?}",
+            &history.states[oldest..]
+        );
+        // It opens for writing, shows the same, and goes on.
+        let mut live = store
+            .open_live(&branch(text))
+            .unwrap_or_else(|e| panic!("{context}: {e}"));
+        assert_eq!(dump(&live), found, "{context}: {text}");
+        for rec in found.0.values() {
+            if let Content::Object(id) = rec.content
+                && crash == Crash::Process
+            {
+                let mut buf = [0; 9];
+                let object = live.open_object(id, false).unwrap();
+                assert_eq!(object.read_at(&mut buf, 0).unwrap(), 7, "{context}");
+            }
+        }
+        live.commit(file(Ino::ROOT, "after", Ino(90), 9)).unwrap();
+        let expect = dump(&live);
+        live.close().unwrap();
+        assert_eq!(
+            dump(&store.read(&branch(text)).unwrap()),
+            expect,
+            "{context}: {text}"
+        );
+    }
+    // Nothing stays behind once the branches are gone.
+    for text in expect.branches.keys() {
+        match store.remove_branch(&branch(text)) {
+            Ok(()) | Err(StoreError::NoBranch(_)) => {}
+            Err(e) => panic!("{context}: {e}"),
+        }
+    }
+    make(&store, "z", None).unwrap();
+    store.remove_branch(&branch("z")).unwrap();
+    let left: Vec<_> = after.files();
+    let known = |p: &std::path::PathBuf| matches!(p.to_str(), Some("format" | "store.lock"));
+    assert!(left.iter().all(known), "{context}: {left:?}");
+}
+
+fn sweep(fault: Fault, crashes: &[Crash]) {
+    for at in 0.. {
+        let mem = MemMedia::new();
+        let (expect, struck) = run(&mem, at, fault);
+        for crash in crashes {
+            check(
+                &mem,
+                &expect,
+                *crash,
+                &format!("{fault:?} at {at}, {crash:?}"),
+            );
+        }
+        if !struck {
+            assert!(at > 100, "the script has only {at} operations");
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_kill_at_any_operation_leaves_before_or_after() {
+    sweep(Fault::Stop, &[Crash::Process]);
+    sweep(Fault::Tear, &[Crash::Process]);
+}
+
+#[test]
+fn a_power_cut_at_any_operation_leaves_all_that_was_synced() {
+    sweep(Fault::Stop, &[Crash::Power]);
+    sweep(Fault::StopAfter, &[Crash::Power]);
+}
+
+#[test]
+fn a_power_cut_that_tears_writes_leaves_all_that_was_synced() {
+    sweep(
+        Fault::Tear,
+        &[
+            Crash::Torn(0x9e37_79b9),
+            Crash::Torn(0x1234_5671),
+            Crash::Torn(77),
+        ],
+    );
+}
+
+/// A disk that is full or fails from the n-th operation on, and is better later.
+#[test]
+fn a_disk_that_fails_at_any_operation_loses_nothing_acknowledged() {
+    sweep(
+        Fault::Always(nix::libc::ENOSPC),
+        &[Crash::Process, Crash::Power],
+    );
+    sweep(Fault::Once(nix::libc::EIO), &[Crash::Process, Crash::Power]);
+}
