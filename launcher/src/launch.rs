@@ -173,6 +173,7 @@ fn serve(
     let [device, user, mount] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| lost())?;
     let spec = MountSpec {
         root: None,
+        mountpoint: None,
         roots: order.plan.roots.clone(),
         conceal: order.plan.conceal.clone(),
         passthrough: order.plan.passthrough,
