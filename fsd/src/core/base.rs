@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex};
 
 use rustix::fs::{self as rfs, AtFlags, FileType, Mode, OFlags, Statx, StatxFlags};
 
-use crate::core::{CoreConfig, FsError};
 use crate::core::record::{Fingerprint, Origin};
 use crate::core::types::{Ino, Kind, Name, Time};
+use crate::core::{CoreConfig, FsError};
 
 /// Directories kept open at most. Each costs one descriptor of the daemon.
 const OPEN_DIRS_MAX: usize = 512;

@@ -126,7 +126,10 @@ impl Service for Daemon {
         };
         check_device(&device)?;
         let live = lock(&self.waiting).take().ok_or_else(|| {
-            Refusal::new(ErrorCode::NotAllowed, "the branch was handed to a mount already")
+            Refusal::new(
+                ErrorCode::NotAllowed,
+                "the branch was handed to a mount already",
+            )
         })?;
         info!(roots = ?mount.roots, passthrough = mount.passthrough, "attach");
         let passthrough = mount.passthrough;
