@@ -84,6 +84,19 @@ Examples:
     Diff(DiffArgs),
     /// Drop branches and all they hold
     Rm(RmArgs),
+    /// Mount a branch at a directory of the host, for tools that want a path
+    #[command(after_help = "\
+Returns once the mount can be used; a daemon stays until `agentfs umount`. The branch keeps its state.
+
+Options of -o, comma separated: allow_other (other users too), suid, dev (root only), noexec, ro, rw,
+remount (with ro or rw: change what is mounted), no_default_permissions, fsname=SOURCE, base=DIR,
+store=DIR.
+
+With a link /sbin/mount.fuse.agentfs to agentfs, mount(8) and fstab can do it:
+  mount -t fuse.agentfs feature /mnt -o base=/srv/project")]
+    Mount(MountArgs),
+    /// Unmount a branch, and wait until its state is safely closed
+    Umount(UmountArgs),
     /// Try each thing that `run` needs, and print how to fix what is missing
     Doctor(DoctorArgs),
 }
@@ -218,6 +231,39 @@ pub struct DiffArgs {
     /// Everything the branch changed, not only its workspace
     #[arg(long, conflicts_with = "paths")]
     pub all: bool,
+}
+
+/// `agentfs mount`.
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    /// The branch to mount; made if it does not exist
+    #[arg(value_name = "NAME", value_parser = branch_name, allow_hyphen_values = true)]
+    pub branch: BranchName,
+
+    /// Where to mount it: a directory that exists
+    #[arg(value_name = "MNT")]
+    pub mountpoint: PathBuf,
+
+    /// The directory of the host to show there [default: the branch's workspace, or for a new one
+    /// the workspace you are in]
+    #[arg(long, value_name = "DIR")]
+    pub base: Option<PathBuf>,
+
+    /// Mount options
+    #[arg(short, value_name = "OPTS")]
+    pub options: Vec<String>,
+}
+
+/// `agentfs umount`.
+#[derive(Debug, Args)]
+pub struct UmountArgs {
+    /// Where it is mounted
+    #[arg(value_name = "MNT")]
+    pub mountpoint: PathBuf,
+
+    /// Also while it is in use: it goes when its last user does
+    #[arg(long, short)]
+    pub lazy: bool,
 }
 
 /// `agentfs rm`.

@@ -17,6 +17,7 @@ use agentfs_fsd::ctl::client::Client;
 use agentfs_fsd::ctl::msg::{ErrorCode, MountSpec};
 use nix::unistd::Pid;
 
+use crate::cmd::mount::RECORD_WORD;
 use crate::daemon::{self, Daemon};
 use crate::error::{CmdError, EXIT_OURS, SetupError, step};
 use crate::idmap;
@@ -78,6 +79,7 @@ pub fn run(order: &Order<'_>) -> Result<Done, CmdError> {
     let mut create = order.create;
     loop {
         if create.is_none() && order.store.live_owner(order.branch)?.is_some() {
+            refuse_mounted(order)?;
             match join(order, &inside, &signals)? {
                 Some(done) => return Ok(done),
                 None if Instant::now() < deadline => {
@@ -102,6 +104,24 @@ pub fn run(order: &Order<'_>) -> Result<Done, CmdError> {
             }
             other => return other,
         }
+    }
+}
+
+/// A branch that is mounted at a path of the host has no run to join.
+fn refuse_mounted(order: &Order<'_>) -> Result<(), CmdError> {
+    let Some(run) = order.store.last_run(order.branch)? else {
+        return Ok(());
+    };
+    match (run.command.as_slice(), run.ended) {
+        ([word, target], None) if word == RECORD_WORD => {
+            let target = target.display();
+            Err(CmdError::refused(
+                format!("branch {}", order.branch),
+                format!("is mounted at {target}"),
+                format!("unmount it first: agentfs umount {target}"),
+            ))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -173,6 +193,7 @@ fn serve(
     let [device, user, mount] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| lost())?;
     let spec = MountSpec {
         root: None,
+        mountpoint: None,
         roots: order.plan.roots.clone(),
         conceal: order.plan.conceal.clone(),
         passthrough: order.plan.passthrough,

@@ -5,6 +5,7 @@ mod cli;
 mod cmd;
 mod daemon;
 mod error;
+mod hostmount;
 mod idmap;
 mod launch;
 mod mounts;
@@ -25,7 +26,12 @@ use crate::cmd::Globals;
 use crate::error::EXIT_OURS;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let mut args: Vec<_> = std::env::args_os().collect();
+    let called = args.first().map(std::path::PathBuf::from);
+    if called.is_some_and(|p| p.file_name() == Some(cmd::mount::HELPER_NAME.as_ref())) {
+        args = cmd::mount::helper_args(args.into_iter());
+    }
+    let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
     };
@@ -36,6 +42,8 @@ fn main() -> ExitCode {
         Command::LsBranches(args) => cmd::ls::run(args, &globals),
         Command::Diff(args) => cmd::diff::run(args, &globals),
         Command::Rm(args) => cmd::rm::run(args, &globals),
+        Command::Mount(args) => cmd::mount::mount(args, &globals),
+        Command::Umount(args) => cmd::mount::umount(args, &globals),
         Command::Doctor(args) => cmd::doctor::run(args, &globals),
     };
     answer.unwrap_or_else(|e| {

@@ -574,7 +574,7 @@ fn copy_owned(from: &Path, to: &Path, budget: &mut Budget) -> io::Result<()> {
         None
     };
     let Some(mut source) = source else {
-        return file.set_permissions(std::fs::Permissions::from_mode(0));
+        return file.set_permissions(std::fs::Permissions::from_mode(0o000));
     };
     budget.bytes = budget.bytes.checked_sub(meta.len()).ok_or_else(too_big)?;
     io::copy(&mut source, &mut file)?;

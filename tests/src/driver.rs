@@ -79,6 +79,7 @@ impl CoreDriver {
             .open_live(&self.branch)
             .expect("the branch, opened");
         let config = CoreConfig {
+            mountpoint: None,
             base: self.base.clone(),
             roots: vec![Path::new("/").join(TOP)],
             conceal: Vec::new(),

@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::{self as rfs, AtFlags, FileType, Mode, OFlags, Statx, StatxFlags};
 
-use crate::core::FsError;
 use crate::core::record::{Fingerprint, Origin};
 use crate::core::types::{Ino, Kind, Name, Time};
+use crate::core::{CoreConfig, FsError};
 
 /// Directories kept open at most. Each costs one descriptor of the daemon.
 const OPEN_DIRS_MAX: usize = 512;
@@ -103,6 +103,9 @@ pub struct BaseTree {
     root: OwnedFd,
     /// (dev, ino) of objects that are answered with "no such entry".
     concealed: HashSet<(u64, u64)>,
+    /// Where our own mount is: (dev, ino) of the directory, and the name in it. It is answered
+    /// with "no such entry" unseen: a look would be a request to ourselves.
+    own_mount: Option<((u64, u64), Name)>,
     open_dirs: Mutex<OpenDirs>,
 }
 
@@ -131,19 +134,19 @@ const DIR_FLAGS: OFlags = OFlags::PATH
     .union(OFlags::CLOEXEC);
 
 impl BaseTree {
-    /// Opens `root` as the host's `/`; paths of `conceal` (below it, absolute) are hidden.
+    /// Opens the base as `config` says.
     ///
     /// Errors: `Base` when the root cannot be opened.
-    pub fn open(root: &Path, conceal: &[PathBuf]) -> Result<Self, FsError> {
+    pub fn open(config: &CoreConfig) -> Result<Self, FsError> {
         let fd = rfs::open(
-            root,
+            &config.base,
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),
         )
         .map_err(base_error("open the root"))?;
         let mut concealed = HashSet::new();
-        for path in conceal {
-            let bytes = std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str());
+        for path in &config.conceal {
+            let bytes = path.as_os_str().as_bytes();
             // Follows symlinks on purpose: what must be hidden is what the path leads to.
             match rfs::statat(&fd, relative(bytes), AtFlags::empty()) {
                 Ok(st) => {
@@ -153,11 +156,44 @@ impl BaseTree {
                 Err(e) => return Err(base_error("look up a concealed path")(e)),
             }
         }
+        let own_mount = match &config.mountpoint {
+            Some(path) => {
+                let (dir, name) = split_path(path.as_os_str().as_bytes());
+                let st = rfs::statat(&fd, relative(dir), AtFlags::empty())
+                    .map_err(base_error("look up the mount point"))?;
+                Some(((st.st_dev, st.st_ino), Name::new(name)?))
+            }
+            None => None,
+        };
         Ok(Self {
             root: fd,
             concealed,
+            own_mount,
             open_dirs: Mutex::default(),
         })
+    }
+
+    /// Refuses to go on to our own mount.
+    fn check_own(&self, dir: impl AsFd, name: &[u8]) -> rustix::io::Result<()> {
+        if let Some((place, own)) = &self.own_mount
+            && own.as_bytes() == name
+        {
+            let st = rfs::fstat(dir)?;
+            if (st.st_dev, st.st_ino) == *place {
+                return Err(rustix::io::Errno::NOENT);
+            }
+        }
+        Ok(())
+    }
+
+    fn statx_at(&self, dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<Statx> {
+        self.check_own(dir, name)?;
+        rfs::statx(
+            dir,
+            name,
+            AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT,
+            StatxFlags::BASIC_STATS | StatxFlags::BTIME,
+        )
     }
 
     /// Whether this object must stay invisible.
@@ -192,6 +228,7 @@ impl BaseTree {
             }
         };
         for (child, name) in missing.iter().rev() {
+            self.check_own(&fd, name.as_bytes())?;
             fd = Arc::new(rfs::openat(&fd, name.as_bytes(), DIR_FLAGS, Mode::empty())?);
             self.keep_dir(child.ino, &fd);
         }
@@ -233,6 +270,7 @@ impl BaseTree {
         while let Some(name) = components.next() {
             let last = components.peek().is_none();
             let dir = fd.as_ref().map_or(self.root.as_fd(), |f| f.as_fd());
+            self.check_own(dir, name)?;
             let flags = if last {
                 flags | OFlags::NOFOLLOW | OFlags::CLOEXEC
             } else {
@@ -254,17 +292,17 @@ impl BaseTree {
             BaseLoc::Child(dir, name) => {
                 let mut result = self
                     .dir_fd(dir)
-                    .and_then(|fd| statx_at(&fd, name.as_bytes()));
+                    .and_then(|fd| self.statx_at(&fd, name.as_bytes()));
                 if matches!(result, Err(rustix::io::Errno::NOENT)) && self.forget_if_dead(dir.ino) {
                     result = self
                         .dir_fd(dir)
-                        .and_then(|fd| statx_at(&fd, name.as_bytes()));
+                        .and_then(|fd| self.statx_at(&fd, name.as_bytes()));
                 }
                 result
             }
             BaseLoc::Path(path) => self
                 .open_path(path, OFlags::PATH)
-                .and_then(|fd| statx_at(&fd, b"")),
+                .and_then(|fd| self.statx_at(&fd, b"")),
         };
         stat.map(|s| base_stat(&s)).map_err(base_error("stat"))
     }
@@ -344,8 +382,11 @@ impl BaseTree {
             let Ok(name) = Name::new(entry.file_name().to_bytes()) else {
                 continue;
             };
+            if self.check_own(&fd, name.as_bytes()).is_err() {
+                continue;
+            }
             let kind = match entry.file_type() {
-                FileType::Unknown => match statx_at(&fd, name.as_bytes()) {
+                FileType::Unknown => match self.statx_at(&fd, name.as_bytes()) {
                     Ok(st) => base_stat(&st).kind,
                     Err(rustix::io::Errno::NOENT) => continue,
                     Err(e) => return Err(base_error("stat")(e)),
@@ -437,15 +478,6 @@ fn sized(
             Err(e) => return Err(e),
         }
     }
-}
-
-fn statx_at(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<Statx> {
-    rfs::statx(
-        dir,
-        name,
-        AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT,
-        StatxFlags::BASIC_STATS | StatxFlags::BTIME,
-    )
 }
 
 fn kind_of(file_type: FileType) -> Kind {

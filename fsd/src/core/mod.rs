@@ -48,6 +48,8 @@ pub struct CoreConfig {
     pub roots: Vec<PathBuf>,
     /// Paths answered with "no such entry", absolute as seen from `base`.
     pub conceal: Vec<PathBuf>,
+    /// Where our own mount will be, absolute as seen from `base`, if the base can hold it.
+    pub mountpoint: Option<PathBuf>,
     /// Whether files may be opened with [`OpenIo::Passthrough`].
     pub passthrough: bool,
 }
@@ -69,7 +71,7 @@ impl FsCore {
     /// Errors: `Base` when the base or a concealed path cannot be opened, `BadName` for a root
     /// with an impossible component, `Store`.
     pub fn new(branch: LiveBranch, config: CoreConfig) -> Result<Self, FsError> {
-        let base = BaseTree::open(&config.base, &config.conceal)?;
+        let base = BaseTree::open(&config)?;
         let exposed = Exposed::new(&config.roots)?;
         Ok(Self {
             tree: Mutex::new(Tree::new(branch, exposed)?),

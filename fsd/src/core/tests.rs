@@ -54,6 +54,7 @@ impl Bench {
             base: self.base.path().into(),
             roots: vec!["/".into()],
             conceal: vec![],
+            mountpoint: None,
             passthrough: false,
         };
         self.core = Some(FsCore::new(live, config).unwrap());
@@ -286,6 +287,7 @@ fn what_is_above_the_roots_shows_only_the_way_to_them() {
         base: bench.base.path().into(),
         roots: vec!["/home/u".into()],
         conceal: vec![],
+        mountpoint: None,
         passthrough: false,
     };
     bench.core = Some(FsCore::new(live, config).unwrap());
@@ -315,6 +317,7 @@ fn concealed_paths_are_not_there() {
         base: bench.base.path().into(),
         roots: vec!["/".into()],
         conceal: vec!["/d/store".into(), "/missing".into()],
+        mountpoint: None,
         passthrough: false,
     };
     bench.core = Some(FsCore::new(live, config).unwrap());

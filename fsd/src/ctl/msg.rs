@@ -55,6 +55,9 @@ pub struct MountSpec {
     /// are those of the host.
     #[serde(default)]
     pub root: Option<PathBuf>,
+    /// Where on the host it is mounted, if anywhere: the core must never look there.
+    #[serde(default)]
+    pub mountpoint: Option<PathBuf>,
     /// Host directories shown copy-on-write, absolute, none below another.
     pub roots: Vec<PathBuf>,
     /// Host paths that the core answers with "no such entry", the store among them.

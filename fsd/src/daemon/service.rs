@@ -137,6 +137,7 @@ impl Service for Daemon {
         let config = CoreConfig {
             roots: mount.roots,
             conceal: mount.conceal,
+            mountpoint: mount.mountpoint,
             base: PathBuf::from("/"),
             passthrough,
         };

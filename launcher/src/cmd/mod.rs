@@ -4,6 +4,7 @@ pub mod diff;
 pub mod doctor;
 pub mod exec;
 pub mod ls;
+pub mod mount;
 pub mod report;
 pub mod rm;
 pub mod run;

@@ -1,0 +1,285 @@
+//! `agentfs mount` and `agentfs umount`: a branch at a path of the host, for tools that want a path.
+//!
+//! Also what `mount -t fuse.agentfs` calls, through a link named `mount.fuse.agentfs`.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use agentfs_fsd::backstore::{BranchInfo, Listed, NewBranch, RunExit, RunRecord, Store};
+use agentfs_fsd::core::types::{BranchName, Time};
+use agentfs_fsd::ctl::client::Client;
+use agentfs_fsd::ctl::msg::MountSpec;
+
+use crate::cli::{MountArgs, UmountArgs};
+use crate::cmd::Globals;
+use crate::cmd::run::{Here, find};
+use crate::daemon::{self, Daemon};
+use crate::error::CmdError;
+use crate::hostmount::{self, Options};
+use crate::probe;
+
+/// How long the daemon may take to close a branch whose mount is gone.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(5);
+/// Stands before the branch's name in the mount table.
+const SOURCE_PREFIX: &str = "agentfs:";
+/// The first word of the run record of a mount, where a run has its command.
+pub const RECORD_WORD: &str = "mount";
+
+/// Mounts a branch, or changes the options of a mounted one.
+pub fn mount(args: &MountArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
+    let mut options = Options::parse(args.options.iter().map(String::as_str))?;
+    let target = real_dir("mount point", &args.mountpoint)?;
+    if options.remount {
+        if !hostmount::is_ours(&target)? {
+            return Err(not_ours(&target));
+        }
+        hostmount::remount(&target, &options)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let globals = Globals {
+        store_path: options
+            .store
+            .take()
+            .unwrap_or_else(|| globals.store_path.clone()),
+    };
+    let here = Here::look(&globals)?;
+    let store = Store::open_or_create(&here.store)?;
+    let info = find(&store, &args.branch)?;
+    if let Some(pid) = store.live_owner(&args.branch).ok().flatten() {
+        return Err(CmdError::refused(
+            format!("branch {}", args.branch),
+            format!("is live, its daemon is pid {pid}"),
+            "wait for its runs to end, or unmount it where it is mounted",
+        ));
+    }
+    let base = base(args, &mut options, info.as_ref(), &here)?;
+    if base.starts_with(&here.store) {
+        return Err(CmdError::refused(
+            format!("base {}", base.display()),
+            format!("lies inside the store {}", here.store.display()),
+            "choose another directory with --base, or another store",
+        ));
+    }
+    let program = daemon::program()?;
+    let created = info.is_none();
+    if created {
+        let new = NewBranch {
+            workspace: base.clone(),
+        };
+        store.create_branch(&args.branch, None, new)?;
+    }
+    let started = start(&program, &store, &args.branch, &target, &base, &options);
+    if started.is_err() && created {
+        // A name that this call made and nobody can have used is not left behind.
+        drop_unused(&store, &args.branch);
+    }
+    started.map(|()| ExitCode::SUCCESS)
+}
+
+/// The directory to show: as asked, else the branch's workspace, else that of the caller.
+fn base(
+    args: &MountArgs,
+    options: &mut Options,
+    info: Option<&BranchInfo>,
+    here: &Here,
+) -> Result<PathBuf, CmdError> {
+    match (args.base.clone().or(options.base.take()), info) {
+        (Some(base), _) => real_dir("base", &base),
+        (None, Some(info)) => real_dir("the branch's workspace", &info.workspace),
+        (None, None) => Ok(probe::workspace(&here.cwd)),
+    }
+}
+
+fn start(
+    program: &Path,
+    store: &Store,
+    branch: &BranchName,
+    target: &Path,
+    base: &Path,
+    options: &Options,
+) -> Result<(), CmdError> {
+    let (mut daemon, connection) = Daemon::start(program, store.path(), branch)?;
+    let client = Client::over(connection).map_err(|e| daemon.error(e))?;
+    let source = options
+        .source
+        .clone()
+        .unwrap_or_else(|| format!("{SOURCE_PREFIX}{branch}"));
+    let device = hostmount::mount_at(target, &source, options)?;
+    if let Err(e) = attach(store, &client, &device, target, base) {
+        // Nobody serves it: whoever looked at it would hang.
+        drop(device);
+        let undone = hostmount::unmount(target, true);
+        let e = daemon.error(e);
+        if let Err(undo) = undone {
+            eprintln!("agentfs: {undo}");
+        }
+        return Err(e);
+    }
+    let record = RunRecord {
+        command: vec![RECORD_WORD.into(), target.into()],
+        cwd: base.to_owned(),
+        pid: client.pid(),
+        start_ticks: start_ticks(client.pid()),
+        started: Time::now(),
+        ended: None,
+        exit: None,
+    };
+    store.put_run(branch, &record)?;
+    Ok(())
+}
+
+fn attach(
+    store: &Store,
+    client: &Client,
+    device: &OwnedFd,
+    target: &Path,
+    base: &Path,
+) -> Result<(), agentfs_fsd::ctl::CtlError> {
+    let spec = MountSpec {
+        root: Some(base.to_owned()),
+        mountpoint: Some(target.to_owned()),
+        roots: vec![base.to_owned()],
+        conceal: vec![store.path().to_owned()],
+        // The kernel gives it to root alone.
+        passthrough: rustix::process::geteuid().is_root(),
+    };
+    client.attach(spec, device.as_fd(), None)
+}
+
+fn start_ticks(pid: u32) -> u64 {
+    let process = procfs::process::Process::new(pid.cast_signed());
+    process
+        .and_then(|p| p.stat())
+        .map_or(0, |stat| stat.starttime)
+}
+
+fn drop_unused(store: &Store, branch: &BranchName) {
+    let deadline = Instant::now() + PATIENCE;
+    while store.live_owner(branch).is_ok_and(|owner| owner.is_some()) && Instant::now() < deadline {
+        std::thread::sleep(PAUSE);
+    }
+    if let Err(e) = store.remove_branch(branch) {
+        eprintln!("agentfs: remove branch {branch}: {e}");
+    }
+}
+
+/// Unmounts, and returns once the branch is closed: it can be mounted or run on again at once.
+pub fn umount(args: &UmountArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
+    let target = real_dir("mount point", &args.mountpoint)?;
+    if !hostmount::is_ours(&target)? {
+        return Err(not_ours(&target));
+    }
+    hostmount::unmount(&target, args.lazy)?;
+    let here = Here::look(globals)?;
+    let Some(store) = Store::open(&here.store)? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let words: [OsString; 2] = [RECORD_WORD.into(), target.into()];
+    for listed in store.list()? {
+        let Listed::Branch(info) = listed else {
+            continue;
+        };
+        let Some(run) = &info.last_run else { continue };
+        if run.command == words && run.ended.is_none() {
+            await_close(&store, &info, run)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn await_close(store: &Store, info: &BranchInfo, run: &RunRecord) -> Result<(), CmdError> {
+    let deadline = Instant::now() + PATIENCE;
+    while store.live_owner(&info.name)? == Some(run.pid) {
+        if Instant::now() >= deadline {
+            return Err(CmdError::refused(
+                format!("branch {}", info.name),
+                format!(
+                    "is unmounted, but its daemon, pid {}, does not end",
+                    run.pid
+                ),
+                "something may still use the mount in another mount namespace; see fsd.log",
+            ));
+        }
+        std::thread::sleep(PAUSE);
+    }
+    let ended = RunRecord {
+        ended: Some(Time::now()),
+        exit: Some(RunExit::Code(0)),
+        ..run.clone()
+    };
+    Ok(store.put_run(&info.name, &ended)?)
+}
+
+fn not_ours(target: &Path) -> CmdError {
+    CmdError::refused(
+        format!("{}", target.display()),
+        "no branch is mounted there",
+        "`agentfs ls` shows what is mounted",
+    )
+}
+
+fn real_dir(what: &'static str, path: &Path) -> Result<PathBuf, CmdError> {
+    let real = std::fs::canonicalize(path).map_err(|e| CmdError::io(what, path, e))?;
+    if real.is_dir() {
+        return Ok(real);
+    }
+    let why = "is not a directory";
+    Err(CmdError::refused(
+        format!("{what} {}", path.display()),
+        why,
+        "name a directory",
+    ))
+}
+
+/// The name under which mount(8) calls this program.
+pub const HELPER_NAME: &str = "mount.fuse.agentfs";
+
+/// Turns a mount helper's arguments (`SOURCE DIR [-sfnv] [-o OPTIONS]`) into those of
+/// `agentfs mount`. Source: mount(8), "external helpers".
+pub fn helper_args(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut out: Vec<OsString> = vec!["agentfs".into(), "mount".into()];
+    let mut args = args.skip(1);
+    while let Some(arg) = args.next() {
+        match arg.to_str() {
+            Some("-o") => {
+                out.push("-o".into());
+                out.extend(args.next());
+            }
+            // Sloppy, fake, no mtab, verbose; -t and -N come with a value.
+            Some("-t" | "-N") => drop(args.next()),
+            Some(flag) if flag.starts_with('-') && !flag.starts_with("-o") => {}
+            // On a remount mount(8) passes what the mount table shows as source.
+            Some(word) => out.push(word.strip_prefix(SOURCE_PREFIX).unwrap_or(word).into()),
+            None => out.push(arg),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_helpers_arguments_become_ours() {
+        let args = [
+            "mount.fuse.agentfs",
+            "agentfs:feature",
+            "/mnt",
+            "-n",
+            "-o",
+            "rw,base=/x",
+            "-t",
+            "f",
+        ];
+        let ours = helper_args(args.iter().map(OsString::from));
+        assert_eq!(
+            ours,
+            ["agentfs", "mount", "feature", "/mnt", "-o", "rw,base=/x"]
+        );
+    }
+}

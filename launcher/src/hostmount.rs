@@ -1,0 +1,341 @@
+//! Mounting a branch at a path of the host: options, `mount(2)` as root, `fusermount3` otherwise.
+//!
+//! Knows nothing of branches. The options are those of `mount -o`, told apart from what names the
+//! branch (`base=`, `store=`), which `cmd::mount` takes out.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use rustix::fs::{Mode, OFlags};
+
+use crate::error::CmdError;
+
+const FUSERMOUNT: &str = "fusermount3";
+/// The type shown in `/proc/mounts`: `mount -t` takes it too, through the mount helper.
+pub const FS_TYPE: &str = "fuse.agentfs";
+
+/// What `-o` asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Others than the mounting user may use it.
+    pub allow_other: bool,
+    /// The kernel checks permissions. Without it anybody who may use the mount may do anything.
+    pub default_permissions: bool,
+    /// suid bits and file capabilities take effect. Root only.
+    pub suid: bool,
+    /// Device nodes work. Root only.
+    pub dev: bool,
+    /// Programs can be executed.
+    pub exec: bool,
+    /// Nothing can be changed.
+    pub read_only: bool,
+    /// Change the options of what is mounted there.
+    pub remount: bool,
+    /// What `/proc/mounts` shows as source.
+    pub source: Option<String>,
+    /// The directory to show.
+    pub base: Option<PathBuf>,
+    /// The store that holds the branch.
+    pub store: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            allow_other: false,
+            default_permissions: true,
+            suid: false,
+            dev: false,
+            exec: true,
+            read_only: false,
+            remount: false,
+            source: None,
+            base: None,
+            store: None,
+        }
+    }
+}
+
+impl Options {
+    /// Reads option lists as `-o` gives them, comma separated; later ones win.
+    ///
+    /// Errors: a refusal that names the first option that is not known.
+    pub fn parse<'a>(lists: impl IntoIterator<Item = &'a str>) -> Result<Self, CmdError> {
+        let mut options = Self::default();
+        for word in lists
+            .into_iter()
+            .flat_map(|l| l.split(','))
+            .filter(|w| !w.is_empty())
+        {
+            options.take(word)?;
+        }
+        Ok(options)
+    }
+
+    fn take(&mut self, word: &str) -> Result<(), CmdError> {
+        match word.split_once('=') {
+            Some(("fsname" | "source", value)) => self.source = Some(value.to_owned()),
+            Some(("base", value)) => self.base = Some(value.into()),
+            Some(("store", value)) => self.store = Some(value.into()),
+            // What mount(8) passes through for its own use.
+            Some(("subtype", _)) => {}
+            Some((key, _)) if key.starts_with("x-") || key == "comment" => {}
+            Some(_) => return Err(unknown(word)),
+            None => match word {
+                "allow_other" => self.allow_other = true,
+                "default_permissions" => self.default_permissions = true,
+                "no_default_permissions" => self.default_permissions = false,
+                "suid" => self.suid = true,
+                "nosuid" => self.suid = false,
+                "dev" => self.dev = true,
+                "nodev" => self.dev = false,
+                "exec" => self.exec = true,
+                "noexec" => self.exec = false,
+                "ro" => self.read_only = true,
+                "rw" => self.read_only = false,
+                "remount" => self.remount = true,
+                "defaults" => {}
+                // Stamps of reads are not kept on a branch, whatever is asked.
+                "atime" | "noatime" | "relatime" | "norelatime" | "strictatime" | "diratime"
+                | "nodiratime" => {}
+                // Words of fstab that concern mount(8) alone.
+                "auto" | "noauto" | "user" | "nouser" | "users" | "nofail" | "_netdev" => {}
+                word if word.starts_with("x-") => {}
+                _ => return Err(unknown(word)),
+            },
+        }
+        Ok(())
+    }
+
+    fn flags(&self) -> MsFlags {
+        let mut flags = MsFlags::empty();
+        for (unset, flag) in [
+            (self.suid, MsFlags::MS_NOSUID),
+            (self.dev, MsFlags::MS_NODEV),
+            (self.exec, MsFlags::MS_NOEXEC),
+            (!self.read_only, MsFlags::MS_RDONLY),
+        ] {
+            if !unset {
+                flags |= flag;
+            }
+        }
+        flags
+    }
+}
+
+fn unknown(word: &str) -> CmdError {
+    CmdError::refused(
+        format!("mount option '{}'", word.escape_default()),
+        "is not known",
+        "known are: allow_other, [no_]default_permissions, suid, nosuid, dev, nodev, exec, noexec, \
+         ro, rw, remount, fsname=, base=, store=",
+    )
+}
+
+/// Mounts a new FUSE file system at `target` and gives its device, not served yet.
+pub fn mount_at(target: &Path, source: &str, options: &Options) -> Result<OwnedFd, CmdError> {
+    if rustix::process::geteuid().is_root() {
+        mount_as_root(target, source, options)
+    } else {
+        mount_by_helper(target, source, options)
+    }
+}
+
+fn data(options: &Options) -> String {
+    let mut data = String::new();
+    if options.default_permissions {
+        data.push_str(",default_permissions");
+    }
+    if options.allow_other {
+        data.push_str(",allow_other");
+    }
+    data
+}
+
+fn mount_as_root(target: &Path, source: &str, options: &Options) -> Result<OwnedFd, CmdError> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let device = rustix::fs::open("/dev/fuse", flags, Mode::empty())
+        .map_err(|e| CmdError::io("open", "/dev/fuse", e))?;
+    let data = format!(
+        "fd={},rootmode=40000,user_id={},group_id={}{}",
+        device.as_raw_fd(),
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+        data(options)
+    );
+    mount(
+        Some(source),
+        target,
+        Some(FS_TYPE),
+        options.flags(),
+        Some(data.as_str()),
+    )
+    .map_err(|e| CmdError::io("mount FUSE at", target, e))?;
+    Ok(device)
+}
+
+/// Has the set-uid helper of the fuse3 package mount it: it passes the device back over a socket.
+fn mount_by_helper(target: &Path, source: &str, options: &Options) -> Result<OwnedFd, CmdError> {
+    if options.suid || options.dev {
+        return Err(CmdError::refused(
+            "mount options suid and dev",
+            "are for root",
+            "leave them out, or mount as root",
+        ));
+    }
+    let fail = |e: io::Error| CmdError::io("run", FUSERMOUNT, e);
+    let (ours, theirs) = UnixStream::pair().map_err(fail)?;
+    rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty()).map_err(|e| fail(e.into()))?;
+    let read_only = if options.read_only { ",ro" } else { "" };
+    let exec = if options.exec { "" } else { ",noexec" };
+    let list = format!(
+        "nosuid,nodev{exec}{read_only},fsname={},subtype=agentfs{}",
+        source.replace('\\', "\\\\").replace(',', "\\,"),
+        data(options)
+    );
+    let child = Command::new(FUSERMOUNT)
+        .args(["-o", &list, "--"])
+        .arg(target)
+        .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| no_helper(target, e))?;
+    drop(theirs);
+    let device = receive_device(&ours);
+    let output = child.wait_with_output().map_err(fail)?;
+    match device {
+        Some(device) if output.status.success() => Ok(device),
+        _ => Err(CmdError::refused(
+            format!("mount FUSE at {}", target.display()),
+            String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            "you must own the directory; allow_other needs user_allow_other in /etc/fuse.conf",
+        )),
+    }
+}
+
+fn no_helper(target: &Path, e: io::Error) -> CmdError {
+    CmdError::refused(
+        format!("mount FUSE at {}", target.display()),
+        format!("{FUSERMOUNT}: {e}"),
+        "install the fuse3 package, or mount as root; `agentfs run` needs neither",
+    )
+}
+
+fn receive_device(socket: &UnixStream) -> Option<OwnedFd> {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let mut parts = [io::IoSliceMut::new(&mut byte)];
+    recvmsg(socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC).ok()?;
+    ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    })
+}
+
+/// Changes what is mounted at `target` between read-only and writable, and its other flags.
+pub fn remount(target: &Path, options: &Options) -> Result<(), CmdError> {
+    let flags = options.flags() | MsFlags::MS_REMOUNT;
+    mount(None::<&str>, target, None::<&str>, flags, None::<&str>)
+        .map_err(|e| CmdError::io("remount", target, e))
+}
+
+/// Unmounts `target`; `lazy` also while it is in use.
+pub fn unmount(target: &Path, lazy: bool) -> Result<(), CmdError> {
+    if rustix::process::geteuid().is_root() {
+        let flags = if lazy {
+            MntFlags::MNT_DETACH
+        } else {
+            MntFlags::empty()
+        };
+        return umount2(target, flags | MntFlags::UMOUNT_NOFOLLOW)
+            .map_err(|e| CmdError::io("unmount", target, e));
+    }
+    let mut command = Command::new(FUSERMOUNT);
+    command
+        .arg("-u")
+        .args(lazy.then_some("-z"))
+        .arg("--")
+        .arg(target);
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| no_helper(target, e))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(CmdError::refused(
+        format!("unmount {}", target.display()),
+        said,
+        "",
+    ))
+}
+
+/// Whether a file system of ours is mounted at `target`, a real path.
+pub fn is_ours(target: &Path) -> Result<bool, CmdError> {
+    let table = procfs::process::Process::myself().and_then(|p| p.mountinfo());
+    let table =
+        table.map_err(|e| CmdError::io("read", "/proc/self/mountinfo", io::Error::other(e)))?;
+    Ok(table
+        .into_iter()
+        .rfind(|m| unescaped(m.mount_point.as_os_str()) == target.as_os_str())
+        .is_some_and(|m| m.fs_type == FS_TYPE))
+}
+
+/// Undoes the octal escapes of the mount table.
+fn unescaped(path: &OsStr) -> OsString {
+    let bytes = path.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let code = bytes.get(at + 1..at + 4).filter(|_| bytes[at] == b'\\');
+        let code = code.and_then(|c| u8::from_str_radix(std::str::from_utf8(c).ok()?, 8).ok());
+        match code {
+            Some(byte) => {
+                out.push(byte);
+                at += 4;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    std::os::unix::ffi::OsStringExt::from_vec(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_options_win_and_unknown_ones_are_named() {
+        let options = Options::parse(["ro,suid", "rw,fsname=x=y,allow_other"]).unwrap();
+        assert!(options.suid && !options.read_only && options.allow_other && !options.dev);
+        assert_eq!(options.source.as_deref(), Some("x=y"));
+        let refused = Options::parse(["ro,sudi"]).unwrap_err().to_string();
+        assert!(
+            refused.contains("'sudi'") && refused.contains("nosuid"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn the_mount_tables_escapes_are_undone() {
+        assert_eq!(
+            unescaped(OsStr::new(r"/a\040b\134c")),
+            OsStr::new(r"/a b\c")
+        );
+        assert_eq!(unescaped(OsStr::new(r"/plain\9")), OsStr::new(r"/plain\9"));
+    }
+}
