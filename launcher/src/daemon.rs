@@ -4,7 +4,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use agentfs_fsd::core::types::BranchName;
 use agentfs_fsd::ctl::CtlError;
@@ -16,6 +16,8 @@ use crate::error::CmdError;
 /// Names the daemon's program, for tests and unusual installations.
 pub const PROGRAM_ENV: &str = "AGENTFS_FUSE_HOST_BIN";
 const PROGRAM: &str = "agentfs-fsd";
+/// How long a daemon that nobody is connected to may take to end.
+const GRACE_SECONDS: i64 = 10;
 
 /// A daemon that this process started.
 #[derive(Debug)]
@@ -94,15 +96,41 @@ impl Daemon {
 
     /// An error of this daemon, with its last words.
     pub fn error(&mut self, source: CtlError) -> CmdError {
-        if matches!(source, CtlError::Closed) {
-            // It is on its way out; its words are complete when it is gone.
-            let _ = self.child.wait();
+        let mut said = String::new();
+        // It is on its way out; its words are complete when it is gone.
+        if let (CtlError::Closed, Ok(status)) = (&source, self.reap()) {
+            said = format!("it ended with {status}. ");
         }
+        said.push_str(&self.said());
         CmdError::Daemon {
             branch: self.branch.to_string(),
             source,
-            said: self.said(),
+            said,
         }
+    }
+
+    /// Waits for its end. One that lingers without a connection is asked to end (it closes the branch
+    /// first), then made to.
+    fn reap(&mut self) -> std::io::Result<ExitStatus> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let pidfd = pidfd_open(
+            pid.ok_or(std::io::ErrorKind::InvalidInput)?,
+            PidfdFlags::empty(),
+        )?;
+        let grace = Timespec {
+            tv_sec: GRACE_SECONDS,
+            tv_nsec: 0,
+        };
+        for signal in [Signal::TERM, Signal::KILL] {
+            let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&grace))?;
+            if ended > 0 {
+                break;
+            }
+            pidfd_send_signal(&pidfd, signal)?;
+        }
+        self.child.wait()
     }
 
     fn said(&mut self) -> String {

@@ -376,7 +376,16 @@ impl View<'_> {
             return Vec::new();
         };
         let mut ops = match *name {
-            // Init mounts it, from inside the new pid namespace.
+            // Init mounts it, from inside the new pid namespace. The kernel lets it only where a
+            // whole /proc is visible already, which the branch's root lacks.
+            "/proc" if self.around(path) == COW => {
+                return vec![SetupOp::Host {
+                    from: at.clone(),
+                    at,
+                    write: false,
+                    make: false,
+                }];
+            }
             "/proc" => return Vec::new(),
             _ => vec![SetupOp::Tmpfs { at, mode: *mode }],
         };
@@ -494,12 +503,13 @@ impl View<'_> {
             .collect()
     }
 
-    /// The store, and what is hidden below a root with nothing visible inside it. Whether it exists
-    /// now does not matter: it may come to exist on the host during the run.
+    /// The store, and what is hidden below a root with nothing visible inside it. The daemon knows
+    /// them by their inode, so only what exists and can be reached by the caller is of use to it.
     fn conceal(&self) -> Vec<PathBuf> {
         let roots = self.roots();
         let hidden = self.inputs.policy.rules().filter(|r| {
             r.access == Access::Hide
+                && self.inputs.facts.kind(&r.path).is_some()
                 && roots
                     .iter()
                     .any(|root| r.path.starts_with(root) && r.path != *root)

@@ -205,3 +205,22 @@ fn two_rules_that_meet_on_one_real_path_keep_the_tighter() {
     assert_eq!(p.rules().count(), 1);
     assert_eq!(p.access(Path::new("/real/x")), Access::Hide);
 }
+
+#[test]
+fn the_examples_are_valid() {
+    let text = |name: &str| match name {
+        "agent" => include_str!("../../../examples/agent.toml"),
+        "ci" => include_str!("../../../examples/ci.toml"),
+        _ => include_str!("../../../examples/repository.agentfs.toml"),
+    };
+    let agent = policy(text("agent"), text("repository")).unwrap();
+    assert!(agent.env.keeps(b"ANTHROPIC_API_KEY") && !agent.env.keeps(b"OTHER_API_KEY"));
+    assert_eq!(
+        agent.access(Path::new("/home/u/proj/.git/hooks/x")),
+        Access::DenyWrite
+    );
+    let ci = policy(text("ci"), "").unwrap();
+    assert_eq!(ci.access(Path::new("/home/u/x")), Access::ReadOnly);
+    assert_eq!(ci.access(Path::new("/home/u/.ssh/x")), Access::Hide);
+    assert_eq!(ci.access(Path::new("/home/u/proj/x")), Access::Cow);
+}
