@@ -170,31 +170,31 @@ fn a_moved_base_directory_keeps_everything_below() {
         return;
     }
     let sandbox = Sandbox::new();
-    fs::create_dir(sandbox.work().join("big")).expect("mkdir");
-    base::wide(&sandbox.work().join("big"), 1_000);
+    fs::create_dir(sandbox.work().join("bulk")).expect("mkdir");
+    base::wide(&sandbox.work().join("bulk"), 1_000);
     base::small(&sandbox.work());
     let before = Manifest::of(&sandbox.work());
     let sums = "find . -type f -exec sha256sum {} + | sort";
-    let expected = sandbox.host_sh(&format!("cd big; {sums}")).out();
+    let expected = sandbox.host_sh(&format!("cd bulk; {sums}")).out();
     let script = format!(
-        "set -e; mv big moved; test ! -e big; cd moved; {sums}; cd ..; mkdir deep; mv moved deep/er; \
+        "set -e; mv bulk moved; test ! -e bulk; cd moved; {sums}; cd ..; mkdir deep; mv moved deep/er; \
          mv deep/er/d1 elsewhere; mv elsewhere deep/er/d1; mv dir/sub/deep dir2; test -e dir2/three; \
-         mv dir hollow/; test $(cat hollow/dir/sub/two) = 22; mv deep/er big2"
+         mv dir hollow/; test $(cat hollow/dir/sub/two) = 22; mv deep/er bulk2"
     );
     assert_eq!(sandbox.sh("b", &script).ok().out(), expected);
-    let done = sandbox.sh("b", &format!("cd big2; {sums}")).ok();
+    let done = sandbox.sh("b", &format!("cd bulk2; {sums}")).ok();
     assert_eq!(done.out(), expected, "in the next run too");
     // The old name is free for something new that shows nothing of the old.
     sandbox
         .sh(
             "b",
-            "set -e; mkdir big; test -z \"$(ls -A big)\"; echo new > big/d0",
+            "set -e; mkdir bulk; test -z \"$(ls -A bulk)\"; echo new > bulk/d0",
         )
         .ok();
     sandbox
         .sh(
             "b",
-            "set -e; test \"$(ls -A big)\" = d0; test $(cat big/d0) = new",
+            "set -e; test \"$(ls -A bulk)\" = d0; test $(cat bulk/d0) = new",
         )
         .ok();
     before.assert_still();
@@ -279,6 +279,7 @@ for name in ["file", "fresh"]:
     for take in (fcntl.flock, fcntl.lockf):
         f = open(name, "a+")
         take(f, fcntl.LOCK_EX)
+        r, w = os.pipe()
         pid = os.fork()
         if pid == 0:
             g = open(name, "a+")
@@ -286,15 +287,16 @@ for name in ["file", "fresh"]:
                 take(g, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os._exit(1)
             except OSError:
-                pass
+                os.write(w, b"busy")
             take(g, fcntl.LOCK_EX)
             g.write("child\n"); g.flush()
             os._exit(0)
+        os.close(w)
+        assert os.read(r, 4) == b"busy", (name, take)
         f.write("parent\n"); f.flush()
         take(f, fcntl.LOCK_UN)
         assert os.waitpid(pid, 0)[1] == 0, (name, take)
     assert open(name).read().endswith("parent\nchild\nparent\nchild\n")
-r, w = os.pipe()
 a = open("file", "r+"); fcntl.lockf(a, fcntl.LOCK_EX, 4, 0)
 if os.fork() == 0:
     b = open("file", "r+"); fcntl.lockf(b, fcntl.LOCK_EX | fcntl.LOCK_NB, 4, 4)
