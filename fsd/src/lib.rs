@@ -13,5 +13,6 @@ pub mod errno;
 #[cfg(feature = "fuse")]
 pub mod fuse;
 pub mod proc;
+pub mod review;
 pub mod sync;
 pub mod sys;

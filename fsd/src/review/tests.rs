@@ -1,0 +1,441 @@
+//! Reviews of a branch in memory against what the branch and the base plainly show.
+
+mod core;
+mod model;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use model::{Model, Seen, Tree, base_tree};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::{Base, ChangeSet, ContentReader, Effort, Node, Source, Stray, changes, join};
+use crate::core::types::Kind;
+
+/// A base with a bit of everything.
+fn base() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for sub in ["a", "a/deep", "a/deep/er", "b", "empty"] {
+        fs::create_dir(at(sub)).unwrap();
+    }
+    for (name, bytes) in [
+        ("a/one", "one\n"),
+        ("a/two", "two\n"),
+        ("a/deep/three", "three\n"),
+        ("a/deep/er/four", "four\n"),
+        ("b/big", &"0123456789".repeat(500)),
+        ("top", "top\n"),
+    ] {
+        fs::write(at(name), bytes).unwrap();
+    }
+    fs::set_permissions(at("a/two"), fs::Permissions::from_mode(0o755)).unwrap();
+    symlink("../top", at("b/link")).unwrap();
+    fs::hard_link(at("a/one"), at("b/one-too")).unwrap();
+    dir
+}
+
+fn review(model: &Model, effort: Effort) -> (Base, ChangeSet) {
+    let base = Base::new(&model.root, &[]).unwrap();
+    let set = changes(model, &base, effort).unwrap();
+    (base, set)
+}
+
+fn seen(reader: &ContentReader<'_>, node: &Node) -> Seen {
+    let bytes = reader.open(node).unwrap().read_all().unwrap();
+    Seen {
+        kind: node.kind,
+        perm: node.perm,
+        bytes,
+    }
+}
+
+/// Path by path: what was there, what is there.
+type Plain = BTreeMap<Vec<u8>, (Option<Seen>, Option<Seen>)>;
+
+fn found(model: &Model) -> (Plain, ChangeSet) {
+    let (base, set) = review(model, Effort::Exact);
+    assert!(set.problems.is_empty(), "{:?}", set.problems);
+    let reader = ContentReader::new(&base, model);
+    let side = |node: &Option<Node>| node.as_ref().map(|node| seen(&reader, node));
+    let plain = set
+        .changes
+        .iter()
+        .map(|c| (c.path.clone(), (side(&c.before), side(&c.after))))
+        .collect();
+    (plain, set)
+}
+
+fn expected(model: &Model) -> Plain {
+    let mut before = Tree::new();
+    base_tree(&model.root, b"/", b"/", &mut before);
+    differences(&before, &model.view())
+}
+
+fn differences(before: &Tree, after: &Tree) -> Plain {
+    let mut plain = Plain::new();
+    for path in before.keys().chain(after.keys()) {
+        let sides = (before.get(path).cloned(), after.get(path).cloned());
+        let same = match &sides {
+            (Some(old), Some(new)) if old.kind == Kind::Symlink => {
+                (old.kind, &old.bytes) == (new.kind, &new.bytes)
+            }
+            (old, new) => old == new,
+        };
+        if !same {
+            plain.insert(path.clone(), sides);
+        }
+    }
+    plain
+}
+
+fn check(model: &Model) {
+    let (found, set) = found(model);
+    let mut expected = expected(model);
+    // Names of a changed inode that no one wrote to are only counted.
+    let unlisted: u32 = set.changes.iter().map(|c| c.unlisted_links).sum::<u32>()
+        + set.strays.iter().map(|stray| stray.links).sum::<u32>();
+    let missing: Vec<_> = expected
+        .keys()
+        .filter(|p| !found.contains_key(*p))
+        .cloned()
+        .collect();
+    assert!(
+        missing.len() as u32 <= unlisted,
+        "missing {missing:?}, unlisted {unlisted}"
+    );
+    expected.retain(|path, _| found.contains_key(path));
+    assert_eq!(found, expected);
+}
+
+fn paths(set: &ChangeSet) -> Vec<&str> {
+    set.changes
+        .iter()
+        .map(|c| std::str::from_utf8(&c.path).unwrap())
+        .collect()
+}
+
+#[test]
+fn an_untouched_branch_and_one_that_only_looked_have_no_changes() {
+    let dir = base();
+    let mut model = Model::new(dir.path());
+    assert_eq!(review(&model, Effort::Exact).1.changes, []);
+    // Pins all ancestors, and then sets what was there before.
+    model.chmod(b"/a/deep/er/four", 0o644);
+    assert_eq!(review(&model, Effort::Exact).1.changes, []);
+}
+
+#[test]
+fn files_rewritten_with_the_same_bytes_are_no_change() {
+    let dir = base();
+    let mut model = Model::new(dir.path());
+    model.write(b"/a/deep/three", b"three\n");
+    model.overwrite(b"/b/big", 10, b"0123");
+    assert_eq!(review(&model, Effort::Exact).1.changes, []);
+    // The same tree made anew.
+    model.remove(b"/a/deep");
+    model.mkdir(b"/a/deep");
+    model.mkdir(b"/a/deep/er");
+    model.write(b"/a/deep/three", b"three\n");
+    model.write(b"/a/deep/er/four", b"four\n");
+    assert_eq!(review(&model, Effort::Exact).1.changes, []);
+}
+
+#[test]
+fn a_removed_directory_lists_its_files_as_deleted() {
+    let dir = base();
+    let mut model = Model::new(dir.path());
+    model.remove(b"/a/deep");
+    let set = review(&model, Effort::Exact).1;
+    assert_eq!(
+        paths(&set),
+        ["/a/deep", "/a/deep/er", "/a/deep/er/four", "/a/deep/three"]
+    );
+    assert!(set.changes.iter().all(|c| c.after.is_none()));
+}
+
+#[test]
+fn a_moved_directory_is_gone_there_and_new_here() {
+    let dir = base();
+    let mut model = Model::new(dir.path());
+    model.rename(b"/a", b"/b/moved");
+    model.write(b"/b/moved/deep/three", b"changed\n");
+    let (_, set) = found(&model);
+    check(&model);
+    let three = set
+        .changes
+        .iter()
+        .find(|c| c.path == b"/b/moved/deep/three")
+        .unwrap();
+    assert!(matches!(
+        three.after.as_ref().unwrap().source,
+        Source::Object(_)
+    ));
+    let four = set
+        .changes
+        .iter()
+        .find(|c| c.path == b"/b/moved/deep/er/four")
+        .unwrap();
+    let origin = b"/a/deep/er/four".as_slice();
+    assert_eq!(
+        four.after.as_ref().unwrap().source,
+        Source::Base(origin.into())
+    );
+    // And back again.
+    model.rename(b"/b/moved", b"/a");
+    assert_eq!(paths(&review(&model, Effort::Exact).1), ["/a/deep/three"]);
+}
+
+#[test]
+fn type_changes_show_both_sides() {
+    let dir = base();
+    let mut model = Model::new(dir.path());
+    model.remove(b"/top");
+    model.symlink(b"/top", b"a/one");
+    model.remove(b"/a/deep");
+    model.write(b"/a/deep", b"a file\n");
+    model.remove(b"/a/two");
+    model.mkdir(b"/a/two");
+    model.write(b"/a/two/inside", b"x");
+    model.remove(b"/b/link");
+    model.fifo(b"/b/link");
+    check(&model);
+    let set = review(&model, Effort::Exact).1;
+    let mixed = set.changes.iter().filter(|c| c.is_type_change()).count();
+    assert_eq!(mixed, 4);
+}
+
+#[test]
+fn an_emptied_directory_is_named() {
+    let dir = base();
+    let mut model = Model::new(dir.path());
+    model.remove(b"/a/deep/er/four");
+    model.remove(b"/b/big");
+    let set = review(&model, Effort::Exact).1;
+    assert_eq!(set.emptied, [b"/a/deep/er"]);
+}
+
+#[test]
+fn what_the_host_has_lost_meanwhile_is_no_deletion() {
+    let dir = base();
+    let mut model = Model::new(dir.path());
+    model.remove(b"/a/two");
+    model.remove(b"/a/deep");
+    fs::remove_file(dir.path().join("a/two")).unwrap();
+    fs::remove_dir_all(dir.path().join("a/deep")).unwrap();
+    assert_eq!(review(&model, Effort::Exact).1.changes, []);
+}
+
+#[test]
+fn what_the_host_took_away_from_a_moved_directory_is_no_deletion() {
+    let dir = base();
+    let mut model = Model::new(dir.path());
+    model.rename(b"/a", b"/moved");
+    model.rename(b"/top", b"/bottom");
+    model.chmod(b"/b/big", 0o600);
+    model.write(b"/moved/new", b"new\n");
+    // As if the branch had been landed.
+    fs::rename(dir.path().join("a"), dir.path().join("moved")).unwrap();
+    fs::rename(dir.path().join("top"), dir.path().join("bottom")).unwrap();
+    fs::remove_file(dir.path().join("b/big")).unwrap();
+    let set = review(&model, Effort::Exact).1;
+    assert_eq!(paths(&set), ["/moved/new"]);
+    let told: Vec<_> = set
+        .problems
+        .iter()
+        .map(|p| p.path.escape_ascii().to_string())
+        .collect();
+    assert_eq!(told, ["/bottom", "/moved"], "{:?}", set.problems);
+}
+
+#[test]
+fn links_that_no_one_wrote_to_are_counted() {
+    let dir = base();
+    let mut model = Model::new(dir.path());
+    model.write(b"/a/one", b"changed\n");
+    let set = review(&model, Effort::Exact).1;
+    assert_eq!(paths(&set), ["/a/one"]);
+    assert_eq!(set.changes[0].unlisted_links, 1);
+    // Under a moved directory all names are looked at, so it is found there.
+    model.rename(b"/b", b"/c");
+    let set = review(&model, Effort::Exact).1;
+    assert!(set.changes.iter().all(|c| c.unlisted_links == 0));
+    check(&model);
+}
+
+#[test]
+fn links_that_outlive_the_name_written_to_are_told() {
+    let dir = base();
+    let mut model = Model::new(dir.path());
+    model.write(b"/b/one-too", b"changed\n");
+    model.remove(b"/b/one-too");
+    let set = review(&model, Effort::Exact).1;
+    assert_eq!(paths(&set), ["/b/one-too"]);
+    assert_eq!(
+        set.strays,
+        [Stray {
+            path: b"/b/one-too".to_vec(),
+            links: 1
+        }]
+    );
+}
+
+#[test]
+fn a_symlink_on_the_way_hides_the_base() {
+    let dir = base();
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("secret"), "secret").unwrap();
+    let mut model = Model::new(dir.path());
+    model.rename(b"/a", b"/moved");
+    fs::remove_dir_all(dir.path().join("a")).unwrap();
+    symlink(outside.path(), dir.path().join("a")).unwrap();
+    let (base, set) = review(&model, Effort::Exact);
+    assert_eq!(paths(&set), ["/a", "/moved"], "{set:?}");
+    assert_eq!(set.problems.len(), 1);
+    assert!(base.file(b"/a/secret").is_err());
+    assert!(base.file(b"/a").is_err());
+    assert!(base.dir(b"/a").unwrap().is_none());
+}
+
+#[test]
+fn nothing_hangs_on_a_fifo_and_nothing_hidden_is_seen() {
+    let dir = base();
+    let model = Model::new(dir.path());
+    let fifo = dir.path().join("b/fifo");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, 0o600.into()).unwrap();
+    let base = Base::new(&model.root, &["/a/deep".into()]).unwrap();
+    let error = base.file(b"/b/fifo").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    assert!(base.dir(b"/a/deep/er").unwrap().is_none());
+    let mut model = model;
+    model.remove(b"/a/deep");
+    let set = changes(&model, &base, Effort::Exact).unwrap();
+    assert_eq!(set.changes, []);
+}
+
+#[test]
+fn a_bounded_review_says_when_it_is_incomplete() {
+    let dir = base();
+    let mut model = Model::new(dir.path());
+    model.remove(b"/a");
+    model.write(b"/top", b"top\n");
+    let bounded = |compare_bytes, base_entries| {
+        review(
+            &model,
+            Effort::Bounded {
+                compare_bytes,
+                base_entries,
+            },
+        )
+        .1
+    };
+    let roomy = bounded(1000, 1000);
+    assert!(roomy.complete);
+    assert_eq!(roomy.changes, review(&model, Effort::Exact).1.changes);
+    let tight = bounded(0, 2);
+    assert!(!tight.complete);
+    assert!(paths(&tight).contains(&"/top"));
+}
+
+#[test]
+fn paths_longer_than_the_kernel_takes_are_reached() {
+    let dir = tempfile::tempdir().unwrap();
+    let part = "d".repeat(200);
+    let mut at = rustix::fs::open(
+        dir.path(),
+        rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::RDONLY,
+        rustix::fs::Mode::empty(),
+    )
+    .unwrap();
+    let mut path = b"/".to_vec();
+    for _ in 0..30 {
+        rustix::fs::mkdirat(&at, part.as_str(), 0o755.into()).unwrap();
+        let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::RDONLY;
+        at = rustix::fs::openat(&at, part.as_str(), flags, rustix::fs::Mode::empty()).unwrap();
+        path = join(&path, part.as_bytes());
+    }
+    let base = Base::new(dir.path(), &[]).unwrap();
+    assert!(base.dir(&path).unwrap().is_some());
+    assert!(base.dir(&join(&path, b"x")).unwrap().is_none());
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Write(usize, u8),
+    Overwrite(usize, u16, u8),
+    Mkdir(usize),
+    Symlink(usize, u8),
+    Fifo(usize),
+    Chmod(usize, u8),
+    Link(usize, usize),
+    Remove(usize),
+    Rename(usize, usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let at = 0..PATHS.len();
+    prop_oneof![
+        (at.clone(), any::<u8>()).prop_map(|(p, v)| Op::Write(p, v % 4)),
+        (at.clone(), any::<u16>(), any::<u8>()).prop_map(|(p, o, v)| Op::Overwrite(p, o % 6000, v)),
+        at.clone().prop_map(Op::Mkdir),
+        (at.clone(), any::<u8>()).prop_map(|(p, v)| Op::Symlink(p, v % 3)),
+        at.clone().prop_map(Op::Fifo),
+        (at.clone(), any::<u8>()).prop_map(|(p, v)| Op::Chmod(p, v % 3)),
+        (at.clone(), at.clone()).prop_map(|(a, b)| Op::Link(a, b)),
+        at.clone().prop_map(Op::Remove),
+        (at.clone(), at).prop_map(|(a, b)| Op::Rename(a, b)),
+    ]
+}
+
+const PATHS: [&[u8]; 18] = [
+    b"/a",
+    b"/a/one",
+    b"/a/two",
+    b"/a/deep",
+    b"/a/deep/three",
+    b"/a/deep/er",
+    b"/a/deep/er/four",
+    b"/b",
+    b"/b/big",
+    b"/b/link",
+    b"/b/one-too",
+    b"/b/x",
+    b"/b/x/y",
+    b"/empty",
+    b"/top",
+    b"/new",
+    b"/new/\xff\n",
+    b"/a/deep/one",
+];
+
+fn apply(model: &mut Model, op: &Op) {
+    let texts: [&[u8]; 4] = [b"", b"one\n", b"two\n", b"three\n"];
+    match *op {
+        Op::Write(p, v) => model.write(PATHS[p], texts[v as usize]),
+        Op::Overwrite(p, at, v) => model.overwrite(PATHS[p], at.into(), &[b'0' + v % 10]),
+        Op::Mkdir(p) => model.mkdir(PATHS[p]),
+        Op::Symlink(p, v) => {
+            model.symlink(PATHS[p], [&b"../top"[..], b"x", b"/etc"][v as usize]);
+        }
+        Op::Fifo(p) => model.fifo(PATHS[p]),
+        Op::Chmod(p, v) => model.chmod(PATHS[p], [0o644, 0o755, 0o600][v as usize]),
+        Op::Link(a, b) => model.link(PATHS[a], PATHS[b]),
+        Op::Remove(p) => model.remove(PATHS[p]),
+        Op::Rename(a, b) => model.rename(PATHS[a], PATHS[b]),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+    #[test]
+    fn any_branch_is_told_exactly(ops in proptest::collection::vec(op(), 1..25)) {
+        let dir = base();
+        let mut model = Model::new(dir.path());
+        for op in &ops {
+            apply(&mut model, op);
+        }
+        check(&model);
+    }
+}

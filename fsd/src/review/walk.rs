@@ -1,0 +1,549 @@
+//! Compares the branch's tree with the base's, path by path, from the records down.
+//!
+//! A directory that shows the base's own directory at the same path ("in place") is compared by
+//! its recorded names only. Every other pair of directories (one side missing, opaque, or moved)
+//! is compared by all its names: that is the subtree which the branch itself replaced.
+//! A worklist, not recursion: depth costs neither stack nor open directories.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+
+use super::ReviewError;
+use super::base::{Base, BaseDir, BaseEntry, join};
+use super::content::{ContentReader, same_bytes};
+use super::node::{Change, Difference, Node, Source};
+use crate::backstore::Records;
+use crate::core::record::{Dentry, InodeRec};
+use crate::core::types::{Ino, Kind, Name};
+
+mod shown;
+
+use shown::{Shown, attributes};
+
+/// How much a review may spend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// Whatever it takes: for a diff.
+    Exact,
+    /// Bounded, for counting. Files of equal size count as modified once `compare_bytes` have been
+    /// compared; after `base_entries` listed in replaced or moved directories the set is incomplete.
+    Bounded {
+        /// Bytes to compare, in all.
+        compare_bytes: u64,
+        /// Entries of the base to list, in all.
+        base_entries: u64,
+    },
+}
+
+/// What a branch changed.
+#[derive(Debug)]
+pub struct ChangeSet {
+    /// By path, ascending; no path twice. Directories are there too, when one side lacks them or
+    /// their own attributes differ.
+    pub changes: Vec<Change>,
+    /// Directories that both sides have and that the branch emptied.
+    pub emptied: Vec<Vec<u8>>,
+    /// Changed files of the base whose written name is gone, while hard links to them remain
+    /// under names that no one has used: they show the change, and only a scan would find them.
+    pub strays: Vec<Stray>,
+    /// What could not be looked at.
+    pub problems: Vec<Problem>,
+    /// False: [`Effort::Bounded`] ran out, and there are more changes than these.
+    pub complete: bool,
+}
+
+/// A changed file of the base with no name that the branch has a word on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stray {
+    /// Absolute host path under which it was changed, in bytes.
+    pub path: Vec<u8>,
+    /// Names that it still has.
+    pub links: u32,
+}
+
+/// A path that could not be looked at, and why.
+#[derive(Debug)]
+pub struct Problem {
+    /// Absolute host path, in bytes.
+    pub path: Vec<u8>,
+    /// What failed.
+    pub what: String,
+}
+
+/// What the branch of `records` changed of `base`, as the base is now.
+///
+/// Errors: the store cannot be read. A path of the base that cannot is a [`Problem`] instead.
+pub fn changes(
+    records: &dyn Records,
+    base: &Base,
+    effort: Effort,
+) -> Result<ChangeSet, ReviewError> {
+    let mut walk = Walk::load(records, base, effort)?;
+    walk.run();
+    Ok(walk.finish())
+}
+
+/// A directory as the branch shows it.
+#[derive(Clone, Debug)]
+struct Tree {
+    /// Its number, if the branch has a record of it.
+    ino: Option<Ino>,
+    /// The host directory it merges with.
+    origin: Option<Arc<[u8]>>,
+}
+
+/// Two directories to compare, or one that the other side lacks.
+struct Pair {
+    path: Vec<u8>,
+    before: bool,
+    after: Option<Tree>,
+}
+
+/// Names that the walk has met of one inode.
+#[derive(Default)]
+struct Links {
+    met: u32,
+    /// Position of the first change among them.
+    change: Option<usize>,
+}
+
+struct Walk<'a> {
+    records: &'a dyn Records,
+    base: &'a Base,
+    exact: bool,
+    compare_bytes: u64,
+    base_entries: u64,
+    names: HashMap<Ino, Vec<(Name, Dentry)>>,
+    inodes: HashMap<Ino, Arc<InodeRec>>,
+    devices: HashMap<u64, u16>,
+    /// Recorded directories that some path led to.
+    reached: HashSet<Ino>,
+    todo: Vec<Pair>,
+    links: HashMap<Ino, Links>,
+    set: ChangeSet,
+}
+
+impl<'a> Walk<'a> {
+    fn load(records: &'a dyn Records, base: &'a Base, effort: Effort) -> Result<Self, ReviewError> {
+        let mut names: HashMap<Ino, Vec<(Name, Dentry)>> = HashMap::new();
+        records.each_dentry(&mut |parent, name, dentry| {
+            names
+                .entry(parent)
+                .or_default()
+                .push((name.clone(), dentry));
+            Ok(())
+        })?;
+        let mut inodes = HashMap::new();
+        records.each_inode(&mut |ino, record| {
+            inodes.insert(ino, record.clone());
+            Ok(())
+        })?;
+        let (exact, compare_bytes, base_entries) = match effort {
+            Effort::Exact => (true, u64::MAX, u64::MAX),
+            Effort::Bounded {
+                compare_bytes,
+                base_entries,
+            } => (false, compare_bytes, base_entries),
+        };
+        let set = ChangeSet {
+            changes: Vec::new(),
+            emptied: Vec::new(),
+            strays: Vec::new(),
+            problems: Vec::new(),
+            complete: true,
+        };
+        Ok(Walk {
+            records,
+            base,
+            exact,
+            compare_bytes,
+            base_entries,
+            names,
+            inodes,
+            devices: records
+                .devices()
+                .into_iter()
+                .map(|(index, dev)| (dev, index))
+                .collect(),
+            reached: HashSet::from([Ino::ROOT]),
+            todo: Vec::new(),
+            links: HashMap::new(),
+            set,
+        })
+    }
+
+    fn run(&mut self) {
+        let top: Arc<[u8]> = b"/".as_slice().into();
+        if let Some(record) = self.inodes.get(&Ino::ROOT).cloned() {
+            let before = match self.base.dir(b"/") {
+                Ok(Some(dir)) => dir.own(),
+                Ok(None) => Err(ReviewError::base(
+                    "open",
+                    b"/",
+                    io::ErrorKind::NotFound.into(),
+                )),
+                Err(e) => Err(ReviewError::base("open", b"/", e)),
+            };
+            match before {
+                Ok(before) => {
+                    let after = attributes(&record);
+                    self.push_if_different(b"/".to_vec(), before, after);
+                }
+                Err(e) => self.problem(b"/", &e),
+            }
+        }
+        let tree = Tree {
+            ino: Some(Ino::ROOT),
+            origin: Some(top),
+        };
+        self.todo.push(Pair {
+            path: b"/".to_vec(),
+            before: true,
+            after: Some(tree),
+        });
+        while let Some(pair) = self.todo.pop() {
+            if let Err(e) = self.visit(&pair) {
+                self.problem(&pair.path, &e);
+            }
+        }
+    }
+
+    fn finish(mut self) -> ChangeSet {
+        if self.set.complete {
+            self.find_unlisted_links();
+        }
+        self.set.changes.sort_by(|a, b| a.path.cmp(&b.path));
+        self.set.emptied.sort();
+        self.set.strays.sort_by(|a, b| a.path.cmp(&b.path));
+        self.set
+    }
+
+    /// Looks for changed files of the base with more links than the walk has met.
+    fn find_unlisted_links(&mut self) {
+        let linked = |(ino, record): (&Ino, &Arc<InodeRec>)| {
+            let origin = record.origin.as_ref()?.path.clone();
+            let met = self.links.get(ino).map_or(0, |links| links.met);
+            let unlisted = record.nlink.saturating_sub(met);
+            (record.kind != Kind::Dir && unlisted > 0).then_some((*ino, origin, unlisted))
+        };
+        let found: Vec<_> = self.inodes.iter().filter_map(linked).collect();
+        for (ino, origin, unlisted) in found {
+            let old = self.base_entry(&origin);
+            // What cannot be compared is taken for changed: better one remark too many.
+            let changed = match (&old, self.shown_of_record(ino, old.as_ref())) {
+                (Some(old), Ok(shown)) if old.node.kind == shown.node.kind => {
+                    Difference::of_metadata(&old.node, &shown.node).any()
+                        || !self.same_content(&old.node, &shown.node).unwrap_or(false)
+                }
+                _ => true,
+            };
+            match self.links.get(&ino).and_then(|links| links.change) {
+                _ if !changed => {}
+                Some(at) => self.set.changes[at].unlisted_links = unlisted,
+                None => self.set.strays.push(Stray {
+                    path: origin.to_vec(),
+                    links: unlisted,
+                }),
+            }
+        }
+    }
+
+    fn base_entry(&self, path: &[u8]) -> Option<BaseEntry> {
+        let at = path.iter().rposition(|b| *b == b'/')?;
+        let dir = self
+            .base
+            .dir(if at == 0 { b"/" } else { &path[..at] })
+            .ok()??;
+        dir.entry(self.base, &Name::new(&path[at + 1..]).ok()?)
+            .ok()?
+    }
+
+    fn problem(&mut self, path: &[u8], error: &dyn std::fmt::Display) {
+        self.set.problems.push(Problem {
+            path: path.to_vec(),
+            what: error.to_string(),
+        });
+    }
+
+    fn visit(&mut self, pair: &Pair) -> Result<(), ReviewError> {
+        let open = |path: &[u8]| {
+            self.base
+                .dir(path)
+                .map_err(|e| ReviewError::base("open", path, e))
+        };
+        let before = if pair.before { open(&pair.path)? } else { None };
+        let recorded = pair.after.as_ref().and_then(|tree| tree.ino);
+        let recorded = recorded
+            .and_then(|ino| self.names.remove(&ino))
+            .unwrap_or_default();
+        let origin = pair.after.as_ref().and_then(|tree| tree.origin.clone());
+        if let Some(before) = &before
+            && origin.as_deref() == Some(pair.path.as_slice())
+        {
+            return self.visit_in_place(pair, before, &recorded);
+        }
+        let origin = match &origin {
+            Some(path) => {
+                let dir = open(path)?;
+                if dir.is_none() && path.as_ref() != pair.path {
+                    // What it showed of that is lost, which is not the same as deleted.
+                    self.problem(&pair.path, &gone(path));
+                    for (name, dentry) in &recorded {
+                        let old = before.as_ref().map(|dir| dir.entry(self.base, name));
+                        let old = old.transpose()?.flatten();
+                        self.compare_recorded(&pair.path, name, old, *dentry);
+                    }
+                    return Ok(());
+                }
+                dir
+            }
+            None => None,
+        };
+        self.visit_whole(pair, before.as_ref(), origin.as_ref(), &recorded)
+    }
+
+    /// The branch shows the base's own directory: only recorded names can differ.
+    fn visit_in_place(
+        &mut self,
+        pair: &Pair,
+        before: &BaseDir,
+        recorded: &[(Name, Dentry)],
+    ) -> Result<(), ReviewError> {
+        let (mut present, mut gone) = (0_usize, BTreeSet::new());
+        for (name, dentry) in recorded {
+            let old = match before.entry(self.base, name) {
+                Ok(old) => old,
+                Err(e) => {
+                    self.problem(&join(&pair.path, name.as_bytes()), &e);
+                    continue;
+                }
+            };
+            match dentry {
+                Dentry::Whiteout if old.is_some() => {
+                    gone.insert(name.clone());
+                }
+                Dentry::Whiteout => {}
+                Dentry::Present { .. } => present += 1,
+            }
+            self.compare_recorded(&pair.path, name, old, *dentry);
+        }
+        if present == 0 && !gone.is_empty() {
+            let mut left = false;
+            before.each_name(&mut |name| {
+                left = !gone.contains(&name);
+                !left
+            })?;
+            if !left {
+                self.set.emptied.push(pair.path.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// The branch replaced, moved, made or removed the directory: any name can differ.
+    fn visit_whole(
+        &mut self,
+        pair: &Pair,
+        before: Option<&BaseDir>,
+        origin: Option<&BaseDir>,
+        recorded: &[(Name, Dentry)],
+    ) -> Result<(), ReviewError> {
+        let mut names = BTreeMap::new();
+        for (name, dentry) in recorded {
+            names.insert(name.clone(), Some(*dentry));
+        }
+        for dir in [before, origin].into_iter().flatten() {
+            let mut room = self.base_entries;
+            dir.each_name(&mut |name| {
+                if room == 0 {
+                    return false;
+                }
+                room -= 1;
+                names.entry(name).or_insert(None);
+                true
+            })?;
+            self.base_entries = room;
+            self.set.complete &= room > 0;
+        }
+        let (mut any_before, mut any_after) = (false, false);
+        for (name, dentry) in names {
+            let path = join(&pair.path, name.as_bytes());
+            let entry = |dir: Option<&BaseDir>| match dir {
+                Some(dir) => dir.entry(self.base, &name),
+                None => Ok(None),
+            };
+            let (old, inherited) = match (entry(before), dentry) {
+                (Ok(old), Some(_)) => (old, None),
+                (Ok(old), None) => match entry(origin) {
+                    Ok(inherited) => (old, inherited),
+                    Err(e) => {
+                        self.problem(&path, &e);
+                        continue;
+                    }
+                },
+                (Err(e), _) => {
+                    self.problem(&path, &e);
+                    continue;
+                }
+            };
+            any_before |= old.is_some();
+            if let Some(dentry) = dentry {
+                any_after |= dentry != Dentry::Whiteout;
+                self.compare_recorded(&pair.path, &name, old, dentry);
+            } else {
+                let shown = inherited.map(|entry| self.shown_of_base(entry));
+                any_after |= shown.is_some();
+                self.compare(path, old, shown);
+            }
+        }
+        if pair.before && pair.after.is_some() && any_before && !any_after {
+            self.set.emptied.push(pair.path.clone());
+        }
+        Ok(())
+    }
+
+    fn compare_recorded(&mut self, dir: &[u8], name: &Name, old: Option<BaseEntry>, new: Dentry) {
+        let path = join(dir, name.as_bytes());
+        let shown = match new {
+            Dentry::Whiteout => None,
+            Dentry::Present { ino, .. } => match self.shown_of_record(ino, old.as_ref()) {
+                Ok(shown) => Some(shown),
+                Err(e) => return self.problem(&path, &e),
+            },
+        };
+        self.compare(path, old, shown);
+    }
+
+    /// Records how `path` differs, and what to look into below it.
+    fn compare(&mut self, path: Vec<u8>, old: Option<BaseEntry>, new: Option<Shown>) {
+        let old_is_dir = old.as_ref().is_some_and(|old| old.node.kind == Kind::Dir);
+        let tree = new.as_ref().and_then(|new| new.tree.clone());
+        // Untouched: the base's own directory, with no record at all.
+        if let Some(Tree { ino: None, origin }) = &tree
+            && old_is_dir
+            && origin.as_deref() == Some(path.as_slice())
+        {
+            return;
+        }
+        if let Some(shown) = &new
+            && shown.lost
+            && !shown.is_base_at(&path)
+            && let Source::Base(origin) = &shown.node.source
+        {
+            if let Some(ino) = shown.recorded {
+                self.links.entry(ino).or_default().met += 1;
+            }
+            return self.problem(&path, &gone(origin));
+        }
+        // The host has lost it meanwhile: the branch did not make it.
+        let lost = old.is_none() && new.as_ref().is_some_and(|new| new.is_base_at(&path));
+        if let Some(ino) = tree.as_ref().and_then(|tree| tree.ino)
+            && !self.reached.insert(ino)
+        {
+            return self.problem(&path, &"the branch records this directory at two places");
+        }
+        if old_is_dir || tree.is_some() {
+            self.todo.push(Pair {
+                path: path.clone(),
+                before: old_is_dir,
+                after: tree,
+            });
+        }
+        let recorded = new.as_ref().and_then(|new| new.recorded);
+        let at = self.set.changes.len();
+        match (old.map(|old| old.node), new.map(|new| new.node)) {
+            (None, None) => {}
+            _ if lost => {}
+            (Some(before), Some(after)) if before.kind == after.kind => {
+                self.push_if_different(path, before, after);
+            }
+            (before, after) => self.push(path, before, after, Difference::default()),
+        }
+        if let Some(ino) = recorded {
+            let links = self.links.entry(ino).or_default();
+            links.met += 1;
+            if self
+                .set
+                .changes
+                .get(at)
+                .is_some_and(|change| change.after.is_some())
+            {
+                links.change.get_or_insert(at);
+            }
+        }
+    }
+
+    fn push_if_different(&mut self, path: Vec<u8>, before: Node, after: Node) {
+        let mut difference = Difference::of_metadata(&before, &after);
+        match self.same_content(&before, &after) {
+            Ok(same) => difference.content |= !same,
+            Err(e) => {
+                // A file that cannot be compared counts as changed; reading it again will tell why.
+                difference.content = true;
+                if !self.exact {
+                    self.problem(&path, &e);
+                }
+            }
+        }
+        if difference.any() {
+            self.push(path, Some(before), Some(after), difference);
+        }
+    }
+
+    fn push(
+        &mut self,
+        path: Vec<u8>,
+        before: Option<Node>,
+        after: Option<Node>,
+        difference: Difference,
+    ) {
+        self.set.changes.push(Change {
+            path,
+            before,
+            after,
+            difference,
+            unlisted_links: 0,
+        });
+    }
+
+    fn same_content(&mut self, before: &Node, after: &Node) -> io::Result<bool> {
+        if before.source == after.source && before.size == after.size {
+            return Ok(true);
+        }
+        if before.kind != Kind::File || before.size != after.size {
+            return Ok(false);
+        }
+        let whole = [(0, after.size)];
+        let ranges = match (&before.source, &after.source) {
+            (
+                Source::Base(below),
+                Source::Extents {
+                    base: Some(base),
+                    base_bytes,
+                    map,
+                    ..
+                },
+            ) if below == base => {
+                let mut ranges: Vec<_> = map.iter().map(|(at, (len, _))| (*at, *len)).collect();
+                ranges.push((*base_bytes, after.size.saturating_sub(*base_bytes)));
+                ranges
+            }
+            _ => whole.to_vec(),
+        };
+        let cost = ranges.iter().map(|(_, len)| len).sum::<u64>();
+        if cost > self.compare_bytes {
+            return Ok(false);
+        }
+        self.compare_bytes -= cost;
+        let reader = ContentReader::new(self.base, self.records);
+        same_bytes(&reader.open(before)?, &reader.open(after)?, &ranges)
+    }
+}
+
+fn gone(path: &[u8]) -> String {
+    format!(
+        "the host's {}, which the branch shows there, is gone",
+        path.escape_ascii()
+    )
+}

@@ -1,0 +1,168 @@
+//! What the branch shows at a place: from a record, or from an entry of the base it merges with.
+
+use std::io;
+use std::sync::Arc;
+
+use super::{Tree, Walk};
+use crate::core::record::{Content, InodeRec};
+use crate::core::types::{Ino, Kind};
+use crate::review::base::{BaseEntry, is_compared_xattr};
+use crate::review::node::{Node, Source};
+
+/// What the branch shows under one name.
+pub(super) struct Shown {
+    pub node: Node,
+    /// For a directory: what to look into.
+    pub tree: Option<Tree>,
+    /// The record's number, to count links.
+    pub recorded: Option<Ino>,
+    /// The base no longer has the file whose contents it shows.
+    pub lost: bool,
+}
+
+impl Shown {
+    /// Whether it is what the base has, or had, at `path`, with no contents of the branch's own.
+    pub fn is_base_at(&self, path: &[u8]) -> bool {
+        match (&self.tree, &self.node.source) {
+            (Some(tree), _) => tree.origin.as_deref() == Some(path),
+            (None, Source::Base(origin)) => origin.as_ref() == path,
+            _ => false,
+        }
+    }
+}
+
+impl Walk<'_> {
+    /// What the branch shows for an entry of the base that it has no word on: the entry, unless
+    /// the inode was changed through another of its names.
+    pub(super) fn shown_of_base(&self, entry: BaseEntry) -> Shown {
+        let number = self
+            .devices
+            .get(&entry.dev)
+            .map(|index| Ino((u64::from(*index) << 48) | entry.ino));
+        let record = number.and_then(|ino| Some((ino, self.inodes.get(&ino)?.clone())));
+        if let Some((ino, record)) = record
+            && record.kind == entry.node.kind
+            && record.kind != Kind::Dir
+            && entry.ino >> 48 == 0
+            && let Ok(shown) = self.shown_of_record(ino, Some(&entry))
+        {
+            return shown;
+        }
+        let tree = Tree {
+            ino: None,
+            origin: Some(entry.path),
+        };
+        let tree = (entry.node.kind == Kind::Dir).then_some(tree);
+        Shown {
+            node: entry.node,
+            tree,
+            recorded: None,
+            lost: false,
+        }
+    }
+
+    pub(super) fn shown_of_record(
+        &self,
+        ino: Ino,
+        old: Option<&BaseEntry>,
+    ) -> Result<Shown, String> {
+        let Some(record) = self.inodes.get(&ino) else {
+            return Err(format!("the branch has no record of {ino:?}"));
+        };
+        let mut node = attributes(record);
+        node.kind = record.kind;
+        let mut lost = false;
+        let origin = record.origin.as_ref().map(|origin| origin.path.clone());
+        match record.kind {
+            Kind::File => lost = self.fill_file(&mut node, ino, record, origin.clone(), old)?,
+            Kind::Symlink => {
+                let target = record.symlink.clone().ok_or("a link without a target")?;
+                node.source = Source::Symlink(target);
+            }
+            Kind::Char | Kind::Block => node.rdev = record.rdev,
+            Kind::Dir | Kind::Fifo | Kind::Socket => {}
+        }
+        let tree = (record.kind == Kind::Dir).then_some(Tree {
+            ino: Some(ino),
+            origin,
+        });
+        Ok(Shown {
+            node,
+            tree,
+            recorded: Some(ino),
+            lost,
+        })
+    }
+
+    /// Fills in where the bytes are and how many; whether they are lost.
+    fn fill_file(
+        &self,
+        node: &mut Node,
+        ino: Ino,
+        record: &InodeRec,
+        origin: Option<Arc<[u8]>>,
+        old: Option<&BaseEntry>,
+    ) -> Result<bool, String> {
+        let mut lost = false;
+        node.size = record.size;
+        let own = match record.content {
+            Content::Empty => None,
+            Content::Base => {
+                let path = origin.ok_or("base contents without an origin")?;
+                let here = old.filter(|old| old.node.source == Source::Base(path.clone()));
+                match here {
+                    Some(old) => node.size = old.node.size,
+                    // The host may have changed it since.
+                    None => match self.base.file(&path).and_then(|file| file.metadata()) {
+                        Ok(meta) => node.size = meta.len(),
+                        // What else is wrong, reading will say.
+                        Err(e) => lost = e.kind() != io::ErrorKind::PermissionDenied,
+                    },
+                }
+                node.source = Source::Base(path);
+                None
+            }
+            Content::Object(id) => {
+                node.source = Source::Object(id);
+                Some(id)
+            }
+            Content::Extents { own, base_bytes } => {
+                let map = self.records.extents(ino).map_err(|e| e.to_string())?;
+                node.source = Source::Extents {
+                    own,
+                    base: origin,
+                    base_bytes,
+                    map,
+                };
+                Some(own)
+            }
+        };
+        // While writers may be at it, the object itself knows best.
+        if let Some(id) = own.filter(|_| record.dirty) {
+            let object = self
+                .records
+                .open_object(id, false)
+                .map_err(|e| e.to_string())?;
+            node.size = object.len().map_err(|e| e.to_string())?;
+        }
+        Ok(lost)
+    }
+}
+
+/// The attributes of a record; the kind, and what goes with it, are left to the caller.
+pub(super) fn attributes(record: &InodeRec) -> Node {
+    Node {
+        kind: Kind::Dir,
+        perm: record.perm,
+        uid: record.uid,
+        gid: record.gid,
+        rdev: 0,
+        nlink: record.nlink,
+        size: 0,
+        source: Source::None,
+        xattrs: (record.xattrs.iter())
+            .filter(|(name, _)| is_compared_xattr(name))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
+    }
+}
