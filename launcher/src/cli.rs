@@ -200,7 +200,7 @@ pub struct ExecArgs {
 /// `agentfs ls-branches`.
 #[derive(Debug, Args)]
 pub struct LsArgs {
-    /// One JSON array, in a schema that stays
+    /// One JSON object, in a schema that stays
     #[arg(long)]
     pub json: bool,
 }
@@ -220,7 +220,7 @@ pub struct DiffArgs {
     #[arg(long, group = "format")]
     pub stat: bool,
 
-    /// One line per file: A added, M modified, D deleted, T type changed
+    /// One line per file: A added, M modified, D deleted, T type changed, R100 only moved
     #[arg(long, group = "format")]
     pub name_status: bool,
 

@@ -1,16 +1,255 @@
-//! `agentfs diff`.
+//! `agentfs diff`: what a branch changed, as a patch, as counts, as names, or as JSON.
 
+use std::io::{self, BufWriter, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
+
+use agentfs_fsd::backstore::{Store, StoreError};
+use agentfs_fsd::review::{Effort, is_at_or_below};
 
 use crate::cli::DiffArgs;
 use crate::cmd::Globals;
-use crate::error::CmdError;
+use crate::error::{CmdError, EXIT_OURS};
+use crate::review::patch::{PatchError, PatchWriter, extent};
+use crate::review::plan::{Applier, Item, Plan, Scope, Status};
+use crate::review::style::{Style, escape_word};
+use crate::review::{Review, git, json, stat, table};
+
+/// Largest patch that git apply takes, in bytes.
+const GIT_APPLY_BYTES: u64 = 1023 << 20;
 
 /// Runs the subcommand.
-pub fn run(_args: &DiffArgs, _globals: &Globals) -> Result<ExitCode, CmdError> {
-    Err(CmdError::refused(
-        "diff",
-        "this build has no review part",
-        "",
-    ))
+pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
+    let store = Store::open(&globals.store_path)?
+        .ok_or_else(|| StoreError::NoBranch(args.branch.to_string()))?;
+    let review = Review::open(&store, &args.branch, Effort::Exact)?;
+    let scope = scope(args, &review.info.workspace)?;
+    let plan = Plan::new(&review.set, &scope, applier(), true);
+    let mut out = Output {
+        inner: BufWriter::new(io::stdout().lock()),
+        written_bytes: 0,
+    };
+    let shown = match () {
+        () if args.json => {
+            let object = json::diff(args.branch.as_str(), &scope.top, &plan, &review.set);
+            writeln!(out, "{object:#}").map(|()| 0)
+        }
+        () if args.name_status => names(&mut out, args, &plan).map(|()| 0),
+        () if args.stat => stats(&mut out, args, &review, &plan),
+        () => patch(&mut out, &review, &plan),
+    };
+    let failed = match shown.and_then(|failed| out.flush().map(|()| failed)) {
+        Ok(failed) => failed,
+        // Whoever reads has seen enough.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
+        Err(e) => return Err(CmdError::io("write", "stdout", e)),
+    };
+    let is_patch = !args.json && !args.name_status && !args.stat;
+    if is_patch && out.written_bytes > GIT_APPLY_BYTES {
+        eprintln!(
+            "agentfs: the patch has {} MiB, and git apply takes at most {}: give it in parts, by PATH",
+            out.written_bytes >> 20,
+            GIT_APPLY_BYTES >> 20,
+        );
+    }
+    remarks(args, &review, &scope, &plan, is_patch);
+    for problem in &review.set.problems {
+        let (path, what) = (
+            escape_word(&problem.path),
+            escape_word(problem.what.as_bytes()),
+        );
+        eprintln!("agentfs: cannot look at {path}: {what}");
+    }
+    if failed > 0 || !review.set.problems.is_empty() {
+        let live = matches!(store.live_owner(&args.branch), Ok(Some(_)));
+        let why = if live {
+            "; it is live and may have changed meanwhile: try again"
+        } else {
+            ""
+        };
+        eprintln!("agentfs: this is not all that the branch changed{why}");
+        return Ok(ExitCode::from(EXIT_OURS));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Counts what passes through, for the limit of git apply.
+struct Output<W> {
+    inner: W,
+    written_bytes: u64,
+}
+
+impl<W: Write> Write for Output<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.written_bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Writes the patch; says how many entries are missing from it.
+fn patch(out: &mut dyn Write, review: &Review, plan: &Plan<'_>) -> io::Result<u64> {
+    let mut writer = PatchWriter::new(review.contents(), out, Style::of_stdout());
+    let mut failed = 0;
+    for item in plan.items.iter().filter(|item| item.in_patch) {
+        match writer.item(item) {
+            Ok(()) => {}
+            Err(PatchError::Output(e)) => return Err(e),
+            Err(PatchError::Unreadable(e)) => {
+                failed += 1;
+                unreadable(item, &e);
+            }
+        }
+    }
+    Ok(failed)
+}
+
+fn unreadable(item: &Item<'_>, e: &io::Error) {
+    eprintln!(
+        "agentfs: not in the patch: {}: cannot be read: {e}",
+        escape_word(&item.path)
+    );
+}
+
+/// Items for people: what a patch has, and what it cannot have; `.git` only with `--all`.
+fn listed<'p, 'a>(args: &DiffArgs, plan: &'p Plan<'a>) -> impl Iterator<Item = &'p Item<'a>> {
+    let all = args.all;
+    plan.items
+        .iter()
+        .filter(move |item| all || !item.in_git_dir)
+}
+
+fn names(out: &mut dyn Write, args: &DiffArgs, plan: &Plan<'_>) -> io::Result<()> {
+    for item in listed(args, plan) {
+        let slash = if item.is_dir() { "/" } else { "" };
+        let path = git::quote("", &item.path);
+        match (item.status, &item.from) {
+            (Status::Renamed, Some(from)) => {
+                writeln!(out, "R100\t{}\t{path}", git::quote("", from))?;
+            }
+            (Status::Added, _) => writeln!(out, "A\t{path}{slash}")?,
+            (Status::Deleted, _) => writeln!(out, "D\t{path}{slash}")?,
+            (Status::TypeChanged, _) => writeln!(out, "T\t{path}")?,
+            (Status::Modified | Status::Renamed, _) => writeln!(out, "M\t{path}{slash}")?,
+        }
+    }
+    Ok(())
+}
+
+fn stats(
+    out: &mut dyn Write,
+    args: &DiffArgs,
+    review: &Review,
+    plan: &Plan<'_>,
+) -> io::Result<u64> {
+    let contents = review.contents();
+    let (mut lines, mut failed) = (Vec::new(), 0);
+    for item in listed(args, plan) {
+        match extent(&contents, item) {
+            Ok(extent) => lines.push(stat::Line::new(item, extent)),
+            Err(e) => {
+                failed += 1;
+                unreadable(item, &e);
+            }
+        }
+    }
+    if !lines.is_empty() {
+        let columns = table::terminal_columns().unwrap_or(80);
+        out.write_all(stat::render(&lines, columns, Style::of_stdout()).as_bytes())?;
+    }
+    Ok(failed)
+}
+
+/// Says on stderr what is not on stdout.
+fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_patch: bool) {
+    let top = escape_word(&scope.top);
+    if is_patch {
+        for note in &plan.notes {
+            let path = if note.path.is_empty() {
+                "."
+            } else {
+                &escape_word(&note.path)
+            };
+            eprintln!("not in the patch: {path}: {}", note.what);
+        }
+    }
+    if plan.git_dir > 0 && is_patch {
+        let (n, changes) = (plan.git_dir, stat::plural(plan.git_dir, "change"));
+        eprintln!("not in the patch: {n} {changes} in .git (git apply refuses to write there)");
+    } else if plan.git_dir > 0 && !args.json && !args.all {
+        let (n, changes) = (plan.git_dir, stat::plural(plan.git_dir, "change"));
+        eprintln!("agentfs: {n} {changes} in .git not shown (--all shows them)");
+    }
+    // Given paths leave the rest out because they were asked to.
+    if plan.outside > 0 && !args.json && args.paths.is_empty() {
+        let (n, changes) = (plan.outside, stat::plural(plan.outside, "change"));
+        let name = review.info.name.as_str();
+        eprintln!(
+            "agentfs: {n} {changes} outside {top} not shown; see `agentfs diff {name} --all`"
+        );
+    }
+    if is_patch && !plan.items.iter().any(|item| item.in_patch) {
+        eprintln!(
+            "agentfs: branch {} has no changes to put into a patch",
+            review.info.name
+        );
+    } else if is_patch && scope.top != review.info.workspace.as_os_str().as_bytes() {
+        eprintln!("agentfs: paths are relative to {top}: apply the patch there");
+    }
+}
+
+fn applier() -> Applier {
+    let status = procfs::process::Process::myself().and_then(|process| process.status());
+    Applier {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        umask: status.ok().and_then(|status| status.umask).unwrap_or(0o022),
+    }
+}
+
+/// What the arguments ask for: the workspace, or given paths, or everything.
+fn scope(args: &DiffArgs, workspace: &Path) -> Result<Scope, CmdError> {
+    let workspace = workspace.as_os_str().as_bytes();
+    if args.all {
+        return Ok(Scope::below(b"/"));
+    }
+    let mut only = Vec::new();
+    for path in &args.paths {
+        only.push(absolute(path)?.into_os_string().into_encoded_bytes());
+    }
+    // Something elsewhere: then everything is told from the root.
+    let inside = only.iter().all(|path| is_at_or_below(path, workspace));
+    let top = if inside {
+        workspace.to_vec()
+    } else {
+        b"/".to_vec()
+    };
+    Ok(Scope { top, only })
+}
+
+/// `path` from the current directory, with no `.` or `..`. Links in the directories on the way are
+/// resolved, since a branch knows a file by its real place; the last component may be a link itself.
+fn absolute(path: &Path) -> Result<PathBuf, CmdError> {
+    let joined = std::path::absolute(path).map_err(|e| CmdError::io("find", path, e))?;
+    let mut plain = PathBuf::from("/");
+    for part in joined.components() {
+        match part {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            Component::Normal(name) => plain.push(name),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    let real = plain.parent().and_then(|parent| parent.canonicalize().ok());
+    match (real, plain.file_name()) {
+        (Some(parent), Some(name)) => Ok(parent.join(name)),
+        // A directory that only the branch has.
+        _ => Ok(plain),
+    }
 }

@@ -1,12 +1,235 @@
-//! `agentfs ls`.
+//! `agentfs ls-branches`: the branches, what runs on them, and how much they changed.
 
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
+
+use nix::sys::signal::Signal;
+use serde_json::{Map, Value, json};
+
+use agentfs_fsd::backstore::{BranchInfo, Listed, RunExit, Store};
+use agentfs_fsd::core::types::Time;
 
 use crate::cli::LsArgs;
 use crate::cmd::Globals;
 use crate::error::CmdError;
+use crate::review::json::{self, put_bytes, put_words};
+use crate::review::style::escape_word;
+use crate::review::{Summary, summary, table};
+
+/// What a branch is doing.
+enum State {
+    /// It never ran anything.
+    New,
+    /// Someone holds it: the launcher's pid if known, else the owner's.
+    Running(u32),
+    /// The last run ended so.
+    Ended(RunExit),
+    /// The last run ended unseen: its launcher was killed, or the machine went down.
+    Interrupted,
+    /// It cannot be read.
+    Damaged(String),
+}
+
+/// One branch.
+struct Row {
+    name: String,
+    info: Option<BranchInfo>,
+    state: State,
+    summary: Option<Summary>,
+}
 
 /// Runs the subcommand.
-pub fn run(_args: &LsArgs, _globals: &Globals) -> Result<ExitCode, CmdError> {
-    Err(CmdError::refused("ls", "this build has no review part", ""))
+pub fn run(args: &LsArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
+    let mut rows = Vec::new();
+    if let Some(store) = Store::open(&globals.store_path)? {
+        for listed in store.list()? {
+            rows.push(row(&store, listed));
+        }
+    }
+    for row in &rows {
+        if let State::Damaged(why) = &row.state {
+            let (name, why) = (
+                escape_word(row.name.as_bytes()),
+                escape_word(why.as_bytes()),
+            );
+            eprintln!("agentfs: branch {name}: {why}");
+        }
+    }
+    let text = if args.json {
+        let branches: Vec<Value> = rows.iter().map(to_json).collect();
+        format!(
+            "{:#}\n",
+            json!({ "version": json::VERSION, "branches": branches })
+        )
+    } else {
+        columns(&rows, Time::now())
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(CmdError::io("write", "stdout", e)),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn row(store: &Store, listed: Listed) -> Row {
+    let info = match listed {
+        Listed::Branch(info) => info,
+        Listed::Damaged { name, why } => {
+            let state = State::Damaged(why.to_string());
+            return Row {
+                name,
+                info: None,
+                state,
+                summary: None,
+            };
+        }
+    };
+    let name = info.name.to_string();
+    // One that cannot be counted must not hide the others.
+    let (state, summary) = match summary(store, &info.name, &info.workspace) {
+        Ok(summary) => (state(store, &info), Some(summary)),
+        Err(e) => (State::Damaged(e.to_string()), None),
+    };
+    Row {
+        name,
+        info: Some(info),
+        state,
+        summary,
+    }
+}
+
+fn state(store: &Store, info: &BranchInfo) -> State {
+    let owner = match store.live_owner(&info.name) {
+        Ok(owner) => owner,
+        Err(e) => return State::Damaged(e.to_string()),
+    };
+    match (owner, &info.last_run) {
+        (Some(_), Some(run)) if run.exit.is_none() && run.pid != 0 => State::Running(run.pid),
+        (Some(owner), _) => State::Running(owner),
+        (None, None) => State::New,
+        (None, Some(run)) => run.exit.map_or(State::Interrupted, State::Ended),
+    }
+}
+
+fn columns(rows: &[Row], now: Time) -> String {
+    const RIGHT: [usize; 2] = [4, 5];
+    let heading = [
+        "NAME", "PARENT", "STATE", "CHANGES", "SIZE", "AGE", "COMMAND",
+    ];
+    let mut cells = vec![heading.map(str::to_owned).to_vec()];
+    for row in rows {
+        let info = row.info.as_ref();
+        let parent = info.and_then(|info| info.parent.as_ref());
+        let run = info.and_then(|info| info.last_run.as_ref());
+        cells.push(vec![
+            escape_word(row.name.as_bytes()),
+            parent.map_or_else(|| "-".into(), ToString::to_string),
+            state_words(&row.state),
+            row.summary.as_ref().map_or_else(|| "-".into(), counts),
+            row.summary
+                .as_ref()
+                .map_or_else(|| "-".into(), |sum| table::size(sum.bytes)),
+            info.map_or_else(|| "-".into(), |info| table::age(now.sec - info.created.sec)),
+            run.map_or_else(
+                || "-".into(),
+                |run| table::command(run.command.iter().map(|word| word.as_bytes())),
+            ),
+        ]);
+    }
+    table::render(&cells, &RIGHT, table::terminal_columns())
+}
+
+fn state_words(state: &State) -> String {
+    match state {
+        State::New => "new".into(),
+        State::Running(0) => "running".into(),
+        State::Running(pid) => format!("running pid {pid}"),
+        State::Ended(RunExit::Code(code)) => format!("exit {code}"),
+        State::Ended(RunExit::Signal(number)) => format!("killed by {}", signal(*number)),
+        State::Interrupted => "interrupted".into(),
+        State::Damaged(_) => "damaged".into(),
+    }
+}
+
+fn signal(number: i32) -> String {
+    match Signal::try_from(number) {
+        Ok(signal) => signal.as_str().to_owned(),
+        Err(_) => format!("signal {number}"),
+    }
+}
+
+/// The three counts; a `>` in front says that counting stopped before the end.
+fn counts(sum: &Summary) -> String {
+    let more = if sum.complete { "" } else { ">" };
+    format!("{more}+{} ~{} -{}", sum.added, sum.modified, sum.deleted)
+}
+
+/// One branch of `agentfs ls-branches --json`:
+///
+/// ```text
+/// name, parent (null: the base), workspace, created (RFC 3339)
+/// state       new|running|exited|killed|interrupted|damaged
+/// pid         while running; exit_code if exited; signal, signal_number if killed; why if damaged
+/// changes     null if damaged, else { added, modified, deleted: in the workspace outside .git;
+///             git_dir: in a .git of it; outside: elsewhere; complete: false if there is more }
+/// bytes       of file contents that the branch holds
+/// command     of the last run, or null; with started and ended
+/// ```
+fn to_json(row: &Row) -> Value {
+    let mut object = Map::new();
+    object.insert("name".into(), row.name.as_str().into());
+    if let Some(info) = &row.info {
+        object.insert(
+            "parent".into(),
+            info.parent.as_ref().map(ToString::to_string).into(),
+        );
+        put_bytes(
+            &mut object,
+            "workspace",
+            info.workspace.as_os_str().as_bytes(),
+        );
+        object.insert("created".into(), json::time(info.created).into());
+    }
+    let state = match &row.state {
+        State::New => "new",
+        State::Running(pid) => {
+            object.insert("pid".into(), (*pid).into());
+            "running"
+        }
+        State::Ended(RunExit::Code(code)) => {
+            object.insert("exit_code".into(), (*code).into());
+            "exited"
+        }
+        State::Ended(RunExit::Signal(number)) => {
+            object.insert("signal".into(), signal(*number).into());
+            object.insert("signal_number".into(), (*number).into());
+            "killed"
+        }
+        State::Interrupted => "interrupted",
+        State::Damaged(why) => {
+            object.insert("why".into(), why.as_str().into());
+            "damaged"
+        }
+    };
+    object.insert("state".into(), state.into());
+    let changes = row.summary.as_ref().map(|sum| {
+        json!({
+            "added": sum.added, "modified": sum.modified, "deleted": sum.deleted,
+            "git_dir": sum.git_dir, "outside": sum.outside, "complete": sum.complete,
+        })
+    });
+    object.insert("changes".into(), changes.unwrap_or(Value::Null));
+    object.insert("bytes".into(), row.summary.map(|sum| sum.bytes).into());
+    match row.info.as_ref().and_then(|info| info.last_run.as_ref()) {
+        Some(run) => {
+            let words: Vec<&[u8]> = run.command.iter().map(|word| word.as_bytes()).collect();
+            put_words(&mut object, "command", &words);
+            object.insert("started".into(), json::time(run.started).into());
+            object.insert("ended".into(), run.ended.map(json::time).into());
+        }
+        None => {
+            object.insert("command".into(), Value::Null);
+        }
+    }
+    Value::Object(object)
 }

@@ -1,33 +1,21 @@
-//! Counts what a branch changed, for the line after a run.
+//! Review of a branch: patch, counts, tables, JSON. All output of a branch's names passes `style`.
+//!
+//! ```text
+//! open (store -> records, base, changes) -> plan (what goes where) -> patch | stat | json | table
+//! ```
+//! Read-only; runs no program, least of all one that the branch could configure.
 
-use std::path::Path;
+pub mod git;
+pub mod hunk;
+pub mod json;
+pub mod open;
+pub mod patch;
+pub mod plan;
+pub mod stat;
+pub mod style;
+pub mod table;
 
-use agentfs_fsd::backstore::Store;
-use agentfs_fsd::core::types::BranchName;
+pub use open::{Review, Summary, summary};
 
-use crate::error::CmdError;
-
-/// How much a branch changed, in one scope.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
-    /// New files.
-    pub added: u64,
-    /// Changed ones.
-    pub modified: u64,
-    /// Gone ones.
-    pub deleted: u64,
-    /// Bytes that the branch holds.
-    pub bytes: u64,
-    /// Changes in a `.git` within the scope.
-    pub git_dir: u64,
-    /// Changes outside the scope.
-    pub outside: u64,
-    /// Whether everything was counted.
-    pub complete: bool,
-}
-
-/// What `branch` changed at or below `scope`.
-pub fn summary(store: &Store, branch: &BranchName, _scope: &Path) -> Result<Summary, CmdError> {
-    store.read(branch)?;
-    Ok(Summary::default())
-}
+#[cfg(test)]
+mod tests;
