@@ -198,7 +198,8 @@ impl SetupError {
 
 /// Names of the steps that [`SetupError::fix`] knows advice for.
 pub mod step {
-    pub const CLONE: &str = "make namespaces for";
+    pub const CLONE: &str = "make a user namespace for";
+    pub const PROCESS: &str = "make the process of";
     pub const PROPAGATION: &str = "make mounts private below";
     pub const FUSE_OPEN: &str = "open";
     pub const FUSE_MOUNT: &str = "mount FUSE for";
