@@ -159,7 +159,7 @@ impl SetupError {
 
     /// What to do about it; empty if there is nothing to say.
     pub fn fix(&self) -> &'static str {
-        use nix::libc::{EACCES, EINVAL, ENODEV, ENOENT, ENOSPC, EPERM, EUSERS};
+        use nix::libc::{EACCES, EINVAL, ELOOP, ENODEV, ENOENT, ENOSPC, EPERM, EUSERS};
         match (self.step.as_str(), self.errno) {
             (step, Some(ENOSPC | EUSERS)) if step == step::CLONE => {
                 "raise the limit: sysctl -w user.max_user_namespaces=65536 (also max_mnt_namespaces)"
@@ -190,6 +190,10 @@ impl SetupError {
             }
             (step, Some(ENOENT)) if step == step::CWD => {
                 "that directory does not exist on the branch; start from one that does"
+            }
+            (_, Some(ELOOP)) => {
+                "the branch has a symbolic link on the way there, and set-up follows none; remove it \
+                 on the branch (`agentfs exec` from another directory), or leave the rule out"
             }
             _ => "",
         }
