@@ -239,7 +239,7 @@ pub struct DiffArgs {
 #[derive(Debug, Args)]
 pub struct MountArgs {
     /// The branch to mount; made if it does not exist
-    #[arg(value_name = "NAME", value_parser = branch_name, allow_hyphen_values = true)]
+    #[arg(value_name = "NAME", value_parser = NameParser, allow_hyphen_values = true)]
     pub branch: BranchName,
 
     /// Where to mount it: a directory that exists
