@@ -2,9 +2,11 @@
 //!
 //! Refuses to read files or the environment (beyond what clap does); `main` dispatches on it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
 use agentfs_fsd::core::types::BranchName;
@@ -105,11 +107,11 @@ With a link /sbin/mount.fuse.agentfs to agentfs, mount(8) and fstab can do it:
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// The branch to run on: 1 to 64 letters, digits, '.', '_' or '-' [default: a new readable name]
-    #[arg(long, short, value_name = "NAME", value_parser = branch_name, allow_hyphen_values = true)]
+    #[arg(long, short, value_name = "NAME", value_parser = NameParser, allow_hyphen_values = true)]
     pub branch: Option<BranchName>,
 
     /// Start the new branch from what this one holds now, instead of from the host's files
-    #[arg(long, value_name = "BRANCH", value_parser = branch_name, allow_hyphen_values = true)]
+    #[arg(long, value_name = "BRANCH", value_parser = NameParser, allow_hyphen_values = true)]
     pub from: Option<BranchName>,
 
     /// Refuse to run if the branch exists already
@@ -187,7 +189,7 @@ pub struct CmdArgs {
 #[derive(Debug, Args)]
 pub struct ExecArgs {
     /// The branch to run on
-    #[arg(value_name = "NAME", value_parser = branch_name, allow_hyphen_values = true)]
+    #[arg(value_name = "NAME", value_parser = NameParser, allow_hyphen_values = true)]
     pub branch: BranchName,
 
     #[command(flatten)]
@@ -209,7 +211,7 @@ pub struct LsArgs {
 #[derive(Debug, Args)]
 pub struct DiffArgs {
     /// The branch to look at
-    #[arg(value_name = "NAME", value_parser = branch_name, allow_hyphen_values = true)]
+    #[arg(value_name = "NAME", value_parser = NameParser, allow_hyphen_values = true)]
     pub branch: BranchName,
 
     /// Only what is at or below these paths [default: the branch's workspace]
@@ -237,7 +239,7 @@ pub struct DiffArgs {
 #[derive(Debug, Args)]
 pub struct MountArgs {
     /// The branch to mount; made if it does not exist
-    #[arg(value_name = "NAME", value_parser = branch_name, allow_hyphen_values = true)]
+    #[arg(value_name = "NAME", value_parser = NameParser, allow_hyphen_values = true)]
     pub branch: BranchName,
 
     /// Where to mount it: a directory that exists
@@ -270,7 +272,7 @@ pub struct UmountArgs {
 #[derive(Debug, Args)]
 pub struct RmArgs {
     /// The branches to drop; a running one is refused
-    #[arg(required = true, value_name = "NAME", value_parser = branch_name, allow_hyphen_values = true)]
+    #[arg(required = true, value_name = "NAME", value_parser = NameParser, allow_hyphen_values = true)]
     pub branches: Vec<BranchName>,
 }
 
@@ -282,8 +284,22 @@ pub struct DoctorArgs {
     pub json: bool,
 }
 
-fn branch_name(text: &str) -> Result<BranchName, String> {
-    BranchName::new(text).map_err(|e| e.to_string())
+/// Checks branch names. Speaks for itself, because clap's own message shows the value unescaped.
+#[derive(Clone, Copy, Debug)]
+struct NameParser;
+
+impl TypedValueParser for NameParser {
+    type Value = BranchName;
+
+    fn parse_ref(
+        &self,
+        _command: &clap::Command,
+        _arg: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<BranchName, clap::Error> {
+        BranchName::new(&value.to_string_lossy())
+            .map_err(|e| clap::Error::raw(ErrorKind::ValueValidation, format!("{e}\n")))
+    }
 }
 
 #[cfg(test)]
@@ -313,10 +329,24 @@ mod tests {
 
     #[test]
     fn bad_branch_names_are_refused_with_the_rule() {
-        for bad in ["../x", "-rf", "", "a/b", "@", ".", "a b", &"x".repeat(65)] {
+        for bad in [
+            "../x",
+            "-rf",
+            "",
+            "a/b",
+            "@",
+            ".",
+            "a b",
+            "a\nb\x1b[2J",
+            &"x".repeat(65),
+        ] {
             let err = Cli::try_parse_from(["agentfs", "run", "--branch", bad, "--", "true"]);
             let text = err.err().map(|e| e.to_string()).unwrap_or_default();
             assert!(text.contains("1 to 64 letters"), "{bad:?}: {text}");
+            assert!(
+                !text.trim_end().contains(['\n', '\x1b']),
+                "{bad:?} is escaped: {text}"
+            );
         }
     }
 }

@@ -159,7 +159,7 @@ impl SetupError {
 
     /// What to do about it; empty if there is nothing to say.
     pub fn fix(&self) -> &'static str {
-        use nix::libc::{EACCES, EINVAL, ENODEV, ENOENT, ENOSPC, EPERM, EUSERS};
+        use nix::libc::{EACCES, EINVAL, ELOOP, ENODEV, ENOENT, ENOSPC, EPERM, EUSERS};
         match (self.step.as_str(), self.errno) {
             (step, Some(ENOSPC | EUSERS)) if step == step::CLONE => {
                 "raise the limit: sysctl -w user.max_user_namespaces=65536 (also max_mnt_namespaces)"
@@ -191,6 +191,10 @@ impl SetupError {
             (step, Some(ENOENT)) if step == step::CWD => {
                 "that directory does not exist on the branch; start from one that does"
             }
+            (_, Some(ELOOP)) => {
+                "the branch has a symbolic link on the way there, and set-up follows none; remove it \
+                 on the branch (`agentfs exec` from another directory), or leave the rule out"
+            }
             _ => "",
         }
     }
@@ -198,7 +202,8 @@ impl SetupError {
 
 /// Names of the steps that [`SetupError::fix`] knows advice for.
 pub mod step {
-    pub const CLONE: &str = "make namespaces for";
+    pub const CLONE: &str = "make a user namespace for";
+    pub const PROCESS: &str = "make the process of";
     pub const PROPAGATION: &str = "make mounts private below";
     pub const FUSE_OPEN: &str = "open";
     pub const FUSE_MOUNT: &str = "mount FUSE for";

@@ -53,12 +53,24 @@ fn main() -> ExitCode {
 }
 
 /// Prints help to stdout (status 0) and usage errors to stderr (status 125, so that a status of 2
-/// can only be the command's own).
+/// can only be the command's own). An error quotes the arguments, so it goes out without control
+/// characters.
 fn usage(e: &clap::Error) -> ExitCode {
-    let _ = e.print();
-    if e.use_stderr() {
-        ExitCode::from(EXIT_OURS)
-    } else {
-        ExitCode::SUCCESS
+    if !e.use_stderr() {
+        let _ = e.print();
+        return ExitCode::SUCCESS;
     }
+    let text = e.render().to_string();
+    let plain: String = text
+        .chars()
+        .map(|c| {
+            if c.is_control() && c != '\n' {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                c
+            }
+        })
+        .collect();
+    eprint!("{plain}");
+    ExitCode::from(EXIT_OURS)
 }

@@ -243,6 +243,7 @@ fn set_up() -> Vec<Check> {
             step::PROPAGATION => "mount in a user namespace",
             step::FUSE_OPEN | step::FUSE_MOUNT => "mount FUSE",
             step::PROC => "mount /proc",
+            step::PROCESS => "pid namespace",
             _ => "set-up",
         };
         checks.push(Check::new(name, refused(e.into())));
@@ -343,7 +344,7 @@ fn trial(link: &Link, alone: &Alone) -> ! {
         use std::os::fd::AsFd;
         crate::proc::child::tell(link, &Inner::Mounted, &[staged.device.as_fd()])?;
         drop(staged);
-        let fail = |e: std::io::Error| SetupError::other(step::CLONE, "the trial's init", e);
+        let fail = |e: std::io::Error| SetupError::other(step::PROCESS, "the trial's init", e);
         match clone::clone(Kind::Init, alone).map_err(fail)? {
             Side::Parent { .. } => Ok(()),
             Side::Child(_) => {

@@ -28,6 +28,7 @@ pub fn run(args: &ExecArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     }
     Job {
         here: &here,
+        store: Some(&store),
         branch: &args.branch,
         info: Some(&info),
         from: None,

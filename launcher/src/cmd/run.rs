@@ -36,6 +36,7 @@ pub fn run(args: &RunArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     let workspace = probe::workspace(&here.cwd);
     Job {
         here: &here,
+        store: store.as_ref(),
         branch: &branch,
         info: info.as_ref(),
         from: args.from.as_ref(),
@@ -105,6 +106,8 @@ impl Here {
 #[derive(Debug)]
 pub struct Job<'a> {
     pub here: &'a Here,
+    /// The store, if there is one yet.
+    pub store: Option<&'a Store>,
     pub branch: &'a BranchName,
     pub info: Option<&'a BranchInfo>,
     pub from: Option<&'a BranchName>,
@@ -127,7 +130,10 @@ impl Job<'_> {
             return self.print(&plan);
         }
         // The last moment at which nothing has been touched.
-        let store = Store::open_or_create(&self.here.store)?;
+        let store = match self.store {
+            Some(store) => store.clone(),
+            None => Store::open_or_create(&self.here.store)?,
+        };
         let done = launch::run(&Order {
             store: &store,
             branch: self.branch,

@@ -100,7 +100,7 @@ fn enter(user: impl AsFd, mount: impl AsFd) -> Result<(), SetupError> {
 /// Makes init and leaves, or tells what failed.
 fn finish(link: &Link, alone: &Alone, done: Result<(), SetupError>, inside: &Inside) -> ! {
     let made = done.and_then(|()| {
-        clone::clone(Kind::Init, alone).map_err(|e| SetupError::other(step::CLONE, "init", e))
+        clone::clone(Kind::Init, alone).map_err(|e| SetupError::other(step::PROCESS, "init", e))
     });
     match made {
         Ok(Side::Child(alone)) => init::run(link, &alone, inside),

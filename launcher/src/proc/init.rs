@@ -69,7 +69,7 @@ fn start(link: &Link, alone: &Alone, inside: &Inside) -> Result<(Pid, SignalFd),
     .map_err(|e| SetupError::new("open", "init's pidfd", e))?;
 
     let made = clone::clone(Kind::Command, alone)
-        .map_err(|e| SetupError::other(step::CLONE, "the command", e))?;
+        .map_err(|e| SetupError::other(step::PROCESS, "the command", e))?;
     match made {
         Side::Child(_) => command(link, inside),
         Side::Parent { pid, pidfd } => {
