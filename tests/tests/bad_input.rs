@@ -109,7 +109,7 @@ fn no_user_namespaces() {
         .arg(bins::agentfs())
         .args(["run", "--branch", "new", "--", "touch", "mark"]);
     let done = agentfs_tests::cmd::run(&mut command);
-    check(done, &["user namespace", "max_user_namespaces"]);
+    check(done, &["namespaces", "max_user_namespaces"]);
     assert_eq!(store(&sandbox), ["\"old\""], "no branch was made");
     before.assert_still();
 }
