@@ -78,6 +78,7 @@ pub fn publish(
         first_seq: facts.next_seq,
     };
     let journal = Journal::create(media, header)?;
+    journal.sync_handle().sync()?;
     media
         .sync_dir(here)
         .map_err(|e| StoreError::io("sync", media.describe(here), e))?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::error::StoreError;
-use super::media::{Media, MediaFile, OpenMode, random_u64, read_exact_at, write_all_at};
+use super::media::{Media, MediaFile, OpenMode, read_exact_at, write_all_at};
 use crate::core::record::LayerId;
 
 /// First bytes of every journal.
@@ -117,7 +117,7 @@ pub struct Frames<'a> {
     broken: Option<Break>,
 }
 
-const READ_AHEAD_BYTES: usize = 256 << 10;
+const READ_AHEAD_BYTES: usize = 128 << 10;
 
 impl<'a> Frames<'a> {
     /// Reads and checks the header.
@@ -265,9 +265,10 @@ impl<'a> Frames<'a> {
         if have >= want {
             return Ok(have);
         }
-        self.buf.drain(..self.start);
+        let mut buf = vec![0; want.max(READ_AHEAD_BYTES)];
+        buf[..have].copy_from_slice(&self.buf[self.start..]);
+        self.buf = buf;
         self.start = 0;
-        self.buf.resize(want.max(READ_AHEAD_BYTES), 0);
         let mut have = have;
         while have < self.buf.len() {
             match self
@@ -319,32 +320,32 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Makes an empty journal in the layer directory `media`: staged, synced, renamed. Its entry
-    /// is durable once the caller has synced the directory.
+    /// Makes an empty journal in the layer directory `media`, over one that was never used. Neither
+    /// it nor its entry is durable before the caller syncs both.
     pub fn create(media: &dyn Media, header: JournalHeader) -> Result<Self, StoreError> {
         let name = file_name(header.generation);
         let path = media.describe(&name);
-        let io = |op: &'static str| {
-            let path = path.clone();
-            move |e: io::Error| StoreError::io(op, path, e)
-        };
-        let stage = PathBuf::from(format!(
-            "journal.{:016x}.stage",
-            random_u64().map_err(io("name"))?
-        ));
-        let file = media
-            .open(&stage, OpenMode::CreateNew)
-            .map_err(io("create"))?;
-        write_all_at(&*file, &header.encode(), 0).map_err(io("write"))?;
-        file.sync(true).map_err(io("sync"))?;
-        media.rename(&stage, &name, true).map_err(io("rename"))?;
-        Ok(Self::at(
-            file.into(),
-            path,
-            header,
-            HEADER_BYTES,
-            header.first_seq,
-        ))
+        let made = (|| {
+            let file = match media.open(&name, OpenMode::CreateNew) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                    media.unlink(&name)?;
+                    media.open(&name, OpenMode::CreateNew)?
+                }
+                other => other?,
+            };
+            write_all_at(&*file, &header.encode(), 0)?;
+            Ok(file)
+        })();
+        match made {
+            Ok(file) => Ok(Self::at(
+                file.into(),
+                path,
+                header,
+                HEADER_BYTES,
+                header.first_seq,
+            )),
+            Err(e) => Err(StoreError::io("create", path, e)),
+        }
     }
 
     /// Goes on with a journal that [`Frames`] has read up to `len` and `next_seq`; what lies

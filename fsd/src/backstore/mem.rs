@@ -187,6 +187,18 @@ impl MemMedia {
     }
 }
 
+/// Cuts or fills up with zeros. `Vec::resize` goes byte by byte in unoptimised builds.
+fn resize(data: &mut Vec<u8>, len: usize) {
+    if len > data.capacity() {
+        let mut grown = vec![0; len.max(2 * data.len())];
+        grown[..data.len()].copy_from_slice(data);
+        *data = grown;
+    } else if len > data.len() {
+        data.extend_from_slice(&vec![0; len - data.len()]);
+    }
+    data.truncate(len);
+}
+
 /// Takes each unsynced block, and the length, from the new state or from the durable one.
 fn tear(data: &[u8], durable: &[u8], coin: &mut impl FnMut() -> u64) -> Vec<u8> {
     if data == durable {
@@ -504,7 +516,7 @@ impl MediaFile for MemFile {
         self.with(|data, _| {
             let end = offset as usize + bytes.len();
             if data.len() < end {
-                data.resize(end, 0);
+                resize(data, end);
             }
             data[offset as usize..end].copy_from_slice(bytes);
             bytes.len()
@@ -520,7 +532,7 @@ impl MediaFile for MemFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.with(|data, _| data.resize(len as usize, 0))
+        self.with(|data, _| resize(data, len as usize))
     }
 
     fn sync(&self, _data_only: bool) -> io::Result<()> {
@@ -544,7 +556,7 @@ impl MediaFile for MemFile {
         self.with(|data, _| {
             let end = (offset + len) as usize;
             if mode & FALLOC_FL_KEEP_SIZE == 0 && data.len() < end {
-                data.resize(end, 0);
+                resize(data, end);
             }
             if mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE) != 0 {
                 let end = end.min(data.len());

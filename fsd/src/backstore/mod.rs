@@ -5,6 +5,7 @@
 mod branch;
 mod checkpoint;
 mod codec;
+mod create;
 mod delta;
 mod dir;
 mod error;
@@ -19,6 +20,7 @@ pub mod mem;
 mod meta;
 mod objects;
 mod reader;
+mod remove;
 mod stack;
 mod store;
 mod table;

@@ -10,7 +10,6 @@
 //! A branch comes into being and goes by one rename of its directory. Layers are made before and
 //! removed after the branches that name them.
 
-use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsStr;
 use std::io;
@@ -22,27 +21,24 @@ use serde::{Deserialize, Serialize};
 use super::branch::LiveBranch;
 use super::dir::DirMedia;
 use super::error::StoreError;
-use super::journal::{Journal, JournalHeader};
 use super::layer::{self, LayerView, Tail};
 use super::media::{LockGuard, LockWait, Media, random_u64, read_small, replace_file};
-use super::meta::{
-    self, BRANCH_VERSION, BranchFile, BranchInfo, HexId, NewBranch, RUN_VERSION, RunFile, RunRecord,
-};
+use super::meta::{self, BRANCH_VERSION, BranchFile, BranchInfo, RUN_VERSION, RunFile, RunRecord};
 use super::reader::BranchReader;
 use super::stack::Stack;
 use crate::core::record::LayerId;
-use crate::core::types::{BranchName, Time};
+use crate::core::types::BranchName;
 
 /// Newest layout of the store directory.
 pub const STORE_VERSION: u32 = 1;
 
 const FORMAT: &str = "format";
 const STORE_LOCK: &str = "store.lock";
-const BRANCHES: &str = "branches";
-const LAYERS: &str = "layers";
-const STAGE: &str = "stage";
-const TRASH: &str = "trash";
-const BRANCH_FILE: &str = "branch.json";
+pub(super) const BRANCHES: &str = "branches";
+pub(super) const LAYERS: &str = "layers";
+pub(super) const STAGE: &str = "stage";
+pub(super) const TRASH: &str = "trash";
+pub(super) const BRANCH_FILE: &str = "branch.json";
 const BRANCH_LOCK: &str = "branch.lock";
 const RUN_FILE: &str = "run.json";
 const CONTROL_SOCKET: &str = "control.sock";
@@ -50,7 +46,7 @@ const CONTROL_SOCKET: &str = "control.sock";
 /// A store directory. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
-    media: Arc<dyn Media>,
+    pub(super) media: Arc<dyn Media>,
     path: Arc<Path>,
 }
 
@@ -184,11 +180,11 @@ impl Store {
         &self.path
     }
 
-    fn io(&self, op: &'static str, path: &Path, e: io::Error) -> StoreError {
+    pub(super) fn io(&self, op: &'static str, path: &Path, e: io::Error) -> StoreError {
         StoreError::io(op, self.media.describe(path), e)
     }
 
-    fn mkdir(&self, path: &Path) -> Result<(), StoreError> {
+    pub(super) fn mkdir(&self, path: &Path) -> Result<(), StoreError> {
         self.media
             .mkdir(path)
             .map_err(|e| self.io("create", path, e).while_writing())
@@ -203,18 +199,23 @@ impl Store {
         }
     }
 
-    fn replace(&self, path: &Path, data: &[u8], durable: bool) -> Result<(), StoreError> {
+    pub(super) fn replace(
+        &self,
+        path: &Path,
+        data: &[u8],
+        durable: bool,
+    ) -> Result<(), StoreError> {
         replace_file(&*self.media, path, data, durable)
             .map_err(|e| self.io("write", path, e).while_writing())
     }
 
-    fn sync_dir(&self, path: &Path) -> Result<(), StoreError> {
+    pub(super) fn sync_dir(&self, path: &Path) -> Result<(), StoreError> {
         self.media
             .sync_dir(path)
             .map_err(|e| self.io("sync", path, e))
     }
 
-    fn random(&self) -> Result<u64, StoreError> {
+    pub(super) fn random(&self) -> Result<u64, StoreError> {
         random_u64().map_err(|e| self.io("make a name in", Path::new(""), e))
     }
 
@@ -296,208 +297,8 @@ impl Store {
         })
     }
 
-    /// Makes a branch of the base, or of the present state of `from`.
-    ///
-    /// Errors: `BranchExists`, `NoBranch` and `Locked` for `from`, and those of writing. On any,
-    /// no branch is there, and `from` is as it was.
-    pub fn create_branch(
-        &self,
-        name: &BranchName,
-        from: Option<&BranchName>,
-        created_by: NewBranch,
-    ) -> Result<BranchInfo, StoreError> {
-        let _lock = self.lock_store()?;
-        if self.media.sub(&branch_dir(name)).is_ok() {
-            return Err(StoreError::BranchExists(name.to_string()));
-        }
-        let mut layers = match from {
-            None => Vec::new(),
-            Some(parent) => self.freeze_top(parent)?,
-        };
-        layers.push(self.new_layer()?);
-        self.sync_dir(Path::new(LAYERS))?;
-        let file = BranchFile {
-            version: BRANCH_VERSION,
-            id: HexId(self.random()?),
-            parent: from.cloned(),
-            created: Time::now(),
-            workspace: created_by.workspace,
-            layers: layers.iter().map(|id| HexId(id.0)).collect(),
-        };
-        let stage = Path::new(STAGE).join(format!("{:016x}", self.random()?));
-        self.mkdir(&stage)?;
-        let result = self.publish_branch(&stage, name, &file);
-        if result.is_err() {
-            // Rubbish now; what stays of it goes with the next sweep.
-            self.remove_tree(&stage);
-        }
-        result?;
-        self.branch(name)
-    }
-
-    fn publish_branch(
-        &self,
-        stage: &Path,
-        name: &BranchName,
-        file: &BranchFile,
-    ) -> Result<(), StoreError> {
-        let path = stage.join(BRANCH_FILE);
-        self.replace(&path, &meta::seal(file)?, true)?;
-        let to = branch_dir(name);
-        match self.media.rename(stage, &to, false) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(StoreError::BranchExists(name.to_string()));
-            }
-            other => other.map_err(|e| self.io("rename", &to, e).while_writing())?,
-        }
-        self.sync_dir(Path::new(BRANCHES))
-    }
-
-    /// A new empty layer. Durable once `layers/` is synced; part of nothing before a branch names
-    /// it.
-    fn new_layer(&self) -> Result<LayerId, StoreError> {
-        let id = LayerId(self.random()?);
-        let dir = layer_dir(id);
-        self.mkdir(&dir)?;
-        let media = self.media.sub(&dir).map_err(|e| self.io("open", &dir, e))?;
-        Journal::create(
-            &*media,
-            JournalHeader {
-                layer: id,
-                generation: 0,
-                first_seq: 1,
-            },
-        )
-        .map_err(StoreError::while_writing)?;
-        self.sync_dir(&dir)?;
-        Ok(id)
-    }
-
-    /// Makes the present state of `parent` something that can be shared, and gives its layers. The
-    /// parent's own top layer is a new, empty one afterwards.
-    fn freeze_top(&self, parent: &BranchName) -> Result<Vec<LayerId>, StoreError> {
-        let mut live = self.open_live(parent)?;
-        live.checkpoint()?;
-        let mut layers = live.info().layers.clone();
-        if live.top_is_blank() {
-            layers.pop();
-            return Ok(layers);
-        }
-        let shared = layers.clone();
-        layers.push(self.new_layer()?);
-        self.sync_dir(Path::new(LAYERS))?;
-        let info = live.info();
-        let file = BranchFile {
-            version: BRANCH_VERSION,
-            id: HexId(info.id),
-            parent: info.parent.clone(),
-            created: info.created,
-            workspace: info.workspace.clone(),
-            layers: layers.iter().map(|id| HexId(id.0)).collect(),
-        };
-        let path = branch_dir(parent).join(BRANCH_FILE);
-        self.replace(&path, &meta::seal(&file)?, true)?;
-        // The branch is not closed in the ordinary way: its top layer is frozen now.
-        drop(live);
-        Ok(shared)
-    }
-
-    /// Removes a branch and the layers that no other branch names.
-    ///
-    /// Errors: `NoBranch`, `Locked` while it is live.
-    pub fn remove_branch(&self, name: &BranchName) -> Result<(), StoreError> {
-        {
-            let _lock = self.lock_store()?;
-            let own_top = match self.branch(name) {
-                Ok(info) => info.layers.last().copied(),
-                Err(e @ StoreError::NoBranch(_)) => return Err(e),
-                // A damaged one can go too; what it named is found by what nobody names.
-                Err(_) => None,
-            };
-            let live = self.lock_branch(name)?;
-            let to = Path::new(TRASH).join(format!("branch.{:016x}", self.random()?));
-            self.media
-                .rename(&branch_dir(name), &to, false)
-                .map_err(|e| self.io("rename", &branch_dir(name), e).while_writing())?;
-            self.sync_dir(Path::new(BRANCHES))?;
-            drop(live);
-            self.discard_unused_layers(own_top)?;
-            self.remove_stages();
-        }
-        self.empty_trash();
-        Ok(())
-    }
-
-    /// Moves layers that no branch names to the trash. While a branch is damaged nobody knows what
-    /// it names; then only `surely_unused` goes.
-    fn discard_unused_layers(&self, surely_unused: Option<LayerId>) -> Result<(), StoreError> {
-        let mut used = BTreeSet::new();
-        let mut all_known = true;
-        for listed in self.list()? {
-            match listed {
-                Listed::Branch(info) => used.extend(info.layers.iter().map(|id| layer_dir(*id))),
-                Listed::Damaged { .. } => all_known = false,
-            }
-        }
-        let dir = Path::new(LAYERS);
-        let unused: Vec<PathBuf> = if all_known {
-            let entries = self.media.list(dir).map_err(|e| self.io("list", dir, e))?;
-            entries
-                .iter()
-                .map(|entry| dir.join(&entry.name))
-                .filter(|d| !used.contains(d))
-                .collect()
-        } else {
-            surely_unused.into_iter().map(layer_dir).collect()
-        };
-        for from in unused {
-            let to = Path::new(TRASH).join(format!("layer.{:016x}", self.random()?));
-            match self.media.rename(&from, &to, false) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                other => other.map_err(|e| self.io("rename", &from, e).while_writing())?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes what was moved away, as far as it can be; the rest goes the next time.
-    fn empty_trash(&self) {
-        for entry in self.media.list(Path::new(TRASH)).unwrap_or_default() {
-            self.remove_tree(&Path::new(TRASH).join(entry.name));
-        }
-    }
-
-    /// Removes what creations that were cut short have left. Needs the store's lock: whoever
-    /// stages something here holds it.
-    fn remove_stages(&self) {
-        for entry in self.media.list(Path::new(STAGE)).unwrap_or_default() {
-            self.remove_tree(&Path::new(STAGE).join(entry.name));
-        }
-        for entry in self.media.list(Path::new("")).unwrap_or_default() {
-            if is_stage(&entry.name) {
-                let _ = self.media.unlink(Path::new(&entry.name));
-            }
-        }
-    }
-
-    /// Removes a tree, quietly: what resists is rubbish that the next sweep meets again, and what
-    /// is gone already was removed by another process that sweeps too.
-    fn remove_tree(&self, path: &Path) {
-        for entry in self.media.list(path).unwrap_or_default() {
-            let child = path.join(entry.name);
-            if entry.is_dir {
-                self.remove_tree(&child);
-            } else if let Err(e) = self.media.unlink(&child) {
-                tracing::debug!(path = %self.media.describe(&child).display(), error = %e, "not removed");
-            }
-        }
-        if let Err(e) = self.media.rmdir(path) {
-            tracing::debug!(path = %self.media.describe(path).display(), error = %e, "not removed");
-        }
-    }
-
     /// Holds the set of branches and layers still for others.
-    fn lock_store(&self) -> Result<Box<dyn LockGuard>, StoreError> {
+    pub(super) fn lock_store(&self) -> Result<Box<dyn LockGuard>, StoreError> {
         let path = Path::new(STORE_LOCK);
         match self.media.lock(path, LockWait::Block, note().as_bytes()) {
             Ok(Some(lock)) => Ok(lock),
@@ -506,7 +307,7 @@ impl Store {
         }
     }
 
-    fn lock_branch(&self, name: &BranchName) -> Result<Box<dyn LockGuard>, StoreError> {
+    pub(super) fn lock_branch(&self, name: &BranchName) -> Result<Box<dyn LockGuard>, StoreError> {
         let path = branch_dir(name).join(BRANCH_LOCK);
         match self.media.lock(&path, LockWait::Try, note().as_bytes()) {
             Ok(Some(lock)) => Ok(lock),
@@ -631,7 +432,7 @@ impl Store {
 }
 
 /// Whether a name is that of a stage file.
-fn is_stage(name: &OsStr) -> bool {
+pub(super) fn is_stage(name: &OsStr) -> bool {
     name.as_encoded_bytes().ends_with(b".stage")
 }
 
@@ -640,11 +441,11 @@ fn note() -> String {
     format!("{}\n", std::process::id())
 }
 
-fn branch_dir(name: &BranchName) -> PathBuf {
+pub(super) fn branch_dir(name: &BranchName) -> PathBuf {
     Path::new(BRANCHES).join(name.as_str())
 }
 
-fn layer_dir(id: LayerId) -> PathBuf {
+pub(super) fn layer_dir(id: LayerId) -> PathBuf {
     Path::new(LAYERS).join(layer::dir_name(id))
 }
 

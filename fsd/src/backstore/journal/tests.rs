@@ -34,7 +34,9 @@ fn filled() -> (MemMedia, Vec<u8>, Vec<u64>) {
 }
 
 /// The payloads, where the good part ends, and why it does not go on.
-fn read(mem: &MemMedia) -> Result<(Vec<Vec<u8>>, u64, Option<Break>), StoreError> {
+type Content = (Vec<Vec<u8>>, u64, Option<Break>);
+
+fn read(mem: &MemMedia) -> Result<Content, StoreError> {
     let file = mem.open(&file_name(3), OpenMode::Read).unwrap();
     let mut frames = Frames::open(&*file, file_name(3), LAYER, 3)?;
     let mut out = Vec::new();

@@ -1,4 +1,5 @@
-//! The file around a table: a header page of ours, the store engine's image, a checksum per block.
+//! The file around a table: a header page of ours, the blocks of the store engine's image that are
+//! not all zeros, and a list that gives each block its place and its checksum.
 //!
 //! The engine checks nothing when it reads a page, and may panic on a bad one. So every block is
 //! checked here before the engine sees it: a flipped bit is an error that names the block.
@@ -43,32 +44,52 @@ pub struct TableFacts {
     pub dentries: u64,
 }
 
-/// Finishes a stage file whose image of `image_bytes` lies behind the header page: adds the
-/// checksums and the header.
+/// Bytes of an entry of the block list: where the block is, and its checksum.
+const ENTRY_BYTES: u64 = 8;
+/// Where the header page keeps its own checksum.
+const HEADER_CRC_AT: usize = 88;
+
+/// Finishes a stage file whose image of `image_bytes` lies behind the header page: closes the gaps
+/// that the engine left, adds the list of blocks and the header.
 pub fn seal(file: &dyn MediaFile, image_bytes: u64, facts: &TableFacts) -> io::Result<()> {
-    let blocks = image_bytes.div_ceil(BLOCK_BYTES);
-    let mut sums = Vec::with_capacity(blocks as usize * 4);
+    let mut list = Vec::with_capacity((image_bytes / BLOCK_BYTES * ENTRY_BYTES) as usize);
     let mut chunk = vec![0u8; 64 * BLOCK_BYTES as usize];
+    let mut stored = 0u32;
     let mut at = 0;
     while at < image_bytes {
         let n = (image_bytes - at).min(chunk.len() as u64) as usize;
+        chunk[n..].fill(0);
         read_exact_at(file, &mut chunk[..n], HEADER_BYTES + at)?;
-        for block in chunk[..n].chunks(BLOCK_BYTES as usize) {
-            sums.extend_from_slice(&crc32c::crc32c(block).to_le_bytes());
+        for block in chunk[..n.next_multiple_of(BLOCK_BYTES as usize)].chunks(BLOCK_BYTES as usize)
+        {
+            if block.iter().all(|b| *b == 0) {
+                list.extend_from_slice(&[0; ENTRY_BYTES as usize]);
+            } else {
+                let to = HEADER_BYTES + u64::from(stored) * BLOCK_BYTES;
+                // Never past what was read already: the blocks before this one fit before it.
+                if to != HEADER_BYTES + at {
+                    write_all_at(file, block, to)?;
+                }
+                stored += 1;
+                list.extend_from_slice(&stored.to_le_bytes());
+                list.extend_from_slice(&crc32c::crc32c(block).to_le_bytes());
+            }
+            at += BLOCK_BYTES;
         }
-        at += n as u64;
     }
-    write_all_at(file, &sums, HEADER_BYTES + image_bytes)?;
-    file.set_len(HEADER_BYTES + image_bytes + sums.len() as u64)?;
+    let list_at = HEADER_BYTES + u64::from(stored) * BLOCK_BYTES;
+    write_all_at(file, &list, list_at)?;
+    file.set_len(list_at + list.len() as u64)?;
 
     let mut head = vec![0u8; HEADER_BYTES as usize];
     head[..8].copy_from_slice(&MAGIC);
     head[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    head[12..16].copy_from_slice(&crc32c::crc32c(&sums).to_le_bytes());
+    head[12..16].copy_from_slice(&crc32c::crc32c(&list).to_le_bytes());
     let numbers = [
         facts.layer.0,
         facts.generation,
         image_bytes,
+        u64::from(stored),
         facts.next_ino,
         facts.next_object,
         facts.next_seq,
@@ -79,13 +100,16 @@ pub fn seal(file: &dyn MediaFile, image_bytes: u64, facts: &TableFacts) -> io::R
         head[16 + 8 * i..24 + 8 * i].copy_from_slice(&number.to_le_bytes());
     }
     let crc = header_crc(&head);
-    head[80..84].copy_from_slice(&crc.to_le_bytes());
+    head[HEADER_CRC_AT..HEADER_CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
     write_all_at(file, &head, 0)
 }
 
 /// Over the whole header page but the field that holds it.
 fn header_crc(head: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&head[..80]), &head[84..])
+    crc32c::crc32c_append(
+        crc32c::crc32c(&head[..HEADER_CRC_AT]),
+        &head[HEADER_CRC_AT + 4..],
+    )
 }
 
 /// A sealed table's image, every read checked.
@@ -93,7 +117,8 @@ pub struct CheckedImage {
     file: Arc<dyn MediaFile>,
     path: PathBuf,
     image_bytes: u64,
-    sums: Vec<u8>,
+    /// Per block its place, counted from 1 (0: all zeros), and its checksum.
+    list: Vec<u8>,
     /// The first read that went wrong; the engine forgets why and only says "earlier failure".
     cause: Arc<OnceLock<Cause>>,
 }
@@ -134,7 +159,7 @@ impl CheckedImage {
         if head[..8] != MAGIC {
             return Err(damaged("is no table"));
         }
-        if header_crc(&head) != le_u32(&head, 80) {
+        if header_crc(&head) != le_u32(&head, HEADER_CRC_AT) {
             return Err(damaged("bad checksum of the header"));
         }
         let found = le_u32(&head, 8);
@@ -149,34 +174,35 @@ impl CheckedImage {
         let facts = TableFacts {
             layer: LayerId(number(0)),
             generation: number(1),
-            next_ino: number(3),
-            next_object: number(4),
-            next_seq: number(5),
-            inodes: number(6),
-            dentries: number(7),
+            next_ino: number(4),
+            next_object: number(5),
+            next_seq: number(6),
+            inodes: number(7),
+            dentries: number(8),
         };
         if (facts.layer, facts.generation) != (layer, generation) {
             return Err(damaged("belongs to another layer or generation"));
         }
-        let image_bytes = number(2);
-        let sums_bytes = image_bytes.div_ceil(BLOCK_BYTES).saturating_mul(4);
-        if HEADER_BYTES
-            .checked_add(image_bytes)
-            .and_then(|n| n.checked_add(sums_bytes))
-            != Some(len)
-        {
+        let (image_bytes, stored) = (number(2), number(3));
+        let list_bytes = image_bytes
+            .div_ceil(BLOCK_BYTES)
+            .saturating_mul(ENTRY_BYTES);
+        let list_at = stored
+            .saturating_mul(BLOCK_BYTES)
+            .saturating_add(HEADER_BYTES);
+        if list_at.checked_add(list_bytes) != Some(len) {
             return Err(damaged("has not the length that its header says"));
         }
-        let mut sums = vec![0u8; sums_bytes as usize];
-        read_exact_at(&*file, &mut sums, HEADER_BYTES + image_bytes).map_err(io)?;
-        if crc32c::crc32c(&sums) != le_u32(&head, 12) {
-            return Err(damaged("bad checksum of the list of checksums"));
+        let mut list = vec![0u8; list_bytes as usize];
+        read_exact_at(&*file, &mut list, list_at).map_err(io)?;
+        if crc32c::crc32c(&list) != le_u32(&head, 12) {
+            return Err(damaged("bad checksum of the list of blocks"));
         }
         let image = Self {
             file: file.into(),
             path,
             image_bytes,
-            sums,
+            list,
             cause: Arc::new(OnceLock::new()),
         };
         Ok((image, facts))
@@ -193,9 +219,14 @@ impl CheckedImage {
     }
 
     fn read_block(&self, block: u64, buf: &mut [u8]) -> io::Result<()> {
-        read_exact_at(&*self.file, buf, HEADER_BYTES + block * BLOCK_BYTES)
+        let entry = (block * ENTRY_BYTES) as usize;
+        let Some(place) = u64::from(le_u32(&self.list, entry)).checked_sub(1) else {
+            buf.fill(0);
+            return Ok(());
+        };
+        read_exact_at(&*self.file, buf, HEADER_BYTES + place * BLOCK_BYTES)
             .inspect_err(|e| self.note(Cause::Io(e.kind(), e.raw_os_error(), e.to_string())))?;
-        if crc32c::crc32c(buf) != le_u32(&self.sums, block as usize * 4) {
+        if crc32c::crc32c(buf) != le_u32(&self.list, entry + 4) {
             self.note(Cause::BadBlock(block));
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -221,20 +252,17 @@ impl StorageBackend for CheckedImage {
             .checked_add(out.len() as u64)
             .filter(|end| *end <= self.image_bytes)
             .ok_or(io::ErrorKind::UnexpectedEof)?;
-        let mut block = Vec::new();
+        let mut block = [0u8; BLOCK_BYTES as usize];
         let mut at = offset;
         while at < end {
-            let index = at / BLOCK_BYTES;
-            let block_start = index * BLOCK_BYTES;
-            let block_end = (block_start + BLOCK_BYTES).min(self.image_bytes);
-            let n = (block_end.min(end) - at) as usize;
+            let within = (at % BLOCK_BYTES) as usize;
+            let n = (BLOCK_BYTES as usize - within).min((end - at) as usize);
             let into = &mut out[(at - offset) as usize..][..n];
-            if n as u64 == block_end - block_start {
-                self.read_block(index, into)?;
+            if n == block.len() {
+                self.read_block(at / BLOCK_BYTES, into)?;
             } else {
-                block.resize((block_end - block_start) as usize, 0);
-                self.read_block(index, &mut block)?;
-                into.copy_from_slice(&block[(at - block_start) as usize..][..n]);
+                self.read_block(at / BLOCK_BYTES, &mut block)?;
+                into.copy_from_slice(&block[within..within + n]);
             }
             at += n as u64;
         }
