@@ -81,7 +81,11 @@ fn imports_point_down() {
             &[],
         ),
         ("fsd/src/", &["agentfs_policy", "agentfs_tests"], &[]),
-        ("launcher/src/", &["agentfs_tests", "fuser"], &[]),
+        (
+            "launcher/src/",
+            &["agentfs_tests", "use fuser", "fuser::"],
+            &[],
+        ),
         (
             "fsd/src/core/",
             &["crate::fuse", "crate::ctl", "fuser", "clap::"],

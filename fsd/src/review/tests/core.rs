@@ -185,6 +185,7 @@ proptest! {
         let name = BranchName::new("b").unwrap();
         store.create_branch(&name, None, NewBranch { workspace: "/".into() }).unwrap();
         let config = CoreConfig {
+            mountpoint: None,
             base: dir.path().into(),
             roots: vec!["/".into()],
             conceal: vec![],

@@ -8,7 +8,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::backstore::{CopySource, ObjectFile, ObjectStat, Records, SeekFor, StoreError};
+use crate::backstore::{
+    CopySource, EachDentry, EachInode, ObjectFile, ObjectStat, Records, SeekFor, StoreError,
+};
 use crate::core::record::*;
 use crate::core::types::*;
 
@@ -461,18 +463,12 @@ impl Records for Model {
     fn devices(&self) -> Vec<(u16, u64)> {
         vec![(0, fs::metadata(&self.root).unwrap().dev())]
     }
-    fn each_inode(
-        &self,
-        f: &mut dyn FnMut(Ino, &Arc<InodeRec>) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    fn each_inode(&self, f: &mut EachInode<'_>) -> Result<(), StoreError> {
         self.inodes
             .iter()
             .try_for_each(|(ino, record)| f(*ino, record))
     }
-    fn each_dentry(
-        &self,
-        f: &mut dyn FnMut(Ino, &Name, Dentry) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    fn each_dentry(&self, f: &mut EachDentry<'_>) -> Result<(), StoreError> {
         self.dentries
             .iter()
             .try_for_each(|((dir, name), dentry)| f(*dir, name, *dentry))
