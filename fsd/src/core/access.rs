@@ -5,7 +5,7 @@
 
 use crate::core::FsCore;
 use crate::core::FsError;
-use crate::core::types::{Caller, Kind};
+use crate::core::types::{Caller, Ino, Kind};
 
 const SUID: u32 = 0o4000;
 const SGID: u32 = 0o2000;
@@ -57,6 +57,34 @@ pub fn in_group(core: &FsCore, caller: &Caller, gid: u32) -> Result<bool, FsErro
         return Ok(true);
     }
     Ok(core.processes.groups(caller.pid)?.contains(&gid))
+}
+
+/// Logs a change of owner by somebody who is not the owner: the kernel has let it pass (it checks
+/// with the caller's capabilities), and whoever audits a branch wants to know by whom.
+pub fn log_chown(
+    core: &FsCore,
+    caller: &Caller,
+    ino: Ino,
+    actual: (u32, u32),
+    asked: (Option<u32>, Option<u32>),
+) {
+    if caller.uid == actual.0 {
+        return;
+    }
+    let groups = core.processes.groups(caller.pid).unwrap_or_default();
+    tracing::info!(
+        target: "agentfs::access",
+        %ino,
+        pid = caller.pid,
+        uid = caller.uid,
+        gid = caller.gid,
+        ?groups,
+        asked_uid = ?asked.0,
+        asked_gid = ?asked.1,
+        owner_uid = actual.0,
+        owner_gid = actual.1,
+        "a caller that is not the owner changes the owner"
+    );
 }
 
 /// The mode that chmod(2) by `caller` sets: sgid is refused to those outside the group.

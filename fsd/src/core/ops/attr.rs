@@ -61,6 +61,13 @@ impl FsCore {
             }
         }
         if set.uid.is_some() || set.gid.is_some() {
+            access::log_chown(
+                self,
+                caller,
+                ino,
+                (record.uid, record.gid),
+                (set.uid, set.gid),
+            );
             record.uid = set.uid.unwrap_or(record.uid);
             record.gid = set.gid.unwrap_or(record.gid);
             drop_privileges(record);
