@@ -132,16 +132,26 @@ impl LiveBranch {
                 gone.insert(number);
             }
         }
-        if next > top.ledger.next_object {
+        let noted = next == top.ledger.next_object || {
             // Before the files go: afterwards nothing would tell that the numbers were used.
-            self.append(&[Item::NextObject(next)])?;
-        }
-        for number in &gone {
-            objects::remove(&*media, *number)?;
-        }
+            self.append(&[Item::NextObject(next)])
+                .inspect_err(|e| tracing::warn!(error = %e, "unused objects stay for now"))
+                .is_ok()
+        };
         let top = self.top_mut()?;
         top.ledger.next_object = next;
-        top.ledger.orphans.clear();
+        // A full disk must not keep the branch from opening; what stays goes the next time.
+        if noted {
+            for number in gone {
+                match objects::remove(&*media, number) {
+                    Ok(()) => drop(top.ledger.orphans.remove(&number)),
+                    Err(e) => {
+                        tracing::warn!(error = %e, "an unused object stays for now");
+                        top.ledger.orphans.insert(number);
+                    }
+                }
+            }
+        }
         Ok(())
     }
 
@@ -289,9 +299,14 @@ impl LiveBranch {
         self.journal.bytes()
     }
 
-    /// Whether a checkpoint is worth its cost, or needed to get away from a failed sync.
+    /// Whether a checkpoint is worth its cost, or needed to get away from a bad journal.
     pub fn needs_checkpoint(&self) -> bool {
-        self.journal.sync_failed() || self.journal.bytes() >= self.checkpoint_at
+        self.journal_is_bad() || self.journal.bytes() >= self.checkpoint_at
+    }
+
+    /// Whether only a new journal helps.
+    fn journal_is_bad(&self) -> bool {
+        self.journal.sync_failed() || self.journal.is_poisoned()
     }
 
     fn next_checkpoint_at(&self) -> u64 {
@@ -308,7 +323,7 @@ impl LiveBranch {
     /// returns. Costs the layer's records.
     ///
     /// Errors: the branch is as before, and the journal goes on, unless the disk failed between
-    /// publishing and making that durable: then the journal is poisoned.
+    /// publishing and making that durable: then the journal is poisoned until one succeeds.
     pub fn checkpoint(&mut self) -> Result<(), StoreError> {
         let result = self.try_checkpoint();
         self.checkpoint_at = match &result {
@@ -320,7 +335,7 @@ impl LiveBranch {
     }
 
     fn try_checkpoint(&mut self) -> Result<(), StoreError> {
-        if self.journal.bytes() == 0 && self.unnamed.is_empty() && !self.journal.sync_failed() {
+        if self.journal.bytes() == 0 && self.unnamed.is_empty() && !self.journal_is_bad() {
             return Ok(());
         }
         let (top, lower) = self.stack.layers.split_last().ok_or(NO_LAYER)?;

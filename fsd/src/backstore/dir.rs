@@ -189,8 +189,10 @@ impl Media for DirMedia {
                 Err(e) => return Err(e.into()),
             }
             let file = std::fs::File::from(fd);
-            file.set_len(0)?;
-            file.write_all_at(note, 0)?;
+            // For messages only, and a full disk must not keep a branch from being removed.
+            if let Err(e) = file.write_all_at(note, 0) {
+                tracing::debug!(path = %self.describe(path).display(), error = %e, "lock not signed");
+            }
             return Ok(Some(Box::new(DirLock { _file: file })));
         }
     }

@@ -37,7 +37,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// An earlier write left the journal in a state that could not be taken back; nothing more
-    /// is written to it until the branch is opened anew.
+    /// is written to it until a checkpoint succeeds or the branch is opened anew.
     #[error("{} takes no more writes since an earlier one could not be taken back", path.display())]
     Poisoned {
         /// The journal.

@@ -16,6 +16,9 @@ pub enum Fault {
     Once(i32),
     /// It and all later ones fail with this errno: a disk that stays full.
     Always(i32),
+    /// From it on, writing, creating and making directories fail with ENOSPC; renaming, removing,
+    /// truncating and syncing work, as on a full disk.
+    FullDisk,
     /// It is not done, and nothing is any more, reading included: the process is dead.
     Stop,
     /// A write does its first half, everything else is done, and then the process is dead.
@@ -30,6 +33,16 @@ struct Plan {
     at: u64,
     fault: Fault,
     dead: AtomicBool,
+    /// Operations that are done again after a lasting fault, from this number on.
+    healed_at: AtomicU64,
+}
+
+/// What room an operation needs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    Nothing,
+    Entry,
+    Data,
 }
 
 /// What the plan says of one operation.
@@ -48,12 +61,18 @@ impl Plan {
         Ok(())
     }
 
-    fn next(&self, is_write: bool) -> Verdict {
+    fn next(&self, takes: Takes) -> Verdict {
         if let Err(e) = self.alive() {
             return Verdict::Fail(e);
         }
         let n = self.done.fetch_add(1, Ordering::SeqCst);
+        if n >= self.healed_at.load(Ordering::SeqCst) {
+            return Verdict::Do;
+        }
         match self.fault {
+            Fault::FullDisk if n >= self.at && takes != Takes::Nothing => {
+                Verdict::Fail(io::Error::from_raw_os_error(nix::libc::ENOSPC))
+            }
             Fault::Once(code) if n == self.at => Verdict::Fail(io::Error::from_raw_os_error(code)),
             Fault::Always(code) if n >= self.at => {
                 Verdict::Fail(io::Error::from_raw_os_error(code))
@@ -62,14 +81,14 @@ impl Plan {
                 self.dead.store(true, Ordering::SeqCst);
                 Verdict::Fail(io::Error::other("the process stops here"))
             }
-            Fault::Tear if n == self.at && is_write => Verdict::DoHalf,
+            Fault::Tear if n == self.at && takes == Takes::Data => Verdict::DoHalf,
             Fault::Tear | Fault::StopAfter if n == self.at => Verdict::DoThenDie,
             _ => Verdict::Do,
         }
     }
 
-    fn run<T>(&self, f: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        match self.next(false) {
+    fn run<T>(&self, takes: Takes, f: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        match self.next(takes) {
             Verdict::Do => f(),
             Verdict::Fail(e) => Err(e),
             Verdict::DoHalf | Verdict::DoThenDie => {
@@ -96,11 +115,17 @@ impl FaultMedia {
             at,
             fault,
             dead: AtomicBool::new(false),
+            healed_at: AtomicU64::new(u64::MAX),
         };
         Self {
             inner,
             plan: Arc::new(plan),
         }
+    }
+
+    /// Lets a lasting fault end with the operation number `at`.
+    pub fn heal_after(&self, at: u64) {
+        self.plan.healed_at.store(at, Ordering::SeqCst);
     }
 
     /// How many operations were asked for that change something.
@@ -128,26 +153,27 @@ impl Media for FaultMedia {
             }))
         };
         if mode == OpenMode::CreateNew {
-            return self.plan.run(open);
+            return self.plan.run(Takes::Entry, open);
         }
         self.plan.alive()?;
         open()
     }
 
     fn mkdir(&self, path: &Path) -> io::Result<()> {
-        self.plan.run(|| self.inner.mkdir(path))
+        self.plan.run(Takes::Entry, || self.inner.mkdir(path))
     }
 
     fn rename(&self, from: &Path, to: &Path, replace: bool) -> io::Result<()> {
-        self.plan.run(|| self.inner.rename(from, to, replace))
+        self.plan
+            .run(Takes::Nothing, || self.inner.rename(from, to, replace))
     }
 
     fn unlink(&self, path: &Path) -> io::Result<()> {
-        self.plan.run(|| self.inner.unlink(path))
+        self.plan.run(Takes::Nothing, || self.inner.unlink(path))
     }
 
     fn rmdir(&self, path: &Path) -> io::Result<()> {
-        self.plan.run(|| self.inner.rmdir(path))
+        self.plan.run(Takes::Nothing, || self.inner.rmdir(path))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<Listing>> {
@@ -156,7 +182,7 @@ impl Media for FaultMedia {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.plan.run(|| self.inner.sync_dir(path))
+        self.plan.run(Takes::Nothing, || self.inner.sync_dir(path))
     }
 
     fn sub(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
@@ -196,7 +222,7 @@ impl MediaFile for FaultFile {
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
-        match self.plan.next(true) {
+        match self.plan.next(Takes::Data) {
             Verdict::Do => self.inner.write_at(data, offset),
             Verdict::Fail(e) => Err(e),
             Verdict::DoHalf => {
@@ -216,15 +242,16 @@ impl MediaFile for FaultFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.plan.run(|| self.inner.set_len(len))
+        self.plan.run(Takes::Nothing, || self.inner.set_len(len))
     }
 
     fn sync(&self, data_only: bool) -> io::Result<()> {
-        self.plan.run(|| self.inner.sync(data_only))
+        self.plan.run(Takes::Nothing, || self.inner.sync(data_only))
     }
 
     fn allocate(&self, mode: i32, offset: u64, len: u64) -> io::Result<()> {
-        self.plan.run(|| self.inner.allocate(mode, offset, len))
+        self.plan
+            .run(Takes::Entry, || self.inner.allocate(mode, offset, len))
     }
 
     fn seek(&self, what: SeekFor, offset: u64) -> io::Result<Option<u64>> {

@@ -413,6 +413,11 @@ impl Journal {
         self.sync_failed.load(Ordering::Acquire)
     }
 
+    /// Whether no append can succeed any more.
+    pub fn is_poisoned(&self) -> bool {
+        self.poisoned
+    }
+
     /// No append succeeds from now on.
     pub fn poison(&mut self) {
         self.poisoned = true;

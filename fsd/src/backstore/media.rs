@@ -105,8 +105,8 @@ pub trait Media: Debug + Send + Sync {
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// The tree below a directory, held: it stays valid when the directory is renamed.
     fn sub(&self, path: &Path) -> io::Result<Arc<dyn Media>>;
-    /// Locks the file at `path`, made if need be, and writes `note` into it. `None`: another owner
-    /// holds it. Another holder is any other call of this method, in this process or not.
+    /// Locks the file at `path`, made if need be, and writes `note` over its beginning, if it can.
+    /// `None`: another owner holds it. An owner is any call of this method, in this process or not.
     fn lock(
         &self,
         path: &Path,

@@ -192,6 +192,9 @@ impl Store {
 
     /// Whether it had to be made.
     fn mkdir_if_missing(&self, path: &Path) -> Result<bool, StoreError> {
+        if self.media.sub(path).is_ok() {
+            return Ok(false);
+        }
         match self.media.mkdir(path) {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
@@ -436,9 +439,9 @@ pub(super) fn is_stage(name: &OsStr) -> bool {
     name.as_encoded_bytes().ends_with(b".stage")
 }
 
-/// What a lock file says: the pid of its owner.
+/// What a lock file says: the pid of its owner. Always as long, so that it covers the one before.
 fn note() -> String {
-    format!("{}\n", std::process::id())
+    format!("{:<10}\n", std::process::id())
 }
 
 pub(super) fn branch_dir(name: &BranchName) -> PathBuf {

@@ -171,6 +171,64 @@ fn a_write_that_cannot_be_taken_back_poisons_the_journal() {
 }
 
 #[test]
+fn a_checkpoint_heals_a_poisoned_journal() {
+    let (mem, store) = new_store();
+    make(&store, "b", None).unwrap();
+    let media = FaultMedia::new(Arc::new(mem.clone()), 1, Fault::Always(nix::libc::EIO));
+    media.heal_after(3);
+    let store = Store::on_media(Arc::new(media), Path::new("/mem"), false)
+        .unwrap()
+        .unwrap();
+    let mut live = open(&store);
+    live.commit(file(Ino::ROOT, "a", Ino(50), 1)).unwrap();
+    assert!(live.commit(file(Ino::ROOT, "b", Ino(51), 1)).is_err());
+    let c = file(Ino::ROOT, "c", Ino(52), 1);
+    assert!(matches!(
+        live.commit(c.clone()),
+        Err(StoreError::Poisoned { .. })
+    ));
+    assert!(live.needs_checkpoint());
+    live.checkpoint().unwrap();
+    live.commit(c).unwrap();
+    let expect = dump(&live);
+    assert_eq!(expect.0.len(), 2);
+    let (_, store) = killed(&mem);
+    assert_eq!(dump(&open(&store)), expect);
+}
+
+#[test]
+fn a_full_disk_keeps_no_branch_from_opening_or_going() {
+    let (mem, store) = new_store();
+    make(&store, "b", None).unwrap();
+    let mut live = open(&store);
+    live.commit(file(Ino::ROOT, "a", Ino(50), 1)).unwrap();
+    live.new_object().unwrap();
+    drop(live);
+    let (mem, _) = killed(&mem);
+    let media = FaultMedia::new(Arc::new(mem.clone()), 0, Fault::FullDisk);
+    let store = Store::on_media(Arc::new(media), Path::new("/mem"), true)
+        .unwrap()
+        .unwrap();
+    let mut live = open(&store);
+    assert_eq!(dump(&live).0.len(), 1);
+    let answer = live.commit(file(Ino::ROOT, "b", Ino(51), 1));
+    assert!(matches!(answer, Err(StoreError::NoSpace { .. })));
+    assert!(matches!(live.checkpoint(), Err(StoreError::NoSpace { .. })));
+    assert!(live.close().is_err());
+    store.remove_branch(&branch("b")).unwrap();
+    assert!(store.list().unwrap().is_empty());
+}
+
+#[test]
+fn branches_can_be_shared_between_threads() {
+    fn check<T: Send + Sync>() {}
+    check::<LiveBranch>();
+    check::<crate::backstore::BranchReader>();
+    check::<crate::backstore::SyncHandle>();
+    check::<Store>();
+}
+
+#[test]
 fn a_failed_sync_stays_failed_until_a_checkpoint() {
     let (mem, store) = new_store();
     make(&store, "b", None).unwrap();
@@ -485,77 +543,4 @@ mod reads {
             None
         }
     }
-}
-
-#[test]
-#[ignore]
-fn figures() {
-    let dir = tempfile::tempdir_in("/tmp/w/store").unwrap();
-    let store = Store::open_or_create(&dir.path().join("s")).unwrap();
-    let t = std::time::Instant::now();
-    make(&store, "b", None).unwrap();
-    eprintln!("create {:?}", t.elapsed());
-    let mut live = open(&store);
-    live.commit(file(Ino(1), "x", Ino(5), 5)).unwrap();
-    let t = std::time::Instant::now();
-    live.close().unwrap();
-    eprintln!("close small {:?}", t.elapsed());
-    let mut live = open(&store);
-    let n = 100_000u64;
-    let t = std::time::Instant::now();
-    for i in 0..n {
-        live.commit(file(
-            Ino(i / 100),
-            &format!("file-{i}"),
-            Ino(1_000_000 + i),
-            i,
-        ))
-        .unwrap();
-    }
-    eprintln!(
-        "commit {:?} each, journal {}",
-        t.elapsed() / n as u32,
-        live.journal_bytes()
-    );
-    drop(live);
-    let t = std::time::Instant::now();
-    let mut live = open(&store);
-    eprintln!("open from journal {:?}", t.elapsed());
-    let t = std::time::Instant::now();
-    live.checkpoint().unwrap();
-    eprintln!("checkpoint {:?}", t.elapsed());
-    drop(live);
-    let t = std::time::Instant::now();
-    let live = open(&store);
-    eprintln!("open from table {:?}", t.elapsed());
-    for _ in 0..2 {
-        let t = std::time::Instant::now();
-        for i in 0..1000 {
-            live.inode(Ino(1_000_000 + i * 97)).unwrap().unwrap();
-        }
-        eprintln!("lookup inode {:?}", t.elapsed() / 1000);
-        let t = std::time::Instant::now();
-        for i in (0..n).step_by(97) {
-            live.dentry(Ino(i / 100), &name(&format!("file-{i}")))
-                .unwrap()
-                .unwrap();
-        }
-        eprintln!("lookup dentry {:?}", t.elapsed() / (n / 97) as u32);
-    }
-    let t = std::time::Instant::now();
-    dump(&live);
-    eprintln!("walk {:?}", t.elapsed());
-    drop(live);
-    let t = std::time::Instant::now();
-    make(&store, "c", Some("b")).unwrap();
-    eprintln!("branch {:?}", t.elapsed());
-    let out = std::process::Command::new("find")
-        .arg(dir.path())
-        .args(["-type", "f", "-size", "+1", "-printf", "%p %s %k\n"])
-        .output()
-        .unwrap();
-    eprintln!("{}", String::from_utf8_lossy(&out.stdout));
-    let t = std::time::Instant::now();
-    store.remove_branch(&branch("b")).unwrap();
-    eprintln!("remove {:?}", t.elapsed());
 }
