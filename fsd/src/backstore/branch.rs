@@ -21,6 +21,10 @@ use crate::core::types::{Ino, Name};
 const CHECKPOINT_AT_LEAST_BYTES: u64 = 8 << 20;
 /// A checkpoint rewrites the table, so it waits until the journal is this part of it.
 const CHECKPOINT_TABLE_PART: u64 = 4;
+/// A journal this short costs the next opening next to nothing, so a clean end leaves it; in bytes.
+const SHORT_JOURNAL_BYTES: u64 = 128 << 10;
+/// The same as a part of the table.
+const SHORT_JOURNAL_TABLE_PART: u64 = 32;
 
 /// Directories that got new objects since they were last synced, with the time of the newest.
 type DirtyDirs = Arc<Mutex<BTreeMap<PathBuf, u64>>>;
@@ -310,13 +314,28 @@ impl LiveBranch {
     }
 
     fn next_checkpoint_at(&self) -> u64 {
-        let table_bytes = self
-            .stack
-            .layers
-            .last()
-            .and_then(|top| top.table.as_ref())
-            .map_or(0, |table| table.image_bytes());
-        (table_bytes / CHECKPOINT_TABLE_PART).max(CHECKPOINT_AT_LEAST_BYTES)
+        (self.table_bytes() / CHECKPOINT_TABLE_PART).max(CHECKPOINT_AT_LEAST_BYTES)
+    }
+
+    fn table_bytes(&self) -> u64 {
+        let table = self.stack.layers.last().and_then(|top| top.table.as_ref());
+        table.map_or(0, |table| table.stored_bytes())
+    }
+
+    /// Makes all that was committed durable, so that the layer can be frozen: in its table, or in
+    /// a journal that is short beside it.
+    pub(super) fn settle(&mut self) -> Result<(), StoreError> {
+        self.settle_with(self.table_bytes() / SHORT_JOURNAL_TABLE_PART)
+    }
+
+    /// A checkpoint if the journal is longer than `short_bytes` or bad, else a sync.
+    fn settle_with(&mut self, short_bytes: u64) -> Result<(), StoreError> {
+        match self.journal.bytes() {
+            _ if self.journal_is_bad() => self.checkpoint(),
+            0 => Ok(()),
+            n if n <= short_bytes => self.journal_sync()?.sync(),
+            _ => self.checkpoint(),
+        }
     }
 
     /// Puts the top layer's state into a new table and starts an empty journal. Durable when it
@@ -387,7 +406,8 @@ impl LiveBranch {
         Ok(())
     }
 
-    /// Ends the ownership: a checkpoint if anything changed, then the lock goes.
+    /// Ends the ownership: all that was committed becomes durable, by a checkpoint unless the
+    /// journal is short; then the lock goes.
     ///
     /// Errors: the lock goes all the same, and nothing that was committed is lost.
     pub fn close(mut self) -> Result<(), StoreError> {
@@ -396,10 +416,10 @@ impl LiveBranch {
         for number in std::mem::take(&mut self.unnamed) {
             if let Err(e) = objects::remove(&*media, number) {
                 tracing::warn!(?layer, number, error = %e, "cannot remove an unused object yet");
-                self.unnamed.insert(number);
             }
         }
-        self.checkpoint()
+        let short_bytes = self.table_bytes() / SHORT_JOURNAL_TABLE_PART;
+        self.settle_with(short_bytes.max(SHORT_JOURNAL_BYTES))
     }
 }
 

@@ -154,7 +154,7 @@ impl Store {
     /// Puts the present state of `parent` into layers that can be shared.
     fn hold_parent(&self, parent: &BranchName) -> Result<Parent, StoreError> {
         let mut live = self.open_live(parent)?;
-        live.checkpoint()?;
+        live.settle()?;
         let mut shared = live.info().layers.clone();
         let new_top = if live.top_is_blank() {
             shared.pop();

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::branch::LiveBranch;
 use super::dir::DirMedia;
 use super::error::StoreError;
+use super::journal;
 use super::layer::{self, LayerView, Tail};
 use super::media::{LockGuard, LockWait, Media, random_u64, read_small, replace_file};
 use super::meta::{self, BRANCH_VERSION, BranchFile, BranchInfo, RUN_VERSION, RunFile, RunRecord};
@@ -375,6 +376,18 @@ impl Store {
                 }
                 _ => self.io("open", &dir, e),
             })?;
+            if let Some(Tail {
+                header,
+                broken: Some(broken),
+                ..
+            }) = &last_tail
+            {
+                // Frozen layers are whole: this is no torn append.
+                let name = dir.with_file_name(layer::dir_name(header.layer));
+                let path = name.join(journal::file_name(header.generation));
+                let what = format!("{} at byte {}", broken.why, broken.offset);
+                return Err(StoreError::damaged(self.media.describe(&path), what));
+            }
             let (layer, tail) = LayerView::load(media, *id, &layers)?;
             layers.push(layer);
             last_tail = Some(tail);

@@ -161,7 +161,7 @@ fn engine_error(
 pub struct Table {
     path: PathBuf,
     facts: TableFacts,
-    image_bytes: u64,
+    stored_bytes: u64,
     cause: Arc<OnceLock<Cause>>,
     inodes: ReadOnlyTable<u64, &'static [u8]>,
     dentries: ReadOnlyTable<&'static [u8], &'static [u8]>,
@@ -190,7 +190,7 @@ impl Table {
             .map_err(|e| StoreError::io("open", &path, e))?;
         let (image, facts) = CheckedImage::open(file, path.clone(), layer, generation)?;
         let cause = image.cause();
-        let image_bytes = image.image_bytes();
+        let stored_bytes = image.stored_bytes();
         let engine = |e: redb::Error| engine_error(&path, "read", e, Some(&cause));
         let db = Builder::new()
             .set_cache_size(READ_CACHE_BYTES)
@@ -199,7 +199,7 @@ impl Table {
         let txn = db.begin_read().map_err(|e| engine(e.into()))?;
         Ok(Self {
             facts,
-            image_bytes,
+            stored_bytes,
             inodes: txn.open_table(INODES).map_err(|e| engine(e.into()))?,
             dentries: txn.open_table(DENTRIES).map_err(|e| engine(e.into()))?,
             extents: txn.open_table(EXTENTS).map_err(|e| engine(e.into()))?,
@@ -216,9 +216,9 @@ impl Table {
         &self.facts
     }
 
-    /// Size of its image in bytes.
-    pub fn image_bytes(&self) -> u64 {
-        self.image_bytes
+    /// Bytes of the blocks that it stores.
+    pub fn stored_bytes(&self) -> u64 {
+        self.stored_bytes
     }
 
     fn engine(&self, e: StorageError) -> StoreError {

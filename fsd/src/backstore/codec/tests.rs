@@ -5,6 +5,8 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
+use crate::core::record::{LayerId, ObjectId};
+use crate::core::types::{Ino, Kind, Time};
 
 fn any_time() -> impl Strategy<Value = Time> {
     (any::<i64>(), 0..1_000_000_000u32).prop_map(|(sec, nsec)| Time { sec, nsec })

@@ -117,6 +117,7 @@ pub struct CheckedImage {
     file: Arc<dyn MediaFile>,
     path: PathBuf,
     image_bytes: u64,
+    stored_bytes: u64,
     /// Per block its place, counted from 1 (0: all zeros), and its checksum.
     list: Vec<u8>,
     /// The first read that went wrong; the engine forgets why and only says "earlier failure".
@@ -202,6 +203,7 @@ impl CheckedImage {
             file: file.into(),
             path,
             image_bytes,
+            stored_bytes: stored * BLOCK_BYTES,
             list,
             cause: Arc::new(OnceLock::new()),
         };
@@ -213,9 +215,9 @@ impl CheckedImage {
         self.cause.clone()
     }
 
-    /// Bytes of the image.
-    pub fn image_bytes(&self) -> u64 {
-        self.image_bytes
+    /// Bytes of the blocks that are stored.
+    pub fn stored_bytes(&self) -> u64 {
+        self.stored_bytes
     }
 
     fn read_block(&self, block: u64, buf: &mut [u8]) -> io::Result<()> {

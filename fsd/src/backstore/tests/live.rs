@@ -214,9 +214,63 @@ fn a_full_disk_keeps_no_branch_from_opening_or_going() {
     let answer = live.commit(file(Ino::ROOT, "b", Ino(51), 1));
     assert!(matches!(answer, Err(StoreError::NoSpace { .. })));
     assert!(matches!(live.checkpoint(), Err(StoreError::NoSpace { .. })));
-    assert!(live.close().is_err());
+    live.close().unwrap();
     store.remove_branch(&branch("b")).unwrap();
     assert!(store.list().unwrap().is_empty());
+}
+
+#[test]
+fn a_clean_end_after_a_small_change_does_not_rewrite_the_table() {
+    let (mem, store) = new_store();
+    make(&store, "b", None).unwrap();
+    let tables = || -> Vec<_> {
+        mem.files()
+            .into_iter()
+            .filter(|p| p.to_string_lossy().contains("/table."))
+            .collect()
+    };
+    let mut live = open(&store);
+    live.commit(file(Ino::ROOT, "a", Ino(50), 1)).unwrap();
+    let expect = dump(&live);
+    live.close().unwrap();
+    assert_eq!(tables().len(), 0);
+    let power_cut = store_on(Arc::new(mem.crash(Crash::Power)));
+    assert_eq!(
+        dump(&power_cut.read(&branch("b")).unwrap()),
+        expect,
+        "but it is on the disk"
+    );
+    let mut live = open(&store);
+    for i in 0..4000 {
+        live.commit(file(Ino::ROOT, &format!("f{i}"), Ino(100 + i), i))
+            .unwrap();
+    }
+    live.close().unwrap();
+    let first = tables();
+    assert_eq!(first.len(), 1);
+    let mut live = open(&store);
+    live.commit(vec![Delta::DelInode(Ino(100))]).unwrap();
+    live.close().unwrap();
+    make(&store, "c", Some("b")).unwrap();
+    assert_eq!(tables(), first, "a short journal is frozen with its table");
+    let reader = store.read(&branch("c")).unwrap();
+    assert_eq!(dump(&reader).0.len(), 4000);
+
+    // A frozen journal was whole once: a bad frame in it is damage.
+    let journal = first[0].with_file_name("journal.1");
+    let mut bytes = mem.file_bytes(&journal).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    mem.set_file_bytes(&journal, &bytes).unwrap();
+    for answer in [
+        store.read(&branch("c")).map(|_| ()),
+        store.open_live(&branch("b")).map(|_| ()),
+    ] {
+        let e = answer.unwrap_err();
+        assert!(
+            matches!(&e, StoreError::Damaged { path, .. } if path.ends_with(&journal)),
+            "{e}"
+        );
+    }
 }
 
 #[test]
