@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 
+use agentfs_fsd::ctl::msg::OnlyIds;
 use nix::unistd::Pid;
 use serde::Serialize;
 
@@ -21,6 +22,14 @@ pub enum IdMap {
         /// The caller's effective gid.
         gid: u32,
     },
+}
+
+/// The only ids that a namespace with this map knows; none: it knows all.
+pub fn only(map: IdMap) -> Option<OnlyIds> {
+    match map {
+        IdMap::Full => None,
+        IdMap::Own { uid, gid } => Some(OnlyIds { uid, gid }),
+    }
 }
 
 /// Writes the maps of `pid`'s user namespace.

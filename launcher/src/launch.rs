@@ -193,6 +193,7 @@ fn serve(
     let [device, user, mount] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| lost())?;
     let spec = MountSpec {
         root: None,
+        only_ids: idmap::only(order.plan.ids),
         mountpoint: None,
         roots: order.plan.roots.clone(),
         conceal: order.plan.conceal.clone(),

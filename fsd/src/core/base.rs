@@ -103,9 +103,10 @@ pub struct BaseTree {
     root: OwnedFd,
     /// (dev, ino) of objects that are answered with "no such entry".
     concealed: HashSet<(u64, u64)>,
-    /// Where our own mount is: (dev, ino) of the directory, and the name in it. It is answered
-    /// with "no such entry" unseen: a look would be a request to ourselves.
-    own_mount: Option<((u64, u64), Name)>,
+    /// Places answered with "no such entry" unseen, by name: (dev, ino) of the directories in
+    /// which that name is one. Concealed paths, whatever the host puts there later, and our own
+    /// mount, where a look would be a request to ourselves.
+    unseen: HashMap<Name, Vec<(u64, u64)>>,
     open_dirs: Mutex<OpenDirs>,
 }
 
@@ -156,30 +157,32 @@ impl BaseTree {
                 Err(e) => return Err(base_error("look up a concealed path")(e)),
             }
         }
-        let own_mount = match &config.mountpoint {
-            Some(path) => {
-                let (dir, name) = split_path(path.as_os_str().as_bytes());
-                let st = rfs::statat(&fd, relative(dir), AtFlags::empty())
-                    .map_err(base_error("look up the mount point"))?;
-                Some(((st.st_dev, st.st_ino), Name::new(name)?))
+        let mut unseen: HashMap<Name, Vec<(u64, u64)>> = HashMap::new();
+        for path in config.conceal.iter().chain(&config.mountpoint) {
+            let (dir, name) = split_path(path.as_os_str().as_bytes());
+            match rfs::statat(&fd, relative(dir), AtFlags::empty()) {
+                Ok(st) => unseen
+                    .entry(Name::new(name)?)
+                    .or_default()
+                    .push((st.st_dev, st.st_ino)),
+                // It can come to be only below something that does not exist yet either.
+                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {}
+                Err(e) => return Err(base_error("look up a concealed place")(e)),
             }
-            None => None,
-        };
+        }
         Ok(Self {
             root: fd,
             concealed,
-            own_mount,
+            unseen,
             open_dirs: Mutex::default(),
         })
     }
 
-    /// Refuses to go on to our own mount.
-    fn check_own(&self, dir: impl AsFd, name: &[u8]) -> rustix::io::Result<()> {
-        if let Some((place, own)) = &self.own_mount
-            && own.as_bytes() == name
-        {
+    /// Refuses to look at a place that must not be seen.
+    fn check_place(&self, dir: impl AsFd, name: &[u8]) -> rustix::io::Result<()> {
+        if let Some(places) = self.unseen.get(name) {
             let st = rfs::fstat(dir)?;
-            if (st.st_dev, st.st_ino) == *place {
+            if places.contains(&(st.st_dev, st.st_ino)) {
                 return Err(rustix::io::Errno::NOENT);
             }
         }
@@ -187,7 +190,7 @@ impl BaseTree {
     }
 
     fn statx_at(&self, dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<Statx> {
-        self.check_own(dir, name)?;
+        self.check_place(dir, name)?;
         rfs::statx(
             dir,
             name,
@@ -228,7 +231,7 @@ impl BaseTree {
             }
         };
         for (child, name) in missing.iter().rev() {
-            self.check_own(&fd, name.as_bytes())?;
+            self.check_place(&fd, name.as_bytes())?;
             fd = Arc::new(rfs::openat(&fd, name.as_bytes(), DIR_FLAGS, Mode::empty())?);
             self.keep_dir(child.ino, &fd);
         }
@@ -270,7 +273,7 @@ impl BaseTree {
         while let Some(name) = components.next() {
             let last = components.peek().is_none();
             let dir = fd.as_ref().map_or(self.root.as_fd(), |f| f.as_fd());
-            self.check_own(dir, name)?;
+            self.check_place(dir, name)?;
             let flags = if last {
                 flags | OFlags::NOFOLLOW | OFlags::CLOEXEC
             } else {
@@ -382,7 +385,7 @@ impl BaseTree {
             let Ok(name) = Name::new(entry.file_name().to_bytes()) else {
                 continue;
             };
-            if self.check_own(&fd, name.as_bytes()).is_err() {
+            if self.check_place(&fd, name.as_bytes()).is_err() {
                 continue;
             }
             let kind = match entry.file_type() {

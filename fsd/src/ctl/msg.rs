@@ -62,8 +62,20 @@ pub struct MountSpec {
     pub roots: Vec<PathBuf>,
     /// Host paths that the core answers with "no such entry", the store among them.
     pub conceal: Vec<PathBuf>,
+    /// The only ids that the mount's user namespace maps; none: all of them.
+    #[serde(default)]
+    pub only_ids: Option<OnlyIds>,
     /// Whether file bytes may go by FUSE passthrough (needs a privileged daemon).
     pub passthrough: bool,
+}
+
+/// The one user and group that a mount's user namespace knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct OnlyIds {
+    pub uid: u32,
+    pub gid: u32,
 }
 
 /// What the daemon answers.

@@ -6,11 +6,11 @@ use std::sync::mpsc::Sender;
 use std::thread;
 
 use agentfs_fsd::backstore::LiveBranch;
-use agentfs_fsd::core::types::{BranchName, Ino};
+use agentfs_fsd::core::types::BranchName;
 use agentfs_fsd::core::{CoreConfig, FsCore};
 use agentfs_fsd::ctl::msg::{ErrorCode, MountSpec};
 use agentfs_fsd::ctl::server::{Refusal, Service};
-use agentfs_fsd::fuse::{FuseSession, Options};
+use agentfs_fsd::fuse::{Face, FuseSession, OneUser, Options};
 use agentfs_fsd::sync::{Arc, Gate, Mutex, lock};
 use rustix::fs::FileType;
 use tracing::{info, warn};
@@ -90,11 +90,11 @@ impl Daemon {
         }
     }
 
-    fn serve(&self, root: Ino, device: OwnedFd, passthrough: bool) -> Result<(), Refusal> {
+    fn serve(&self, face: Face, device: OwnedFd, passthrough: bool) -> Result<(), Refusal> {
         let failed = |e: std::io::Error| Refusal::new(ErrorCode::Io, format!("serve FUSE: {e}"));
         let options = Options::from_env(passthrough.then(|| self.passthrough_depth()));
         let session =
-            FuseSession::start(Arc::clone(&self.core), root, device, options).map_err(failed)?;
+            FuseSession::start(Arc::clone(&self.core), face, device, options).map_err(failed)?;
         lock(&self.mount).served = true;
         let events = self.events.clone();
         let spawned = thread::Builder::new().name("fuse".into()).spawn(move || {
@@ -144,7 +144,15 @@ impl Service for Daemon {
         let core = FsCore::new(live, config).map_err(|e| refusal::of_core(&e))?;
         let root = core.enter(&shown).map_err(|e| refusal::of_core(&e))?;
         self.core.open(core);
-        self.serve(root, device, passthrough)?;
+        let one_user = match mount.only_ids {
+            Some(ids) => Some(OneUser {
+                uid: ids.uid,
+                gid: ids.gid,
+                groups: own_groups()?,
+            }),
+            None => None,
+        };
+        self.serve(Face { root, one_user }, device, passthrough)?;
         lock(&self.mount).namespaces = namespaces;
         Ok(())
     }
@@ -194,6 +202,13 @@ impl Service for Daemon {
             warn!("the daemon is ending already");
         }
     }
+}
+
+/// The supplementary groups of the daemon, which are those of the user it serves.
+fn own_groups() -> Result<Vec<u32>, Refusal> {
+    let groups = nix::unistd::getgroups()
+        .map_err(|e| Refusal::new(ErrorCode::Io, format!("read the groups: {e}")))?;
+    Ok(groups.into_iter().map(nix::unistd::Gid::as_raw).collect())
 }
 
 fn not_mounted() -> Refusal {

@@ -11,15 +11,15 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem,
-    FopenFlags, Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents,
-    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
+    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle,
+    Filesystem, FopenFlags, Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags,
+    PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::core::error::FsError;
-use crate::core::types::{Entry, Fh, Ino, Kind, Name, SetAttr, StreamName};
+use crate::core::types::{Attr, Entry, Fh, Ino, Kind, Name, SetAttr, StreamName};
 use crate::core::{FsCore, OpenIo, Opened};
 use crate::fuse::backing::Backings;
 use crate::fuse::convert::{
@@ -27,7 +27,7 @@ use crate::fuse::convert::{
     time_set,
 };
 use crate::fuse::request::{Meta, op};
-use crate::fuse::session::Options;
+use crate::fuse::session::{Face, Options};
 use crate::fuse::stale::Stale;
 use crate::fuse::workers::Workers;
 use crate::sync::{Arc, Gate};
@@ -47,8 +47,7 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct Adapter {
     core: Arc<Gate<FsCore>>,
-    /// The inode that the mount shows as its root.
-    root: Ino,
+    face: Face,
     options: Options,
     backings: Backings<BackingId>,
     workers: Workers,
@@ -56,10 +55,10 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
-    pub(super) fn new(core: Arc<Gate<FsCore>>, root: Ino, options: Options) -> Self {
+    pub(super) fn new(core: Arc<Gate<FsCore>>, face: Face, options: Options) -> Self {
         Self {
             core,
-            root,
+            face,
             options,
             backings: Backings::default(),
             workers: Workers::default(),
@@ -72,10 +71,27 @@ impl Adapter {
         self.stale.clone()
     }
 
+    /// The attributes as the mount can show them.
+    fn shown(&self, attr: &Attr) -> FileAttr {
+        let attr = file_attr(attr);
+        match &self.face.one_user {
+            Some(user) => user.show(attr),
+            None => attr,
+        }
+    }
+
+    /// Answers with an entry, or the errno.
+    fn entry(&self, reply: ReplyEntry, result: Result<Entry, Errno>) {
+        match result {
+            Ok(e) => reply.entry(&FOREVER, &self.shown(&e.attr), Generation(e.generation)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
     /// The inode a request is about: the kernel calls the mount's root 1, whatever it is.
     fn ino(&self, ino: INodeNo) -> Ino {
         if ino == INodeNo::ROOT {
-            self.root
+            self.face.root
         } else {
             Ino(ino.0)
         }
@@ -114,14 +130,6 @@ fn done(reply: ReplyEmpty, result: Result<(), Errno>) {
     }
 }
 
-/// Answers with an entry, or the errno.
-fn entry(reply: ReplyEntry, result: Result<Entry, Errno>) {
-    match result {
-        Ok(e) => reply.entry(&FOREVER, &file_attr(&e.attr), Generation(e.generation)),
-        Err(errno) => reply.error(errno),
-    }
-}
-
 /// Answers an xattr query of `size` bytes: 0 asks for the length. Source: getxattr(2).
 fn xattr(reply: ReplyXattr, size: u32, result: Result<impl AsRef<[u8]>, Errno>) {
     match result {
@@ -154,7 +162,7 @@ impl Filesystem for Adapter {
         match found {
             // Inode 0 with a time to live: the kernel caches that there is no such entry.
             Ok(None) => reply.entry(&FOREVER, &bare_attr(0, Kind::File), Generation(0)),
-            Ok(Some(found)) => entry(reply, Ok(found)),
+            Ok(Some(found)) => self.entry(reply, Ok(found)),
             Err(errno) => reply.error(errno),
         }
     }
@@ -169,7 +177,7 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, req: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         match self.call(op::GETATTR, req, ino, |core| core.getattr(self.ino(ino))) {
-            Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+            Ok(attr) => reply.attr(&FOREVER, &self.shown(&attr)),
             Err(errno) => reply.error(errno),
         }
     }
@@ -207,7 +215,7 @@ impl Filesystem for Adapter {
         let fh = fh.map(|fh| Fh(fh.0));
         let call = |core: &FsCore| core.setattr(&caller(req), self.ino(ino), fh, &set);
         match self.call(op::SETATTR, req, ino, call) {
-            Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr)),
+            Ok(attr) => reply.attr(&FOREVER, &self.shown(&attr)),
             Err(errno) => reply.error(errno),
         }
     }
@@ -242,7 +250,7 @@ impl Filesystem for Adapter {
                 rdev_in(rdev),
             )
         });
-        entry(reply, made);
+        self.entry(reply, made);
     }
 
     fn mkdir(
@@ -262,7 +270,7 @@ impl Filesystem for Adapter {
                 new_mode(mode, umask),
             )
         });
-        entry(reply, made);
+        self.entry(reply, made);
     }
 
     fn symlink(
@@ -277,7 +285,7 @@ impl Filesystem for Adapter {
         let made = self.call(op::SYMLINK, req, parent, |core| {
             core.symlink(&caller(req), self.ino(parent), &name_of(name)?, target)
         });
-        entry(reply, made);
+        self.entry(reply, made);
     }
 
     fn link(&self, req: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -289,7 +297,7 @@ impl Filesystem for Adapter {
                 &name_of(name)?,
             )
         });
-        entry(reply, made);
+        self.entry(reply, made);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -376,7 +384,7 @@ impl Filesystem for Adapter {
             Ok(made) => made,
             Err(errno) => return reply.error(errno),
         };
-        let (attr, generation) = (file_attr(&entry.attr), Generation(entry.generation));
+        let (attr, generation) = (self.shown(&entry.attr), Generation(entry.generation));
         let handle = FileHandle(fh.0);
         match io {
             OpenIo::Cached => reply.created(&FOREVER, &attr, generation, handle, CACHED),
@@ -560,7 +568,7 @@ impl Filesystem for Adapter {
         let listed = self.call(op::READDIRPLUS, req, ino, |core| {
             core.readdirplus(self.ino(ino), offset, &mut |e, entry| {
                 let (ttl, attr, generation) = match (&e.name, entry) {
-                    (_, Some(entry)) => (FOREVER, file_attr(&entry.attr), entry.generation),
+                    (_, Some(entry)) => (FOREVER, self.shown(&entry.attr), entry.generation),
                     // The kernel takes the number of a dot for d_ino and makes no inode of it.
                     (StreamName::Dot | StreamName::DotDot, None) => {
                         (Duration::ZERO, bare_attr(e.ino.0, e.kind), 0)

@@ -34,6 +34,30 @@ pub(super) fn file_type(kind: Kind) -> FileType {
     }
 }
 
+/// How owners are shown on a mount whose user namespace knows one user and one group.
+///
+/// The kernel lets nobody write to a file with an id it cannot map, not even the owner. So a group
+/// that cannot be shown is shown as the user's own where the user has the group's rights, or does
+/// not need them. The branch's records keep the real one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct OneUser {
+    pub uid: u32,
+    pub gid: u32,
+    /// The user's supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+impl OneUser {
+    /// What stands for the group of a file.
+    pub(super) fn show(&self, mut attr: FileAttr) -> FileAttr {
+        if attr.uid == self.uid || self.groups.contains(&attr.gid) {
+            attr.gid = self.gid;
+        }
+        attr
+    }
+}
+
 pub(super) fn file_attr(attr: &Attr) -> FileAttr {
     FileAttr {
         ino: INodeNo(attr.ino.0),

@@ -2,8 +2,9 @@
 //!
 //! `session` negotiates with the kernel and runs the reader threads, `adapter` turns one request
 //! into one call of the core, `convert` maps the two sides' types, `backing` keeps what
-//! passthrough needs, `stale` takes back what the kernel was told, `workers` runs what would block a reader. Nothing here decides what a
-//! branch answers, and nothing here touches the mount from a thread that serves it.
+//! passthrough needs, `stale` takes back what the kernel was told, `workers` runs what would block
+//! a reader. Nothing here decides what a branch answers, and nothing here touches the mount from a
+//! thread that serves it.
 
 mod adapter;
 mod backing;
@@ -13,4 +14,5 @@ mod session;
 mod stale;
 mod workers;
 
-pub use session::{FuseSession, Options};
+pub use convert::OneUser;
+pub use session::{Face, FuseSession, Options};

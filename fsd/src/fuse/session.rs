@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 use crate::core::FsCore;
 use crate::core::types::Ino;
 use crate::fuse::adapter::Adapter;
+use crate::fuse::convert::OneUser;
 use crate::sync::{Arc, Gate};
 
 const MIB: u64 = 1 << 20;
@@ -167,24 +168,33 @@ fn readers(cpus: usize) -> usize {
     cpus.clamp(2, 4)
 }
 
+/// What a mount looks like from inside.
+#[derive(Clone, Debug)]
+pub struct Face {
+    /// The inode shown as its root.
+    pub root: Ino,
+    /// The one user whose ids its user namespace knows; none: it knows all ids.
+    pub one_user: Option<OneUser>,
+}
+
 /// A mount that has been greeted and waits to be served.
 #[derive(Debug)]
 pub struct FuseSession(Session<Adapter>);
 
 impl FuseSession {
-    /// Answers INIT on `device`, which must be mounted already and will show `root`.
+    /// Answers INIT on `device`, which must be mounted already and will look like `face`.
     ///
     /// Errors: the device is not mounted (EPERM), or is no FUSE device; passthrough was asked for
     /// and the kernel has none.
     pub fn start(
         core: Arc<Gate<FsCore>>,
-        root: Ino,
+        face: Face,
         device: OwnedFd,
         options: Options,
     ) -> io::Result<Self> {
         let mut config = Config::default();
         config.n_threads = Some(options.readers);
-        let adapter = Adapter::new(core, root, options);
+        let adapter = Adapter::new(core, face, options);
         let stale = adapter.stale();
         // Who may use the mount is for the kernel to decide, by its user_id and allow_other.
         let session = Session::from_fd(adapter, device, SessionACL::All, config)?;

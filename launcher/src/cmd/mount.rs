@@ -141,6 +141,8 @@ fn attach(
 ) -> Result<(), agentfs_fsd::ctl::CtlError> {
     let spec = MountSpec {
         root: Some(base.to_owned()),
+        // A mount on the host knows the host's ids.
+        only_ids: None,
         mountpoint: Some(target.to_owned()),
         roots: vec![base.to_owned()],
         conceal: vec![store.path().to_owned()],

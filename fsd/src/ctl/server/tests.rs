@@ -78,6 +78,7 @@ fn every_request_reaches_the_service() {
     assert_eq!(client.pid(), std::process::id());
     let spec = MountSpec {
         root: None,
+        only_ids: None,
         mountpoint: None,
         roots: vec!["/w".into()],
         conceal: vec![],
