@@ -56,6 +56,12 @@ pub fn groups(pid: u32, start_ticks: u64) -> Result<Vec<u32>, ProcError> {
     Ok(status.groups)
 }
 
+/// Whether `pid` holds the capability with this number, in effect and in its own user namespace.
+pub fn has_capability(pid: u32, number: u8) -> Result<bool, ProcError> {
+    let status = open(pid)?.status().map_err(|e| wrap(pid, e))?;
+    Ok(status.capeff & 1 << number != 0)
+}
+
 /// Whether the process that started at `start_ticks` still has `pid`.
 pub fn is_alive(pid: u32, start_ticks: u64) -> bool {
     self::start_ticks(pid).is_ok_and(|found| found == start_ticks)

@@ -11,6 +11,9 @@ const SUID: u32 = 0o4000;
 const SGID: u32 = 0o2000;
 const GROUP_EXEC: u32 = 0o010;
 
+/// Number of the capability. Source: capabilities(7).
+const CAP_FSETID: u8 = 4;
+
 /// The extended attribute that holds file capabilities.
 pub const CAPABILITY_XATTR: &[u8] = b"security.capability";
 
@@ -47,6 +50,14 @@ pub fn inherit(
         return Ok((dir_gid, perm & !SGID));
     }
     Ok((dir_gid, perm))
+}
+
+/// Whether `caller` may change bytes of a file and leave its suid and sgid bits (CAP_FSETID).
+///
+/// For those operations only whose request does not carry the kernel's own answer. Root inside a
+/// run has no capability, so the uid alone says nothing. Who cannot be identified may not.
+pub fn keeps_privileges(caller: &Caller) -> bool {
+    caller.uid == 0 && crate::proc::has_capability(caller.pid, CAP_FSETID).unwrap_or(false)
 }
 
 /// Whether `caller` is in `gid`, by its own or a supplementary group, or is privileged.

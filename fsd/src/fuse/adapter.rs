@@ -18,6 +18,7 @@ use fuser::{
     ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use crate::core::access::keeps_privileges;
 use crate::core::error::FsError;
 use crate::core::types::{Attr, Entry, Fh, Ino, Kind, Name, SetAttr, StreamName};
 use crate::core::{FsCore, OpenIo, Opened};
@@ -702,7 +703,7 @@ impl Filesystem for Adapter {
         let to = (self.ino(out), Fh(out_fh.0), out_offset);
         let caller = caller(req);
         let call = move |core: &FsCore| core.copy_range(&caller, from, to, len);
-        let stale = (caller.uid != 0).then(|| self.stale());
+        let stale = (!keeps_privileges(&caller)).then(|| self.stale());
         self.call_aside(op::COPY_FILE_RANGE, req, ino, call, move |copied| {
             if let Some(stale) = stale {
                 stale.attributes(out);

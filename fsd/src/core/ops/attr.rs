@@ -142,7 +142,7 @@ impl FsCore {
         record.size = size;
         (record.mtime, record.ctime) = (now, now);
         record.object_mtime = stamp.map(|s| s.mtime);
-        if caller.uid != 0 {
+        if has_privileges(record) && !access::keeps_privileges(caller) {
             drop_privileges(record);
         }
         if let Bytes::Extents(extents) = bytes {
@@ -192,6 +192,11 @@ impl FsCore {
         }
         Ok(())
     }
+}
+
+/// Whether a file carries suid, sgid or file capabilities.
+pub(in crate::core) fn has_privileges(record: &InodeRec) -> bool {
+    record.perm & 0o6000 != 0 || record.xattrs.contains_key(CAPABILITY_XATTR)
 }
 
 /// Takes suid, sgid and file capabilities off a file whose bytes or owner change.

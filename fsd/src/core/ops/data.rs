@@ -9,7 +9,7 @@ use crate::core::ops::attr::drop_privileges;
 use crate::core::record::{Delta, ExtentSource};
 use crate::core::stream::{Bytes, Stream};
 use crate::core::types::{Caller, Fh, Ino};
-use crate::core::{FsCore, FsError, extents};
+use crate::core::{FsCore, FsError, access, extents};
 use crate::sync::Arc;
 
 /// Most bytes one copy_file_range request moves: a longer one is asked again for the rest.
@@ -227,6 +227,7 @@ impl FsCore {
         if from.0 == to.0 && !apart {
             return Err(FsError::Invalid("overlapping ranges of one file"));
         }
+        let kill = !access::keeps_privileges(caller);
         let mut buf = vec![0; len.min(COPY_CHUNK_BYTES) as usize];
         let mut done = 0;
         while done < len {
@@ -235,7 +236,7 @@ impl FsCore {
             if got == 0 {
                 break;
             }
-            let put = self.write(to.0, to.1, to.2 + done, &buf[..got], caller.uid != 0)?;
+            let put = self.write(to.0, to.1, to.2 + done, &buf[..got], kill)?;
             done += put as u64;
             if put < got {
                 break;

@@ -5,10 +5,10 @@ use std::os::fd::OwnedFd;
 use rustix::fs::OFlags;
 
 use crate::backstore::ObjectFile;
-use crate::core::access::CAPABILITY_XATTR;
 use crate::core::copy_up;
 use crate::core::handle::Handle;
-use crate::core::inode::{IoMode, Node};
+use crate::core::inode::IoMode;
+use crate::core::ops::attr::has_privileges;
 use crate::core::ops::create::{NewEntry, plain};
 use crate::core::record::{Content, ObjectId};
 use crate::core::stream::{Bytes, Stream};
@@ -198,7 +198,9 @@ impl FsCore {
             // Whoever holds the bytes now (a truncation, say) must not turn this open into a
             // cached one: the kernel would answer EIO.
             IoMode::Passthrough { token, file } if node.opens > 0 => (*token, file.clone()),
-            _ if node.opens > 0 || has_privileges(node) => return Ok(None),
+            _ if node.opens > 0 || node.record.as_deref().is_some_and(has_privileges) => {
+                return Ok(None);
+            }
             _ => match stream.bytes.try_read().as_deref() {
                 Ok(Bytes::Object {
                     id,
@@ -243,12 +245,6 @@ impl FsCore {
 
 /// What a passthrough open is given: token, object, and the object's descriptor for the kernel.
 type Backing = (u64, Arc<dyn ObjectFile>, OwnedFd);
-
-fn has_privileges(node: &Node) -> bool {
-    node.record
-        .as_ref()
-        .is_some_and(|r| r.perm & 0o6000 != 0 || r.xattrs.contains_key(CAPABILITY_XATTR))
-}
 
 fn token_of(id: ObjectId) -> u64 {
     id.number
