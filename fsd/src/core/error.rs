@@ -83,6 +83,9 @@ pub enum FsError {
     /// SEEK_DATA or SEEK_HOLE past the end.
     #[error("no data past that offset")]
     NoData,
+    /// The program is being executed: it cannot be truncated.
+    #[error("{0:?} is being executed")]
+    InExecution(Ino),
     /// The branch may not be changed.
     #[error("read-only branch")]
     ReadOnly,

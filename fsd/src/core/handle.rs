@@ -17,6 +17,8 @@ pub struct Handle {
     pub stream: Arc<Stream>,
     /// Opened for writing.
     pub writes: bool,
+    /// Opened by execve(2).
+    pub executes: bool,
 }
 
 /// The handle table. Rank 3.

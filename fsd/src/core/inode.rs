@@ -20,6 +20,8 @@ pub struct Node {
     pub opens: u32,
     /// Handles open for writing.
     pub writers: u32,
+    /// Handles that running programs hold on their own file.
+    pub executors: u32,
     /// The branch's own record; `None` while the inode is the base's alone.
     pub record: Option<Arc<InodeRec>>,
     /// Where its base object is, while there is one: content, attributes or children come from it.
@@ -67,6 +69,7 @@ impl Node {
             lookups: 0,
             opens: 0,
             writers: 0,
+            executors: 0,
             record: None,
             base: None,
             seen: None,

@@ -46,7 +46,12 @@ pub enum OpenIo {
 struct Access {
     writes: bool,
     truncates: bool,
+    executes: bool,
 }
+
+/// The kernel's own mark of an open by execve(2), which reaches us among the flags of open(2).
+/// A program cannot set it. Source: __FMODE_EXEC of the kernel's fs.h.
+const OPEN_EXEC: u32 = 0x20;
 
 impl Access {
     fn of(flags: i32) -> Self {
@@ -55,6 +60,7 @@ impl Access {
         Self {
             writes: mode == OFlags::WRONLY || mode == OFlags::RDWR,
             truncates: flags.contains(OFlags::TRUNC),
+            executes: flags.bits() & OPEN_EXEC != 0,
         }
     }
 }
@@ -62,18 +68,27 @@ impl Access {
 impl FsCore {
     /// Opens a regular file. `flags` are those of open(2), O_TRUNC among them.
     ///
-    /// Opening copies nothing up, truncating does. Errors: `Stale`, `IsADirectory`,
+    /// Opening copies nothing up, truncating does. Errors: `Stale`, `IsADirectory`, `InExecution`,
     /// `NotSupported` for devices, FIFOs and sockets (the kernel opens those itself), `Base`,
     /// `Store`.
     pub fn open(&self, caller: &Caller, ino: Ino, flags: i32) -> Result<Opened, FsError> {
         let access = Access::of(flags);
-        match crate::sync::lock(&self.tree).node(ino)?.kind {
-            Kind::File => {}
-            Kind::Dir => return Err(FsError::IsADirectory(ino)),
-            _ => {
-                return Err(FsError::NotSupported(
-                    "opening a special file through the branch",
-                ));
+        {
+            let tree = crate::sync::lock(&self.tree);
+            let node = tree.node(ino)?;
+            match node.kind {
+                Kind::File => {}
+                Kind::Dir => return Err(FsError::IsADirectory(ino)),
+                _ => {
+                    return Err(FsError::NotSupported(
+                        "opening a special file through the branch",
+                    ));
+                }
+            }
+            // The kernel keeps writers off a running program by itself, but looks at O_TRUNC without
+            // write access only after we have truncated.
+            if access.truncates && !access.writes && node.executors > 0 {
+                return Err(FsError::InExecution(ino));
             }
         }
         if access.truncates {
@@ -156,6 +171,7 @@ impl FsCore {
         let node = tree.node_mut(ino)?;
         node.opens += 1;
         node.writers += u32::from(access.writes);
+        node.executors += u32::from(access.executes);
         let io = match backing {
             Some((token, file, fd)) => {
                 node.io = IoMode::Passthrough { token, file };
@@ -169,6 +185,7 @@ impl FsCore {
             ino,
             stream,
             writes: access.writes,
+            executes: access.executes,
         };
         let opened = Opened {
             fh: self.handles.add(handle.clone()),
@@ -231,6 +248,7 @@ impl FsCore {
             let Ok(node) = tree.node_mut(ino) else { return };
             node.opens = node.opens.saturating_sub(1);
             node.writers = node.writers.saturating_sub(u32::from(handle.writes));
+            node.executors = node.executors.saturating_sub(u32::from(handle.executes));
             if node.opens == 0 {
                 node.io = IoMode::Cached;
             }
