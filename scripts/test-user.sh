@@ -26,6 +26,12 @@ case ${1:-} in
     echo "for the group" >"$home/by-group/file"
     chown "root:$group" "$home/by-group/file"
     chmod 640 "$home/by-group/file"
+    # ssh refuses included system configuration of strangers; some hosts have none to be refused.
+    ssh_config=
+    if [ -d /etc/ssh/ssh_config.d ]; then
+      ssh_config=/etc/ssh/ssh_config.d/agentfs-test.conf
+      echo "# Nothing: made by the tests of agentfs, and removed by them." >"$ssh_config"
+    fi
     [ -c /dev/fuse ] || modprobe fuse || { echo "test-user.sh: no /dev/fuse" >&2; exit 1; }
     fuse_mode=$(stat -c %a /dev/fuse)
     cat >"$state" <<STATE
@@ -34,6 +40,7 @@ home=$home
 group_file=$home/by-group/file
 made_user=$made_user
 made_group=$made_group
+ssh_config=$ssh_config
 fuse_mode=$fuse_mode
 STATE
     chmod 666 /dev/fuse
@@ -43,6 +50,7 @@ STATE
     # shellcheck source=/dev/null
     . "$state"
     chmod "${fuse_mode:?}" /dev/fuse
+    if [ -n "${ssh_config?}" ]; then rm -f "$ssh_config"; fi
     if [ "${made_user:?}" = 1 ]; then
       # Only processes that the suites left behind can be his; the leak check has seen them.
       userdel --force --remove "$user" 2>/dev/null

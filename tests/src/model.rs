@@ -1,6 +1,7 @@
 //! The reference model of a file tree: plain maps, no cleverness, no errors but errnos.
 //!
-//! It says what Linux says to a caller with uid 0 and gid 0. It knows nothing of branches, which
+//! It says what Linux says to a caller with uid 0 and gid 0, and all capabilities but CAP_FSETID
+//! where bytes change: who changes them takes suid and sgid away, as in every run. It knows nothing of branches, which
 //! is the point: a branch must look like one ordinary tree.
 
 use std::collections::BTreeMap;
@@ -551,20 +552,26 @@ impl Node {
     fn chown(&mut self, uid: u32, gid: u32) {
         (self.uid, self.gid) = (uid, gid);
         if !matches!(self.body, Body::Dir(_) | Body::Symlink(_)) {
-            self.perm &= !0o4000;
-            if self.perm & 0o010 != 0 {
-                self.perm &= !0o2000;
-            }
+            self.drop_privileges();
+        }
+    }
+
+    fn drop_privileges(&mut self) {
+        self.perm &= !0o4000;
+        if self.perm & 0o010 != 0 {
+            self.perm &= !0o2000;
         }
     }
 
     fn resize(&mut self, size: u64) {
         self.mtime = None;
+        self.drop_privileges();
         self.bytes().resize(usize::try_from(size).expect("size"), 0);
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
         self.mtime = None;
+        self.drop_privileges();
         let start = usize::try_from(offset).expect("offset");
         let bytes = self.bytes();
         if bytes.len() < start + data.len() {
@@ -581,6 +588,7 @@ impl Node {
         bytes[start..bytes.len().min(start + len)].to_vec()
     }
 
+    /// Takes no privileges away: the kernel asks for that by a setattr of its own.
     fn allocate(&mut self, how: Allocate, offset: u64, len: u64) {
         self.mtime = None;
         let start = usize::try_from(offset).expect("offset");

@@ -81,10 +81,11 @@ impl Pty {
                 "the terminal never showed {text:?}:\n{}",
                 self.text()
             );
+            let was = self.seen.len();
             assert!(
-                self.read_some(left) || self.seen[self.used..].len() >= text.len(),
+                self.read_some(left.min(Duration::from_millis(100))) || self.is_open(),
                 "the terminal closed before it showed {text:?}:\n{}",
-                self.text()
+                String::from_utf8_lossy(&self.seen[..was])
             );
         }
     }
@@ -120,6 +121,15 @@ impl Pty {
                 self.text()
             );
         }
+    }
+
+    /// Whether somebody still holds the other end.
+    fn is_open(&self) -> bool {
+        let mut fds = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).expect("poll");
+        !fds[0]
+            .revents()
+            .is_some_and(|r| r.contains(PollFlags::POLLHUP))
     }
 
     /// Reads what is there, waiting at most `within`; false at the end of the stream or when

@@ -164,7 +164,7 @@ fn after_a_killed_daemon_the_command_gets_errors_and_never_the_base() {
     let sandbox = Sandbox::new();
     base::small(&sandbox.work());
     let before = Manifest::of(&sandbox.work());
-    let text = "echo mine > file; echo ready; while [ ! -e ../out/go ]; do read -t 0.05 x < <(:); done; \
+    let text = "echo mine > file; echo ready; while [ ! -e ../out/go ]; do sleep 0.05; done; \
                 cat file; echo poison > file; cat dir/one; echo end";
     let mut command = sandbox.agentfs(&["run", "-q", "--branch", "b", "--rw"]);
     command.arg(sandbox.out()).args(["--", "bash", "-c", text]);
@@ -187,7 +187,7 @@ fn after_a_killed_daemon_the_command_gets_errors_and_never_the_base() {
 /// Starts a run that stays up until `out/stop` exists.
 fn live(sandbox: &Sandbox, branch: &str, first: &str) -> agentfs_tests::cmd::Running {
     let text = format!(
-        "{first}; echo ready; while [ ! -e '{}/stop' ]; do read -t 0.05 x < <(:); done; cat late",
+        "{first}; echo ready; while [ ! -e '{}/stop' ]; do sleep 0.05; done; cat late",
         sandbox.out().display()
     );
     let mut command = sandbox.agentfs(&["run", "-q", "--branch", branch, "--rw"]);
@@ -208,13 +208,13 @@ fn a_live_branch_is_joined() {
     let run = live(
         &sandbox,
         "b",
-        "echo early > early; readlink /proc/self/ns/pid > pidns",
+        "echo early > early; readlink /proc/self/ns/user > userns; echo x > /tmp/x",
     );
-    // The same view, the same processes; what one writes the other sees at once.
-    let text = "set -e; cat early; test \"$(readlink /proc/self/ns/pid)\" = \"$(cat pidns)\"; \
-                echo late > late; echo changed > file; exit 4";
+    // The same view, /tmp included; what one writes the other sees at once. Not its processes.
+    let text = "set -e; cat early; test \"$(readlink /proc/self/ns/user)\" = \"$(cat userns)\"; \
+                cat /tmp/x; test $(ls -d /proc/[0-9]* | wc -l) -lt 6; echo late > late; echo changed > file; exit 4";
     let done = sandbox.sh("b", text).expect(4);
-    assert_eq!(done.out(), "early\n");
+    assert_eq!(done.out(), "early\nx\n");
     sandbox
         .call(&["exec", "-q", "b", "--", "grep", "changed", "file"])
         .ok();

@@ -47,7 +47,7 @@ fn control_c_reaches_the_command() {
     let sandbox = Sandbox::new();
     script(
         &sandbox,
-        "trap 'echo caught; exit 9' INT; echo ready; while :; do read -t 1 x; done",
+        "trap 'echo caught; exit 9' INT; echo ready; sleep 600 & wait",
     );
     let mut pty = terminal(&sandbox);
     pty.send("\"$AGENTFS\" run -q --branch b -- bash script; echo \"status=$?\"\n");
@@ -74,9 +74,10 @@ fn control_backslash_kills_the_command() {
         return;
     }
     let sandbox = Sandbox::new();
+    // Not bash, which ignores SIGQUIT until it has become the sleep.
     script(&sandbox, "ulimit -c 0; echo ready; exec sleep 600");
     let mut pty = terminal(&sandbox);
-    pty.send("\"$AGENTFS\" run -q --branch b -- bash script\n");
+    pty.send("\"$AGENTFS\" run -q --branch b -- dash script\n");
     pty.expect("ready");
     pty.send("\x1c");
     pty.expect("prompt> ");
@@ -164,8 +165,7 @@ fn termination_signals_are_passed_on() {
     ] {
         let sandbox = Sandbox::new();
         let name = signal.as_str().trim_start_matches("SIG");
-        let text =
-            format!("trap 'exit 9' {name}; echo ready; while :; do read -t 1 x < <(:); done");
+        let text = format!("trap 'exit 9' {name}; echo ready; sleep 600 & wait");
         let run = sandbox.start_sh("b", &text);
         until("the command is up", || run.stdout_now() == b"ready\n");
         run.signal(signal);
