@@ -145,11 +145,11 @@ fn is_cut_write(found: &Model, before: &Model, step: Option<&Step>) -> bool {
     let cuts = (offset + 1..end).filter(|at| at % PAGE_BYTES == 0);
     cuts.into_iter().any(|at| {
         let mut model = before.clone();
-        model.apply(&Step::Write {
+        let part = Step::Write {
             slot: *slot,
             offset: *offset,
             data: data[..(at - offset) as usize].to_vec(),
-        });
-        found.difference_but_owners(&model).is_none()
+        };
+        model.apply(&part).is_ok() && found.difference_but_owners(&model).is_none()
     })
 }
