@@ -70,6 +70,7 @@ pub fn open_bytes(core: &FsCore, tree: &Tree, ino: Ino) -> Result<Bytes, FsError
                 },
                 base_bytes,
                 map,
+                unrecorded: false,
                 older,
             })
         }
@@ -81,11 +82,50 @@ pub fn stream_of(core: &FsCore, tree: &mut Tree, ino: Ino) -> Result<Arc<Stream>
     if let Some(stream) = &tree.node(ino)?.stream {
         return Ok(stream.clone());
     }
-    let bytes = open_bytes(core, tree, ino)?;
+    let mut bytes = open_bytes(core, tree, ino)?;
     let dirty = tree.node(ino)?.record.as_ref().is_some_and(|r| r.dirty);
+    if dirty
+        && let Bytes::Extents(extents) = &mut bytes
+        && extents.writable
+    {
+        // A crash can lie between the cut of the object and its record. What the record still shows
+        // past the end must not come back when the file grows.
+        let end = extents.own.1.len()?;
+        extents.unrecorded = extents.cut(end);
+        if let Err(e) = record_map(core, tree, ino, &mut bytes) {
+            // Whoever is to change the file tries again; reading it needs no record.
+            tracing::warn!(%ino, error = %e, "cannot record a truncation yet");
+        }
+    }
     let stream = Arc::new(Stream::new(bytes, dirty));
     tree.node_mut(ino)?.stream = Some(stream.clone());
     Ok(stream)
+}
+
+/// Records the map of a file of extents, if a truncation left that to be done.
+///
+/// Errors: `Base`, `Store`; then it is still to be done. Locks: the caller holds the tree.
+pub fn record_map(
+    core: &FsCore,
+    tree: &mut Tree,
+    ino: Ino,
+    bytes: &mut Bytes,
+) -> Result<(), FsError> {
+    let Bytes::Extents(extents) = bytes else {
+        return Ok(());
+    };
+    if !extents.unrecorded {
+        return Ok(());
+    }
+    let mut change = Change::default();
+    tree.edit(&core.base, &mut change, ino)?.content = Content::Extents {
+        own: extents.own.0,
+        base_bytes: extents.base_bytes,
+    };
+    change.push(Delta::SetExtents(ino, Arc::new(extents.map.clone())));
+    tree.commit(change)?;
+    extents.unrecorded = false;
+    Ok(())
 }
 
 /// A staged object: removed again unless it was published.
@@ -120,7 +160,7 @@ enum Below<'a> {
 ///
 /// Errors: `Base`, `Store` (no space among them); then nothing has changed.
 /// Locks: the caller holds `bytes` for writing; takes the tree, not while it copies.
-pub fn promote(
+fn promote(
     core: &FsCore,
     ino: Ino,
     stream: &Stream,
@@ -146,9 +186,9 @@ pub fn promote(
     let file: Arc<dyn ObjectFile> = Arc::from(file);
     let stage = StageGuard { core, id: Some(id) };
     let (content, mut next) = fill(id, &file, below)?;
-    if matches!(next, Bytes::Object { .. }) && !file.is_empty()? {
+    if !file.is_empty()? {
         // What was safe below must be as safe in the copy before a record leads there: a power
-        // cut may keep the record and lose the bytes. Extents need none of this.
+        // cut may keep the record and lose the bytes, or the length of a file of extents.
         file.sync(true)?;
     }
     let object_mtime = file.stat()?.mtime;
@@ -261,6 +301,7 @@ fn fill(
             base: None,
             base_bytes,
             map,
+            unrecorded: false,
             older: std::collections::HashMap::new(),
         };
         (
@@ -350,6 +391,25 @@ fn copy(
     // The source may have shrunk below us: what it no longer has reads as zeros.
     if at < len {
         target.set_len(len)?;
+    }
+    Ok(())
+}
+
+/// Makes `bytes` fit to be changed: copied up, marked, and with all that was cut off recorded.
+///
+/// Errors and locks: as [`promote`].
+pub fn make_writable(
+    core: &FsCore,
+    ino: Ino,
+    stream: &Stream,
+    bytes: &mut Bytes,
+    keep_bytes: u64,
+) -> Result<(), FsError> {
+    promote(core, ino, stream, bytes, keep_bytes)?;
+    mark_dirty(core, ino, stream)?;
+    if matches!(bytes, Bytes::Extents(extents) if extents.unrecorded) {
+        let mut tree = crate::sync::lock(&core.tree);
+        record_map(core, &mut tree, ino, bytes)?;
     }
     Ok(())
 }

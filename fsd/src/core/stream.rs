@@ -60,6 +60,8 @@ pub struct Extents {
     pub base_bytes: u64,
     /// Extents above the base.
     pub map: ExtentMap,
+    /// A truncation could not be recorded: `map` and `base_bytes` must be, before the file grows.
+    pub unrecorded: bool,
     /// Older objects that the map names.
     pub older: HashMap<ObjectId, Arc<dyn ObjectFile>>,
 }
@@ -202,6 +204,21 @@ impl Extents {
         self.older.get(&id).ok_or(FsError::Invalid(
             "an extent names an object that is not open",
         ))
+    }
+
+    /// Takes everything past `end` out of sight; says whether anything was there.
+    pub fn cut(&mut self, end: u64) -> bool {
+        let past = self
+            .map
+            .range(..)
+            .next_back()
+            .is_some_and(|(at, (len, _))| at + len > end);
+        if !past && self.base_bytes <= end {
+            return false;
+        }
+        extents::clear(&mut self.map, end, u64::MAX);
+        self.base_bytes = self.base_bytes.min(end);
+        true
     }
 
     /// Whether all of `start..end` already lies in the own object.

@@ -382,3 +382,50 @@ fn exchange_swaps_a_base_directory_and_a_new_file() {
         .rename(&ME, Ino::ROOT, &a, Ino::ROOT, &b, RenameMode::NoReplace);
     assert!(matches!(taken, Err(FsError::Exists { .. })));
 }
+
+/// The regular files of the store that hold `bytes` bytes.
+fn objects_of(dir: &Path, bytes: u64) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let (path, meta) = entry.map(|e| (e.path(), e.metadata().unwrap())).unwrap();
+        if meta.is_dir() {
+            found.extend(objects_of(&path, bytes));
+        } else if meta.len() == bytes {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn a_crash_inside_a_truncation_brings_no_base_bytes_back() {
+    let mut bench = Bench::new(|base| fs::write(base.join("big"), vec![b'B'; 3 << 20]).unwrap());
+    let ino = bench.walk("big").unwrap().ino;
+    let opened = bench.core().open(&ME, ino, O_RDWR).unwrap();
+    bench.core().write(ino, opened.fh, 0, b"x", false).unwrap();
+    drop(bench.core.take());
+    // What SIGKILL leaves between the cut of the object and the frame that records it.
+    let objects = objects_of(bench.store.path(), 3 << 20);
+    assert_eq!(objects.len(), 1, "{objects:?}");
+    fs::File::options()
+        .write(true)
+        .open(&objects[0])
+        .unwrap()
+        .set_len(1_500_000)
+        .unwrap();
+    bench.open();
+    let ino = bench.walk("big").unwrap().ino;
+    assert_eq!(bench.walk("big").unwrap().size, 1_500_000);
+    let grow = SetAttr {
+        size: Some(3 << 20),
+        ..SetAttr::default()
+    };
+    bench.core().setattr(&ME, ino, None, &grow).unwrap();
+    for clean in [false, true] {
+        let bytes = bench.read("big");
+        assert_eq!(bytes.len(), 3 << 20);
+        assert!(bytes[1..1_500_000].iter().all(|b| *b == b'B'));
+        assert!(bytes[1_500_000..].iter().all(|b| *b == 0));
+        bench.reopen(clean);
+    }
+}

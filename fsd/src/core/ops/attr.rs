@@ -8,7 +8,7 @@ use crate::core::record::{Content, Delta, InodeRec};
 use crate::core::stream::Bytes;
 use crate::core::superblock::Tree;
 use crate::core::types::{Attr, Caller, Fh, Ino, Kind, SetAttr, Time, TimeSet};
-use crate::core::{FsCore, FsError, extents};
+use crate::core::{FsCore, FsError};
 use crate::sync::Arc;
 
 impl FsCore {
@@ -114,8 +114,7 @@ impl FsCore {
         };
         let result = (|| {
             let mut bytes = crate::sync::write(&stream.bytes);
-            copy_up::promote(self, ino, &stream, &mut bytes, size)?;
-            copy_up::mark_dirty(self, ino, &stream)?;
+            copy_up::make_writable(self, ino, &stream, &mut bytes, size)?;
             if let Some(object) = bytes.object() {
                 object.set_len(size)?;
             }
@@ -146,15 +145,19 @@ impl FsCore {
             drop_privileges(record);
         }
         if let Bytes::Extents(extents) = bytes {
-            extents::clear(&mut extents.map, size, u64::MAX);
-            extents.base_bytes = extents.base_bytes.min(size);
+            // The object is cut already, so this holds whether or not it can be recorded now.
+            extents.unrecorded |= extents.cut(size);
             record.content = Content::Extents {
                 own: extents.own.0,
                 base_bytes: extents.base_bytes,
             };
             change.push(Delta::SetExtents(ino, Arc::new(extents.map.clone())));
         }
-        tree.commit(change)
+        tree.commit(change)?;
+        if let Bytes::Extents(extents) = bytes {
+            extents.unrecorded = false;
+        }
+        Ok(())
     }
 
     /// Folds the object's stamps into the record and closes the stream, if no handle needs it.
@@ -187,7 +190,9 @@ impl FsCore {
                 .marked_dirty
                 .store(false, std::sync::atomic::Ordering::Release);
         }
-        if close {
+        // Somebody who is about to change the bytes may hold the stream without a handle: detached
+        // now, the next open would make a second one beside it. That holder settles in its turn.
+        if close && Arc::strong_count(&stream) == 2 {
             tree.node_mut(ino)?.stream = None;
         }
         Ok(())

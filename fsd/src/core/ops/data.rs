@@ -68,8 +68,7 @@ impl FsCore {
             }
         }
         let mut bytes = crate::sync::write(&stream.bytes);
-        copy_up::promote(self, ino, stream, &mut bytes, SIZE_MAX)?;
-        copy_up::mark_dirty(self, ino, stream)?;
+        copy_up::make_writable(self, ino, stream, &mut bytes, SIZE_MAX)?;
         let Some(object) = bytes.object() else {
             return Ok(0);
         };
@@ -145,8 +144,7 @@ impl FsCore {
         let mode = FallocateFlags::from_bits_retain(mode as u32);
         let stream = &handle.stream;
         let mut bytes = crate::sync::write(&stream.bytes);
-        copy_up::promote(self, ino, stream, &mut bytes, SIZE_MAX)?;
-        copy_up::mark_dirty(self, ino, stream)?;
+        copy_up::make_writable(self, ino, stream, &mut bytes, SIZE_MAX)?;
         if mode.intersects(FallocateFlags::COLLAPSE_RANGE | FallocateFlags::INSERT_RANGE) {
             // These shift bytes, so all of them must lie in one object first.
             copy_up::gather(self, ino, &mut bytes)?;

@@ -43,6 +43,14 @@ impl FsCore {
                 object.sync(true)?;
             }
         }
+        // Objects of files that are closed by now: nobody keeps a list of those.
+        let path = crate::sync::lock(&self.tree).branch.location()?;
+        let synced = std::fs::File::open(&path).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
+        synced.map_err(|source| StoreError::Io {
+            op: "syncfs",
+            path,
+            source,
+        })?;
         journal.sync()?;
         Ok(())
     }
@@ -52,7 +60,10 @@ impl FsCore {
     /// Errors: `Store`; the branch goes on, the next call tries again.
     pub fn maintain(&self) -> Result<(), FsError> {
         let journal = crate::sync::lock(&self.tree).branch.journal_sync()?;
-        journal.sync()?;
+        if let Err(e) = journal.sync() {
+            // A journal whose sync failed once never syncs again; a checkpoint leaves it behind.
+            tracing::error!(error = %e, "cannot sync the journal, a checkpoint takes its place");
+        }
         let mut tree = crate::sync::lock(&self.tree);
         if tree.branch.needs_checkpoint() {
             tree.branch.checkpoint()?;
