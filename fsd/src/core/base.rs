@@ -191,12 +191,7 @@ impl BaseTree {
 
     fn statx_at(&self, dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<Statx> {
         self.check_place(dir, name)?;
-        rfs::statx(
-            dir,
-            name,
-            AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT,
-            StatxFlags::BASIC_STATS | StatxFlags::BTIME,
-        )
+        statx(dir, name)
     }
 
     /// Whether this object must stay invisible.
@@ -323,6 +318,23 @@ impl BaseTree {
         dead
     }
 
+    /// What tells the file system at `loc` from others over reboots, where device numbers move: its
+    /// own id if it has one, else the device number. Source: statvfs(3), f_fsid.
+    pub fn device_key(&self, loc: &BaseLoc, dev: u64) -> u64 {
+        let fd = match loc {
+            BaseLoc::Child(dir, name) => self.dir_fd(dir).and_then(|fd| {
+                self.check_place(&fd, name.as_bytes())?;
+                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                rfs::openat(&fd, name.as_bytes(), flags, Mode::empty())
+            }),
+            BaseLoc::Path(path) => self.open_path(path, OFlags::PATH),
+        };
+        match fd.and_then(rfs::fstatvfs) {
+            Ok(stat) if stat.f_fsid != 0 => stat.f_fsid,
+            _ => dev,
+        }
+    }
+
     /// Opens the regular file at `loc` for reading and checks that it still is the object `want`.
     ///
     /// Errors: `Base`; ESTALE inside it when another object or type stands there now.
@@ -345,9 +357,12 @@ impl BaseTree {
             e => e,
         });
         let fd = fd.map_err(base_error("open"))?;
-        let st = rfs::fstat(&fd).map_err(base_error("stat"))?;
-        let same = st.st_dev == want.dev && st.st_ino == want.ino;
-        if !same || FileType::from_raw_mode(st.st_mode) != FileType::RegularFile {
+        let st = statx(&fd, b"")
+            .map(|st| base_stat(&st))
+            .map_err(base_error("stat"))?;
+        // The device number may be another since the last boot.
+        let same = st.fingerprint.ino == want.ino && st.fingerprint.btime == want.btime;
+        if !same || st.kind != Kind::File {
             return Err(base_error("open")(rustix::io::Errno::STALE));
         }
         Ok(File::from(fd))
@@ -481,6 +496,15 @@ fn sized(
             Err(e) => return Err(e),
         }
     }
+}
+
+fn statx(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<Statx> {
+    rfs::statx(
+        dir,
+        name,
+        AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT,
+        StatxFlags::BASIC_STATS | StatxFlags::BTIME,
+    )
 }
 
 fn kind_of(file_type: FileType) -> Kind {

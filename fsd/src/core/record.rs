@@ -152,11 +152,11 @@ pub enum Delta {
     SetExtents(Ino, Arc<ExtentMap>),
     /// This object is unreachable from now on but may still be open; recovery removes the file.
     Orphan(ObjectId),
-    /// Device index `index` of the inode scheme stands for this host device.
+    /// Device index `index` of the inode scheme stands for the host's file system with this key.
     PutDevice {
         /// Position in the list of devices, from 0.
         index: u16,
-        /// `st_dev` on the host.
+        /// Its `f_fsid` (statvfs), or the device number where it has none.
         dev: u64,
     },
 }

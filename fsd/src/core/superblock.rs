@@ -4,7 +4,6 @@
 //! are modified. Data never moves under its lock.
 
 use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use crate::backstore::{LiveBranch, Records};
@@ -14,7 +13,7 @@ use crate::core::exposed::Exposed;
 use crate::core::inode::Node;
 use crate::core::listing::Listings;
 use crate::core::record::{Content, Delta, InodeRec};
-use crate::core::types::{Attr, Ino, Kind, Name};
+use crate::core::types::{Attr, Ino, Kind, Name, Time};
 
 /// Bits of a host inode number that an [`Ino`] carries as they are; the device index goes above.
 const HOST_INO_BITS: u32 = 48;
@@ -30,23 +29,19 @@ pub struct Tree {
     pub nodes: HashMap<Ino, Node>,
     /// Listings being read.
     pub listings: Listings,
-    /// Host devices by index in the inode scheme (index 0 is never used).
+    /// Indexes in the inode scheme by host device, as met since the branch was opened; the branch
+    /// records them by a key that outlives the device number. Index 0 is never used.
     devices: HashMap<u64, u16>,
 }
 
 impl Tree {
     /// The tree of `branch`, with its root node in place.
     pub fn new(branch: LiveBranch, exposed: Option<Arc<Exposed>>) -> Result<Self, FsError> {
-        let devices = branch
-            .devices()
-            .into_iter()
-            .map(|(index, dev)| (dev, index))
-            .collect();
         let mut tree = Self {
             branch,
             nodes: HashMap::new(),
             listings: Listings::default(),
-            devices,
+            devices: HashMap::new(),
         };
         let loc = BaseLoc::Path(Arc::from(b"/".as_slice()));
         let record = tree.branch.inode(Ino::ROOT)?;
@@ -90,30 +85,56 @@ impl Tree {
         }
     }
 
-    /// The inode number of a base object.
+    /// The inode number of a base object: `dev` and `host_ino` as stat(2) shows them at `loc`.
     ///
     /// Errors: `Store` when a device is met for the first time and cannot be recorded.
-    pub fn base_ino(&mut self, dev: u64, host_ino: u64) -> Result<Ino, FsError> {
+    pub fn base_ino(
+        &mut self,
+        base: &BaseTree,
+        loc: &BaseLoc,
+        dev: u64,
+        host_ino: u64,
+    ) -> Result<Ino, FsError> {
         let index = match self.devices.get(&dev) {
             Some(index) => *index,
-            None => {
-                let index = self
-                    .devices
-                    .values()
-                    .max()
-                    .map_or(1, |max| max.saturating_add(1));
-                self.branch.commit(vec![Delta::PutDevice { index, dev }])?;
-                self.devices.insert(dev, index);
-                index
-            }
+            None => self.meet_device(base.device_key(loc, dev), dev)?,
         };
         let fits =
             host_ino < 1 << HOST_INO_BITS && u64::from(index) < FIRST_HASHED >> HOST_INO_BITS;
         Ok(if fits {
             Ino(u64::from(index) << HOST_INO_BITS | host_ino)
         } else {
-            hashed_ino(&(dev, host_ino))
+            hashed_ino(
+                Ino(host_ino),
+                Time {
+                    sec: i64::from(index),
+                    nsec: 0,
+                },
+            )
         })
+    }
+
+    /// Gives a device that was not seen since the branch was opened its index: the one recorded for
+    /// its key, unless another device of this session has it already (a copied file system image).
+    fn meet_device(&mut self, key: u64, dev: u64) -> Result<u16, FsError> {
+        let recorded = self.branch.devices();
+        let free = |index: &u16| !self.devices.values().any(|used| used == index);
+        let known = recorded
+            .iter()
+            .find(|(_, k)| *k == key)
+            .map(|(index, _)| *index);
+        let index = match known.filter(free) {
+            Some(index) => index,
+            None => {
+                let last = recorded.iter().map(|(index, _)| *index).max().unwrap_or(0);
+                let index = last.saturating_add(1);
+                self.branch
+                    .commit(vec![Delta::PutDevice { index, dev: key }])?;
+                index
+            }
+        };
+        self.devices.insert(dev, index);
+        Ok(index)
     }
 
     /// Brings the inode of a recorded dentry into the table.
@@ -139,12 +160,14 @@ impl Tree {
     /// is of the same object: an inode number that the host has reused gets a number of its own.
     pub fn load_base(
         &mut self,
+        base: &BaseTree,
         dir: &Arc<BaseDir>,
         name: &Name,
         stat: &BaseStat,
     ) -> Result<Ino, FsError> {
         let print = &stat.fingerprint;
-        let mut ino = self.base_ino(print.dev, print.ino)?;
+        let loc = BaseLoc::Child(dir.clone(), name.clone());
+        let mut ino = self.base_ino(base, &loc, print.dev, print.ino)?;
         let record = match self.nodes.get(&ino) {
             Some(node) => node.record.clone(),
             None => self.branch.inode(ino)?,
@@ -152,7 +175,7 @@ impl Tree {
         if let Some(record) = record {
             let same = record.origin.as_ref().is_some_and(|origin| {
                 let known = &origin.fingerprint;
-                (known.dev, known.ino, known.btime) == (print.dev, print.ino, print.btime)
+                (known.ino, known.btime) == (print.ino, print.btime)
             });
             if same {
                 let node = self
@@ -164,15 +187,23 @@ impl Tree {
                 }
                 return Ok(ino);
             }
-            ino = hashed_ino(&(print.dev, print.ino, print.btime));
+            ino = hashed_ino(ino, print.btime);
         }
         let stale = self.nodes.get(&ino).is_some_and(|node| {
             node.seen.is_some_and(|seen| seen.btime != print.btime) || node.kind != stat.kind
         });
         if stale {
-            ino = hashed_ino(&(print.dev, print.ino, print.btime));
+            ino = hashed_ino(ino, print.btime);
         }
-        let loc = BaseLoc::Child(dir.clone(), name.clone());
+        if !self.nodes.contains_key(&ino)
+            && let Some(record) = self.branch.inode(ino)?
+        {
+            // Recorded under its hashed number, by another of its names.
+            let mut node = node_of_record(ino, record);
+            node.unplaced = Some((dir.clone(), name.clone()));
+            self.nodes.insert(ino, node);
+            return Ok(ino);
+        }
         self.nodes.entry(ino).or_insert_with(|| {
             let mut node = Node::new(stat.kind);
             if stat.kind == Kind::Dir {
@@ -318,10 +349,19 @@ impl Tree {
 }
 
 /// A number for a base object that the plain scheme has none for.
-fn hashed_ino(key: &impl Hash) -> Ino {
-    let mut hasher = std::hash::DefaultHasher::new();
-    key.hash(&mut hasher);
-    Ino(FIRST_HASHED | hasher.finish() >> 4)
+///
+/// It is on disk, so the hash is spelt out: the standard library's may change with a release.
+fn hashed_ino(ino: Ino, salt: Time) -> Ino {
+    const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
+    let words = [ino.0, salt.sec as u64, u64::from(salt.nsec)];
+    let hash = words
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .fold(FNV_OFFSET, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME)
+        });
+    Ino(FIRST_HASHED | hash >> 4)
 }
 
 /// The node of a recorded inode.

@@ -105,7 +105,7 @@ impl FsCore {
             Some(Dentry::Whiteout) => Err(no_entry()),
             None => {
                 let stat = stat.ok_or_else(no_entry)?;
-                let ino = tree.load_base(&base_dir, name, &stat)?;
+                let ino = tree.load_base(&self.base, &base_dir, name, &stat)?;
                 arrive(&mut tree, parent, ino, shown)?;
                 Ok((tree, ino))
             }

@@ -148,7 +148,7 @@ impl FsCore {
                         continue;
                     }
                 }
-                let child = tree.base_ino(dev, entry.host_ino)?;
+                let child = tree.base_ino(&self.base, &base_dir.loc, dev, entry.host_ino)?;
                 listing.insert(entry.name, child, entry.kind);
             }
         }
@@ -183,7 +183,8 @@ impl FsCore {
         for name in names {
             let loc = BaseLoc::Child(base_dir.clone(), name.clone());
             if let Some(stat) = self.base_stat(&loc)? {
-                let ino = tree.base_ino(stat.fingerprint.dev, stat.fingerprint.ino)?;
+                let print = &stat.fingerprint;
+                let ino = tree.base_ino(&self.base, &loc, print.dev, print.ino)?;
                 listing.insert(name.clone(), ino, stat.kind);
             }
         }
