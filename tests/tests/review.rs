@@ -93,7 +93,7 @@ fn modes_and_symlinks_land() {
         return;
     }
     lands(
-        "chmod +x two; chmod -x exec; ln -s two ln1; ln -snf elsewhere sym; rm dir/dangling; \
+        "chmod +x dir/one; chmod -x exec; ln -s two ln1; ln -snf elsewhere sym; rm dir/dangling; \
            rm text; ln -s big text; echo new > dir/dangling; chmod +x binary; echo x >> exec",
     );
 }
@@ -159,7 +159,7 @@ fn formats_of_diff() {
     sandbox
         .sh(
             "b",
-            "echo x >> text; rm dir/one; echo n > dir/new; ln -sf big sym; echo h > ~/outside",
+            "echo x >> text; rm dir/one; echo n > dir/new; ln -snf big sym; echo h > ~/outside",
         )
         .ok();
     let out = sandbox.call(&["diff", "b", "--name-status"]).ok().out();
@@ -300,7 +300,7 @@ fn counts_of_ls() {
         .ok();
     let row = sandbox.row("b");
     let count = |key: &str| {
-        row[key]
+        row["changes"][key]
             .as_u64()
             .unwrap_or_else(|| panic!("{key} in {row}"))
     };

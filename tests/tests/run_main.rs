@@ -67,7 +67,7 @@ fn a_crate_from_the_registry_passes_its_tests_on_a_branch() {
     let row = sandbox.row("feature");
     assert_eq!(row["name"], "feature");
     assert!(
-        row["added"].as_u64().is_some_and(|n| n > 10),
+        row["changes"]["added"].as_u64().is_some_and(|n| n > 10),
         "target/ was made: {row}"
     );
     work.assert_still();

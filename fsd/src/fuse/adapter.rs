@@ -346,7 +346,7 @@ impl Filesystem for Adapter {
             Ok(opened) => opened,
             Err(errno) => return reply.error(errno),
         };
-        if flags.0 & nix::libc::O_TRUNC != 0 && req.uid() != 0 {
+        if flags.0 & nix::libc::O_TRUNC != 0 {
             self.stale.attributes(ino);
         }
         let handle = FileHandle(fh.0);
