@@ -39,3 +39,51 @@ demo:
 # What CI does
 ci:
     .ci/run
+
+# File operations on a mount: names, links, times, attributes, locks, owners, space
+test-fuse-basic-ops:
+    scripts/fuse-suite.sh fuse-basic-ops basic:: owners:: space::
+
+# What must be refused, with which errno
+test-fuse-negative-ops:
+    scripts/fuse-suite.sh fuse-negative-ops negative::
+
+# Copy-up, whiteouts, opaque directories, hard links, a base that changes
+test-fuse-overlay-ops:
+    scripts/fuse-suite.sh fuse-overlay-ops overlay::
+
+# A hundred times mount and unmount: nothing may be left
+test-fuse-mount-cycle CYCLES="100":
+    AGENTFS_MOUNT_CYCLES={{CYCLES}} scripts/fuse-suite.sh fuse-mount-cycle mounts::cycles mounts::the_daemon
+
+# Mounts that cannot be, a killed daemon, remounts
+test-fuse-mount-failures:
+    scripts/fuse-suite.sh fuse-mount-failures mounts::mounts_that mounts::a_ mounts::remounts mounts::the_helper
+
+# Many mounts at once
+test-fuse-mount-concurrent:
+    scripts/fuse-suite.sh fuse-mount-concurrent mounts::many mounts::one
+
+# pjdfstest, the tests of one system call: "rename", "chmod"
+test-pjdfs-subset DIR:
+    scripts/pjdfstest.sh {{DIR}}
+
+# pjdfstest, all of it
+test-pjdfstest-full:
+    scripts/pjdfstest.sh
+
+# fsx over new files and files of the base
+test-fsx OPS="200000" SEEDS="10":
+    scripts/fsx.sh {{OPS}} {{SEEDS}}
+
+# Eight processes at once on one branch
+test-fuse-stress SECONDS="60":
+    scripts/stress.sh {{SECONDS}}
+
+# Show a branch at DIR, to try things by hand
+mount-fuse DIR:
+    scripts/mount-fuse.sh up {{DIR}}
+
+# And take it away
+umount-fuse DIR:
+    scripts/mount-fuse.sh down {{DIR}}

@@ -8,6 +8,7 @@
 #   mount_branch BRANCH MNT BASE [OPTIONS]    umount_branch MNT
 #   harness_end                      summary.json, "N passed, N failed", exit 1 if any failed
 #
+# AGENTFS_BIN_DIR names programs that are built already; AGENTFS_LOGS the directory of the logs.
 # As root the work happens in a mount namespace of its own, which takes every mount along when it
 # goes, whatever becomes of the script.
 
@@ -39,13 +40,16 @@ harness_begin() { # NAME
   trap 'exit 143' TERM
   passed=0 failed=0 skipped=0 failures=() harness_done=0 harness_start=$SECONDS
   started=$(date -u +%FT%TZ)
-  if ! cargo build --workspace --locked >"$logs/build.log" 2>&1; then
-    cat "$logs/build.log" >&2
-    exit 1
-  fi
   target=$(cargo metadata --format-version 1 --no-deps --offline |
     sed -E 's/.*"target_directory":"([^"]*)".*/\1/')
-  bin=$target/debug
+  bin=${AGENTFS_BIN_DIR:-}
+  if [ -z "$bin" ]; then
+    if ! cargo build --workspace --locked >"$logs/build.log" 2>&1; then
+      cat "$logs/build.log" >&2
+      exit 1
+    fi
+    bin=$target/debug
+  fi
 }
 
 # Processes that serve this harness's store, by their command lines.

@@ -11,6 +11,7 @@ pub mod leak;
 pub mod load;
 pub mod manifest;
 pub mod model;
+pub mod mounted;
 pub mod need;
 pub mod ops;
 pub mod pty;
@@ -20,5 +21,6 @@ pub mod wait;
 
 pub use cmd::Done;
 pub use manifest::Manifest;
+pub use mounted::Mounted;
 pub use need::need;
 pub use sandbox::Sandbox;

@@ -22,6 +22,9 @@ use crate::sync::Arc;
 /// Files up to this size are copied whole where they cannot be cloned.
 const COPY_WHOLE_MAX_BYTES: u64 = 1 << 20;
 
+/// Zeros of this length become a hole in a copy; a divisor of every buffer that is copied through.
+const HOLE_BYTES: usize = 4096;
+
 /// Bytes moved at a time when a layered file is gathered into one object.
 const GATHER_BYTES: usize = 1 << 20;
 
@@ -386,10 +389,11 @@ fn copy(
         if got == 0 {
             break;
         }
-        at += target.write_at(&buf[..got], at)? as u64;
+        write_sparsely(target, &buf[..got], at)?;
+        at += got as u64;
     }
-    // The source may have shrunk below us: what it no longer has reads as zeros.
-    if at < len {
+    // The end may be a hole; and what a source that shrank below us no longer has reads as zeros.
+    if target.len()? < len {
         target.set_len(len)?;
     }
     Ok(())
@@ -410,6 +414,25 @@ pub fn make_writable(
     if matches!(bytes, Bytes::Extents(extents) if extents.unrecorded) {
         let mut tree = crate::sync::lock(&core.tree);
         record_map(core, &mut tree, ino, bytes)?;
+    }
+    Ok(())
+}
+
+/// Writes what is not zero anyway: a hole of the source takes no space in the copy.
+fn write_sparsely(target: &Arc<dyn ObjectFile>, bytes: &[u8], offset: u64) -> Result<(), FsError> {
+    let is_zero = |block: &[u8]| block.iter().all(|b| *b == 0);
+    let mut start = 0;
+    while start < bytes.len() {
+        let blocks = |from: usize| bytes[from..].chunks(HOLE_BYTES);
+        start += HOLE_BYTES * blocks(start).take_while(|b| is_zero(b)).count();
+        if start >= bytes.len() {
+            break;
+        }
+        let count = blocks(start).take_while(|b| !is_zero(b)).count();
+        let end = bytes.len().min(start + HOLE_BYTES * count);
+        while start < end {
+            start += target.write_at(&bytes[start..end], offset + start as u64)?;
+        }
     }
     Ok(())
 }

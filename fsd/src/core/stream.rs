@@ -197,7 +197,8 @@ impl Extents {
         }
     }
 
-    fn object(&self, id: ObjectId) -> Result<&Arc<dyn ObjectFile>, FsError> {
+    /// The object that an extent names.
+    pub fn object(&self, id: ObjectId) -> Result<&Arc<dyn ObjectFile>, FsError> {
         if id == self.own.0 {
             return Ok(&self.own.1);
         }

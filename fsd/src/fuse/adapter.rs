@@ -442,7 +442,7 @@ impl Filesystem for Adapter {
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         tracing::trace!(target: "agentfs::write", ino = ino.0, offset, bytes = data.len());
         let written = self.call(op::WRITE, req, ino, |core| {
-            let killed = kill && core.kill_privileges(self.ino(ino))?;
+            let killed = kill && core.kill_privileges(&caller(req), self.ino(ino))?;
             let bytes = core.write(self.ino(ino), Fh(fh.0), offset, data, false)?;
             Ok((bytes, killed))
         });

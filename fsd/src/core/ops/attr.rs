@@ -24,6 +24,11 @@ impl FsCore {
         _fh: Option<Fh>,
         set: &SetAttr,
     ) -> Result<Attr, FsError> {
+        if *set == SetAttr::default() {
+            // The kernel's way to say that suid, sgid and file capabilities must go: before native
+            // writes, at fallocate(2), copy_file_range(2) and a chown(2) that changes no owner.
+            self.kill_privileges(caller, ino)?;
+        }
         if let Some(size) = set.size {
             self.truncate(caller, ino, size)?;
         }
@@ -68,9 +73,10 @@ impl FsCore {
                 (record.uid, record.gid),
                 (set.uid, set.gid),
             );
+            let is_member = self.is_member(caller, record);
             record.uid = set.uid.unwrap_or(record.uid);
             record.gid = set.gid.unwrap_or(record.gid);
-            drop_privileges(record);
+            drop_privileges(record, is_member);
         }
         if let Some(perm) = set.perm {
             record.perm = access::chmod(self, caller, record.gid, perm & 0o7777)?;
@@ -142,7 +148,8 @@ impl FsCore {
         (record.mtime, record.ctime) = (now, now);
         record.object_mtime = stamp.map(|s| s.mtime);
         if has_privileges(record) && !access::keeps_privileges(caller) {
-            drop_privileges(record);
+            let is_member = self.is_member(caller, record);
+            drop_privileges(record, is_member);
         }
         if let Bytes::Extents(extents) = bytes {
             // The object is cut already, so this holds whether or not it can be recorded now.
@@ -204,9 +211,21 @@ pub(in crate::core) fn has_privileges(record: &InodeRec) -> bool {
     record.perm & 0o6000 != 0 || record.xattrs.contains_key(CAPABILITY_XATTR)
 }
 
-/// Takes suid, sgid and file capabilities off a file whose bytes or owner change.
-pub(in crate::core) fn drop_privileges(record: &mut InodeRec) {
+impl FsCore {
+    /// Whether the caller belongs to the group that the file's sgid bit stands for. Looks no group
+    /// up for a file without the bit; nobody who cannot be identified is a member.
+    pub(in crate::core) fn is_member(&self, caller: &Caller, record: &InodeRec) -> bool {
+        record.perm & 0o2000 == 0 || access::in_group(self, caller, record.gid).unwrap_or(false)
+    }
+}
+
+/// Takes suid, sgid and file capabilities off a file whose bytes or owner change. Its sgid bit
+/// where it means no more than a lock stays for members of its group.
+pub(in crate::core) fn drop_privileges(record: &mut InodeRec, is_member: bool) {
     record.perm = access::without_privileges(record.kind, record.perm);
+    if !is_member && record.kind != Kind::Dir {
+        record.perm &= !0o2000;
+    }
     if record.kind == Kind::File {
         record.xattrs.remove(CAPABILITY_XATTR);
     }

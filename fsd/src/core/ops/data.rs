@@ -6,7 +6,7 @@ use crate::backstore::SeekFor;
 use crate::core::change::Change;
 use crate::core::copy_up;
 use crate::core::ops::attr::drop_privileges;
-use crate::core::record::{Delta, ExtentSource};
+use crate::core::record::{Delta, ExtentSource, InodeRec};
 use crate::core::stream::{Bytes, Stream};
 use crate::core::types::{Caller, Fh, Ino};
 use crate::core::{FsCore, FsError, access, extents};
@@ -54,7 +54,7 @@ impl FsCore {
             return Err(FsError::TooLarge);
         }
         if kill_suidgid {
-            self.kill_privileges(ino)?;
+            self.take_privileges(ino, |_| true)?;
         }
         let stream = &handle.stream;
         {
@@ -109,14 +109,23 @@ impl FsCore {
 
     /// Takes suid, sgid and file capabilities off a file, as a write by somebody who may not keep
     /// them must. Returns whether there were any.
-    pub fn kill_privileges(&self, ino: Ino) -> Result<bool, FsError> {
+    pub fn kill_privileges(&self, caller: &Caller, ino: Ino) -> Result<bool, FsError> {
+        self.take_privileges(ino, |record| self.is_member(caller, record))
+    }
+
+    fn take_privileges(
+        &self,
+        ino: Ino,
+        is_member: impl FnOnce(&InodeRec) -> bool,
+    ) -> Result<bool, FsError> {
         let mut tree = crate::sync::lock(&self.tree);
         let record = tree.record_of(&self.base, ino)?;
         let mut without = record.clone();
-        drop_privileges(&mut without);
+        drop_privileges(&mut without, is_member(&record));
         if without == record {
             return Ok(false);
         }
+        without.ctime = self.clock.now();
         let mut change = Change::default();
         *tree.edit(&self.base, &mut change, ino)? = without;
         tree.commit(change)?;
@@ -285,7 +294,7 @@ fn seek_file(file: &std::fs::File, start: u64, data: bool) -> Result<Option<u64>
     }
 }
 
-/// Data of a file of extents is what an object or the base has; finer holes are not told.
+/// Data of a file of extents is what the object or base file behind each extent has as data.
 fn seek_extents(
     extents: &crate::core::stream::Extents,
     start: u64,
@@ -295,20 +304,28 @@ fn seek_extents(
     if start >= size {
         return Ok(None);
     }
+    let what = if data { SeekFor::Data } else { SeekFor::Hole };
     for piece in extents::pieces(&extents.map, start, size) {
-        let visible = match piece.source {
-            Some(ExtentSource::Object(_)) => piece.len,
-            Some(ExtentSource::Zero) => 0,
-            None => extents
-                .base_bytes
-                .saturating_sub(piece.offset)
-                .min(piece.len),
+        let below_bytes = extents.base_bytes.saturating_sub(piece.offset);
+        // What the piece's own file finds, and how much of the piece that file has a say in.
+        let (found, visible) = match (piece.source, &extents.base) {
+            (Some(ExtentSource::Object(id)), _) => {
+                (extents.object(id)?.seek(what, piece.offset)?, piece.len)
+            }
+            (None, Some(base)) if below_bytes > 0 => (
+                seek_file(base, piece.offset, data)?,
+                below_bytes.min(piece.len),
+            ),
+            _ => (None, 0),
         };
-        if data && visible > 0 {
-            return Ok(Some(piece.offset));
-        }
-        if !data && visible < piece.len {
-            return Ok(Some(piece.offset + visible));
+        let end = piece.offset + visible;
+        match found.filter(|at| *at < end) {
+            Some(at) => return Ok(Some(at)),
+            // No data in all of it, or none behind it: the hole begins here.
+            None if !data && (found.is_none() || visible < piece.len) => {
+                return Ok(Some(if found.is_none() { piece.offset } else { end }));
+            }
+            None => {}
         }
     }
     Ok(if data { None } else { Some(size) })

@@ -12,6 +12,8 @@ const NAME_MAX_BYTES: usize = 255;
 const VALUE_MAX_BYTES: usize = 64 << 10;
 /// All attribute names of a file together, in bytes, each with its NUL. Source: xattr(7).
 const LIST_MAX_BYTES: usize = 64 << 10;
+/// Namespaces, which name no attribute by themselves. Source: xattr(7).
+const PREFIXES: &[&[u8]] = &[b"user.", b"trusted.", b"security."];
 const XATTR_CREATE: i32 = 1;
 const XATTR_REPLACE: i32 = 2;
 
@@ -71,6 +73,9 @@ impl FsCore {
         flags: i32,
     ) -> Result<(), FsError> {
         check_namespace(name)?;
+        if PREFIXES.contains(&name) {
+            return Err(FsError::Invalid("an attribute name that is all prefix"));
+        }
         if is_acl(name) {
             return self.set_acl(caller, ino, name, value);
         }
@@ -150,10 +155,11 @@ fn is_acl(name: &[u8]) -> bool {
     name == acl::ACCESS_XATTR || name == acl::DEFAULT_XATTR
 }
 
-/// Of the `system.` namespace, a branch keeps the access control lists and nothing else.
+/// Of the `system.` namespace, a branch keeps the access control lists and nothing else; and it
+/// knows no namespace that Linux does not.
 fn check_namespace(name: &[u8]) -> Result<(), FsError> {
-    if name.starts_with(b"system.") && !is_acl(name) {
-        return Err(FsError::NotSupported("attributes of the system namespace"));
+    if is_acl(name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+        return Ok(());
     }
-    Ok(())
+    Err(FsError::NotSupported("attributes of that namespace"))
 }

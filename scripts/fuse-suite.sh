@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Runs tests of tests/tests/posix.rs, by module, as a harness of its own with log and summary.
+#
+#   scripts/fuse-suite.sh NAME FILTER..     FILTER as of a test binary: "basic::", "mounts::many"
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/harness.sh
+. scripts/harness.sh
+harness_isolate "$PWD/scripts/fuse-suite.sh" "$@"
+harness_begin "$1"
+shift
+
+suite=${AGENTFS_POSIX_BIN:-}
+if [ -z "$suite" ]; then
+  suite=$(cargo test --workspace --locked --no-run --test posix 2>&1 |
+    sed -nE 's/^ *Executable tests\/posix\.rs \((.*)\)$/\1/p')
+fi
+if [ ! -x "$suite" ]; then
+  echo "fuse-suite.sh: cargo named no posix test binary" >&2
+  exit 1
+fi
+log=$logs/tests.log
+code=0
+AGENTFS_MUST_RUN=1 AGENTFS_TEST_DIR=$scratch AGENTFS_BIN_DIR=$bin "$suite" \
+  --test-threads="${AGENTFS_TEST_THREADS:-$(nproc)}" "$@" >"$log" 2>&1 </dev/null || code=$?
+if ! [[ $(grep '^test result: ' "$log") =~ \ ([0-9]+)\ passed\;\ ([0-9]+)\ failed ]]; then
+  tail -n 40 "$log"
+  echo "fuse-suite.sh: the tests did not come to their end, exit $code" >&2
+  exit 1
+fi
+count "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}" 0
+while read -r name; do failures+=("$name"); done < <(sed -nE 's/^test (.*) \.\.\. FAILED$/\1/p' "$log")
+if [ "$failed" -gt 0 ]; then sed -n '/^failures:$/,$p' "$log" | head -c 20000; fi
+harness_end

@@ -1,0 +1,363 @@
+//! `agentfs mount` and `agentfs umount` themselves: again and again, at once, and refused.
+//!
+//! `AGENTFS_MOUNT_CYCLES` sets how often is again and again.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use agentfs_tests::mounted::{self, BRANCH, LIKE_LOCAL, Mounted, need_mount};
+use agentfs_tests::{Done, Sandbox, cmd, leak, wait};
+
+fn fill(dir: &Path) {
+    fs::write(dir.join("file"), b"of the base\n").expect("write");
+}
+
+fn cycles() -> u32 {
+    let set = std::env::var("AGENTFS_MOUNT_CYCLES").ok();
+    set.and_then(|n| n.parse().ok()).unwrap_or(10)
+}
+
+/// Descriptors of the process, by what they lead to.
+fn open_files(pid: i32) -> Vec<String> {
+    let dir = fs::read_dir(format!("/proc/{pid}/fd")).expect("the descriptors");
+    let mut leads: Vec<_> = dir
+        .flatten()
+        .filter_map(|fd| fs::read_link(fd.path()).ok())
+        .map(|to| to.display().to_string())
+        .collect();
+    leads.sort();
+    leads
+}
+
+#[test]
+fn cycles_leave_nothing_behind() {
+    if !need_mount() {
+        return;
+    }
+    let mut m = Mounted::new(fill);
+    let mut settled = Vec::new();
+    for cycle in 0..cycles() {
+        let path = m.mnt().join(format!("file{}", cycle % 7));
+        if cycle >= 7 {
+            let was = fs::read_to_string(&path).expect("what an earlier cycle wrote");
+            assert_eq!(was, format!("cycle {}", cycle - 7));
+        }
+        fs::write(&path, format!("cycle {cycle}")).expect("write");
+        let own = fs::read(m.mnt().join("file")).expect("read");
+        assert_eq!(own, b"of the base\n");
+        let daemons = m.sandbox.daemons();
+        assert_eq!(daemons.len(), 1, "one daemon a mount: {daemons:?}");
+        // What is open once the file is closed is the same in each cycle, whatever came before.
+        if cycle >= 7 {
+            wait::until("the daemon lets go of what it had open", || {
+                let now = open_files(daemons[0]).len();
+                settled.first().is_none_or(|first| *first >= now)
+            });
+            settled.push(open_files(daemons[0]).len());
+        }
+        m.umount();
+        let left = m.sandbox.daemons();
+        assert!(left.is_empty(), "umount returned before {left:?} ended");
+        assert!(leak::mounts_below(m.sandbox.root()).is_empty());
+        m.mount(LIKE_LOCAL);
+    }
+}
+
+#[test]
+fn the_daemon_keeps_no_file_open_that_nobody_has_open() {
+    if !need_mount() {
+        return;
+    }
+    let m = Mounted::new(|dir| {
+        for i in 0..200 {
+            fs::write(dir.join(format!("f{i}")), b"base").expect("write");
+        }
+    });
+    let touch = |kind: &str| {
+        for i in 0..200 {
+            let path = m.mnt().join(format!("{kind}{i}"));
+            fs::write(&path, b"written").expect("write");
+            assert_eq!(fs::read(&path).expect("read"), b"written");
+        }
+    };
+    let daemon = m.sandbox.daemons()[0];
+    touch("f");
+    touch("g");
+    wait::until("no more than a few files are open", || {
+        open_files(daemon).len() < 64
+    });
+    let count = open_files(daemon).len();
+    for _ in 0..3 {
+        touch("f");
+        touch("g");
+    }
+    wait::until("the number of open files does not grow", || {
+        open_files(daemon).len() <= count + 8
+    });
+}
+
+/// A refused mount: exit 125, these words, and nothing left of it.
+fn refused(sandbox: &Sandbox, done: Done, words: &[&str]) {
+    done.expect(125).says(words);
+    wait::until("no daemon is left", || sandbox.daemons().is_empty());
+    assert_eq!(leak::mounts_below(sandbox.root()), Vec::<String>::new());
+    assert!(sandbox.rows().is_empty(), "a refused mount made a branch");
+}
+
+#[test]
+fn mounts_that_cannot_be_are_refused_and_leave_nothing() {
+    if !need_mount() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let at = |name: &str| sandbox.root().join(name);
+    for dir in ["base", "mnt"] {
+        fs::create_dir(at(dir)).expect("mkdir");
+    }
+    fs::write(at("file"), b"").expect("write");
+    let mount = |branch: &str, mnt: &str, base: &str, options: &str| {
+        mounted::mount(&sandbox, branch, &at(mnt), &at(base), options)
+    };
+    refused(
+        &sandbox,
+        mount("b", "none", "base", "rw"),
+        &["mount point", "none"],
+    );
+    refused(
+        &sandbox,
+        mount("b", "file", "base", "rw"),
+        &["mount point", "not a directory"],
+    );
+    refused(&sandbox, mount("b", "mnt", "none", "rw"), &["base", "none"]);
+    refused(
+        &sandbox,
+        mount("b", "mnt", "file", "rw"),
+        &["base", "not a directory"],
+    );
+    refused(
+        &sandbox,
+        mount("b", "mnt", "base", "rw,nonsense"),
+        &["nonsense", "known"],
+    );
+    refused(
+        &sandbox,
+        mount("b", "mnt", "base", "remount,ro"),
+        &["no branch is mounted"],
+    );
+    let umount = |mnt: &str| cmd::run(sandbox.agentfs(&["umount"]).arg(at(mnt)));
+    refused(&sandbox, umount("mnt"), &["no branch is mounted"]);
+    refused(&sandbox, umount("none"), &["none"]);
+    let name = mount("../b", "mnt", "base", "rw");
+    assert!(name.code() == 125 || name.code() == 2, "{}", name.report());
+    wait::until("no daemon is left", || sandbox.daemons().is_empty());
+    // A store inside of itself.
+    fs::create_dir_all(sandbox.store().join("x")).expect("mkdir");
+    let done = mounted::mount(&sandbox, "b", &at("mnt"), &sandbox.store().join("x"), "rw");
+    refused(&sandbox, done, &["store"]);
+    // A daemon that cannot be started.
+    let mut command = sandbox.agentfs(&["mount", "b"]);
+    command.arg(at("mnt")).arg("--base").arg(at("base"));
+    command.env("AGENTFS_FSD", at("none"));
+    let done = cmd::run(&mut command);
+    if done.code() == 0 {
+        // The launcher found its daemon another way, which is as good.
+        mounted::umount(&sandbox, &at("mnt"));
+    } else {
+        refused(&sandbox, done, &["agentfs-fsd"]);
+    }
+}
+
+#[test]
+fn a_branch_is_mounted_once() {
+    if !need_mount() {
+        return;
+    }
+    let mut m = Mounted::new(fill);
+    let second = m.sandbox.root().join("second");
+    fs::create_dir(&second).expect("mkdir");
+    let done = mounted::mount(&m.sandbox, BRANCH, &second, &m.base(), LIKE_LOCAL);
+    done.expect(125).says(&["live", "daemon"]);
+    fs::write(m.mnt().join("file"), b"goes on").expect("write");
+    // In use: refused, and it goes on.
+    let open = fs::File::open(m.mnt().join("file")).expect("open");
+    let done = cmd::run(m.sandbox.agentfs(&["umount"]).arg(m.mnt()));
+    done.expect(125).says(&["unmount"]);
+    assert_eq!(fs::read(m.mnt().join("file")).expect("read"), b"goes on");
+    drop(open);
+    m.remount();
+    assert_eq!(fs::read(m.mnt().join("file")).expect("read"), b"goes on");
+}
+
+#[test]
+fn a_killed_daemon_is_an_error_and_its_mount_can_be_taken_away() {
+    if !need_mount() {
+        return;
+    }
+    let mut m = Mounted::new(fill);
+    fs::write(m.mnt().join("kept"), b"answered for").expect("write");
+    let daemon = m.sandbox.daemons()[0];
+    let pid = nix::unistd::Pid::from_raw(daemon);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("kill");
+    wait::until("the daemon is gone", || m.sandbox.daemons().is_empty());
+    let error = fs::write(m.mnt().join("more"), b"x").expect_err("no daemon");
+    let gone = [nix::libc::ENOTCONN, nix::libc::ECONNABORTED];
+    assert!(
+        error.raw_os_error().is_some_and(|e| gone.contains(&e)),
+        "{error}"
+    );
+    let mnt = m.mnt();
+    let command = format!("umount {}", mnt.display());
+    let done = cmd::run(m.sandbox.agentfs(&["umount"]).arg(&mnt));
+    if done.code() != 0 {
+        // A dead mount point can not even be resolved; the host's own tool takes it away.
+        eprintln!("{}", done.report());
+        m.sandbox.host_sh(&command);
+    }
+    m.mount(LIKE_LOCAL);
+    assert_eq!(
+        fs::read(m.mnt().join("kept")).expect("read"),
+        b"answered for"
+    );
+    assert!(!m.mnt().join("more").exists());
+}
+
+#[test]
+fn many_branches_at_once() {
+    if !need_mount() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let base = sandbox.root().join("base");
+    fs::create_dir(&base).expect("mkdir");
+    fill(&base);
+    for round in 0..2 {
+        std::thread::scope(|scope| {
+            for i in 0..8 {
+                let (sandbox, base) = (&sandbox, &base);
+                scope.spawn(move || {
+                    let (branch, mnt) = (format!("b{i}"), sandbox.root().join(format!("m{i}")));
+                    if round == 0 {
+                        fs::create_dir(&mnt).expect("mkdir");
+                    }
+                    mounted::mount(sandbox, &branch, &mnt, base, LIKE_LOCAL).ok();
+                    for file in 0..50 {
+                        let (path, text) = (mnt.join(format!("{file}")), format!("{i} {file}"));
+                        if round == 0 {
+                            fs::write(path, text).expect("write");
+                        } else {
+                            assert_eq!(fs::read_to_string(path).expect("read"), text);
+                        }
+                    }
+                    fs::write(mnt.join("file"), format!("of {i}")).expect("write");
+                    mounted::umount(sandbox, &mnt);
+                });
+            }
+        });
+    }
+    assert_eq!(fs::read(base.join("file")).expect("read"), b"of the base\n");
+}
+
+#[test]
+fn one_of_many_mounts_of_a_branch_wins() {
+    if !need_mount() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let at = |name: String| sandbox.root().join(name);
+    fs::create_dir(at("base".into())).expect("mkdir");
+    for i in 0..6 {
+        fs::create_dir(at(format!("m{i}"))).expect("mkdir");
+    }
+    let base = &at("base".into());
+    let codes: Vec<i32> = std::thread::scope(|scope| {
+        let start = |i| {
+            let (sandbox, mnt) = (&sandbox, at(format!("m{i}")));
+            scope.spawn(move || mounted::mount(sandbox, "one", &mnt, base, LIKE_LOCAL).code())
+        };
+        let all: Vec<_> = (0..6).map(start).collect();
+        all.into_iter()
+            .map(|t| t.join().expect("a mount"))
+            .collect()
+    });
+    let winners: Vec<usize> = (0..6).filter(|i| codes[*i] == 0).collect();
+    assert_eq!(winners.len(), 1, "{codes:?}");
+    assert!(
+        codes.iter().all(|code| [0, 125].contains(code)),
+        "{codes:?}"
+    );
+    let won = at(format!("m{}", winners[0]));
+    fs::write(won.join("x"), b"x").expect("write");
+    assert_eq!(leak::mounts_below(sandbox.root()).len(), 1);
+    mounted::umount(&sandbox, &won);
+}
+
+#[test]
+fn remounts_change_what_may_be_done() {
+    if !need_mount() {
+        return;
+    }
+    let m = Mounted::new(fill);
+    let path = m.mnt().join("file");
+    let by_mount = |options: &str| {
+        let mut command = Command::new("mount");
+        cmd::run(command.args(["-i", "-o", options]).arg(m.mnt())).ok();
+    };
+    let by_us = |options: &str| {
+        mounted::mount(&m.sandbox, BRANCH, &m.mnt(), &m.base(), options).ok();
+    };
+    // What mount(8) calls when the helper is installed: the launcher under another name.
+    let by_helper = |options: &str| {
+        let link = m.sandbox.out().join("mount.fuse.agentfs");
+        if !link.exists() {
+            std::os::unix::fs::symlink(agentfs_tests::bins::agentfs(), &link).expect("symlink");
+        }
+        let mut command = m.sandbox.host(&link);
+        cmd::run(
+            command
+                .arg(format!("agentfs:{BRANCH}"))
+                .arg(m.mnt())
+                .args(["-o", options]),
+        )
+        .ok();
+    };
+    for remount in [&by_mount as &dyn Fn(&str), &by_us, &by_helper] {
+        remount("remount,ro");
+        let error = fs::write(&path, b"refused").expect_err("read-only");
+        assert_eq!(error.raw_os_error(), Some(nix::libc::EROFS));
+        remount("remount,rw");
+        fs::write(&path, b"written").expect("writable again");
+    }
+}
+
+#[test]
+fn the_helper_mounts_as_fstab_would() {
+    if !need_mount() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let at = |name: &str| sandbox.root().join(name);
+    for dir in ["base", "mnt"] {
+        fs::create_dir(at(dir)).expect("mkdir");
+    }
+    fill(&at("base"));
+    let link = sandbox.out().join("mount.fuse.agentfs");
+    std::os::unix::fs::symlink(agentfs_tests::bins::agentfs(), &link).expect("symlink");
+    let options = format!(
+        "rw,fsname=a name,base={},store={}",
+        at("base").display(),
+        sandbox.store().display()
+    );
+    let mut command = sandbox.host(&link);
+    cmd::run(command.arg("fstab").arg(at("mnt")).args(["-o", &options])).ok();
+    let table = leak::mounts_below(sandbox.root());
+    assert!(
+        table.len() == 1 && table[0].contains("a\\040name"),
+        "{table:?}"
+    );
+    assert_eq!(
+        fs::read(at("mnt").join("file")).expect("read"),
+        b"of the base\n"
+    );
+    mounted::umount(&sandbox, &at("mnt"));
+}
