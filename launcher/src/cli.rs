@@ -233,6 +233,11 @@ pub struct DiffArgs {
     /// Everything the branch changed, not only its workspace
     #[arg(long, conflicts_with = "paths")]
     pub all: bool,
+
+    /// Take the branch's version also of files that the host changed since the branch took them
+    /// over; without it they are left out of the patch, and named
+    #[arg(long)]
+    pub overwrite: bool,
 }
 
 /// `agentfs mount`.

@@ -25,7 +25,7 @@ pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         .ok_or_else(|| StoreError::NoBranch(args.branch.to_string()))?;
     let review = Review::open(&store, &args.branch, Effort::Exact)?;
     let scope = scope(args, &review.info.workspace)?;
-    let plan = Plan::new(&review.set, &scope, applier(), true);
+    let plan = Plan::new(&review.set, &scope, applier(args.overwrite), true);
     let mut out = Output {
         inner: BufWriter::new(io::stdout().lock()),
         written_bytes: 0,
@@ -128,14 +128,20 @@ fn names(out: &mut dyn Write, args: &DiffArgs, plan: &Plan<'_>) -> io::Result<()
     for item in listed(args, plan) {
         let slash = if item.is_dir() { "/" } else { "" };
         let path = git::quote("", &item.path);
+        // A column of its own: the first two are those of git.
+        let mark = if item.host_changed() {
+            "\t(host changed)"
+        } else {
+            ""
+        };
         match (item.status, &item.from) {
             (Status::Renamed, Some(from)) => {
-                writeln!(out, "R100\t{}\t{path}", git::quote("", from))?;
+                writeln!(out, "R100\t{}\t{path}{mark}", git::quote("", from))?;
             }
-            (Status::Added, _) => writeln!(out, "A\t{path}{slash}")?,
-            (Status::Deleted, _) => writeln!(out, "D\t{path}{slash}")?,
-            (Status::TypeChanged, _) => writeln!(out, "T\t{path}")?,
-            (Status::Modified | Status::Renamed, _) => writeln!(out, "M\t{path}{slash}")?,
+            (Status::Added, _) => writeln!(out, "A\t{path}{slash}{mark}")?,
+            (Status::Deleted, _) => writeln!(out, "D\t{path}{slash}{mark}")?,
+            (Status::TypeChanged, _) => writeln!(out, "T\t{path}{mark}")?,
+            (Status::Modified | Status::Renamed, _) => writeln!(out, "M\t{path}{slash}{mark}")?,
         }
     }
     Ok(())
@@ -169,7 +175,14 @@ fn stats(
 fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_patch: bool) {
     let top = escape_word(&scope.top);
     if is_patch {
-        for note in &plan.notes {
+        for item in plan.items.iter().filter(|item| item.held_back) {
+            eprintln!(
+                "not in the patch: {} {}. To take the branch's version anyway: --overwrite",
+                escape_word(&item.path),
+                item.why_held_back()
+            );
+        }
+        for note in plan.notes.iter().filter(|note| !note.held_back) {
             let path = if note.path.is_empty() {
                 "."
             } else {
@@ -203,12 +216,13 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
     }
 }
 
-fn applier() -> Applier {
+fn applier(overwrite: bool) -> Applier {
     let status = procfs::process::Process::myself().and_then(|process| process.status());
     Applier {
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
         umask: status.ok().and_then(|status| status.umask).unwrap_or(0o022),
+        overwrite,
     }
 }
 
