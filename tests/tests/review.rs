@@ -93,7 +93,7 @@ fn modes_and_symlinks_land() {
         return;
     }
     lands(
-        "chmod +x two; chmod -x exec; ln -s two ln1; ln -snf elsewhere sym; rm dir/dangling; \
+        "chmod +x no-newline; chmod -x exec; ln -s two ln1; ln -snf elsewhere sym; rm dir/dangling; \
            rm text; ln -s big text; echo new > dir/dangling; chmod +x binary; echo x >> exec",
     );
 }
@@ -159,7 +159,7 @@ fn formats_of_diff() {
     sandbox
         .sh(
             "b",
-            "echo x >> text; rm dir/one; echo n > dir/new; ln -sf big sym; echo h > ~/outside",
+            "echo x >> text; rm dir/one; echo n > dir/new; ln -snf big sym; echo h > ~/outside",
         )
         .ok();
     let out = sandbox.call(&["diff", "b", "--name-status"]).ok().out();
@@ -300,7 +300,7 @@ fn counts_of_ls() {
         .ok();
     let row = sandbox.row("b");
     let count = |key: &str| {
-        row[key]
+        row["changes"][key]
             .as_u64()
             .unwrap_or_else(|| panic!("{key} in {row}"))
     };
@@ -404,4 +404,67 @@ fn deletions_of_what_the_host_changed_since_are_left_out() {
         done.report()
     );
     assert!(!done.out().contains("a/file"), "{}", done.report());
+}
+
+#[test]
+fn diff_tells_where_to_apply_and_when_there_is_nothing_to() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, _) = repository();
+    sandbox.sh("b", "echo x >> text").ok();
+    let agentfs = bins::agentfs().display().to_string();
+    let done = sandbox.host_sh(&format!("cd dir; '{agentfs}' diff b"));
+    let words = format!("| git -C {} apply", sandbox.work().display());
+    assert!(done.stderr.contains(&words), "{}", done.report());
+    let done = sandbox.call(&["diff", "b"]).ok();
+    assert!(!done.stderr.contains("git -C"), "{}", done.report());
+    let done = sandbox.call(&["diff", "b", "file", "nosuchpath"]).ok();
+    for words in [
+        "file has no changes",
+        "nosuchpath does not exist",
+        "nothing to land",
+    ] {
+        assert!(done.stderr.contains(words), "{words}: {}", done.report());
+    }
+    let done = sandbox.call(&["diff", "b", "text"]).ok();
+    assert!(!done.stderr.contains("no changes"), "{}", done.report());
+}
+
+#[test]
+fn commits_land_by_the_recipe() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, _) = repository();
+    sandbox
+        .sh(
+            "b",
+            "echo x > committed; git add committed; git commit -qm work",
+        )
+        .ok();
+    let done = sandbox.call(&["diff", "b"]).ok();
+    let recipe = done
+        .stderr
+        .lines()
+        .find(|line| line.contains("git bundle create"));
+    let recipe = recipe.unwrap_or_else(|| panic!("{}", done.report()));
+    let agentfs = bins::agentfs().display().to_string();
+    let recipe = recipe
+        .trim()
+        .replacen("agentfs", &format!("'{agentfs}'"), 1);
+    sandbox.host_sh(&recipe);
+    let done = sandbox.host_sh("git log --format=%s -1; cat committed");
+    assert_eq!(done.out(), "work\nx\n");
+}
+
+#[test]
+fn ls_of_a_store_that_is_not_there_says_so() {
+    let sandbox = Sandbox::new();
+    let done = sandbox.call(&["--store", "/no/such/store", "ls"]).ok();
+    assert!(
+        done.stderr.contains("no store at /no/such/store"),
+        "{}",
+        done.report()
+    );
 }

@@ -1,12 +1,13 @@
 //! `agentfs diff`: what a branch changed, as a patch, as counts, as names, or as JSON.
 
+use std::ffi::OsStr;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 use agentfs_fsd::backstore::{Store, StoreError};
-use agentfs_fsd::review::{Effort, is_at_or_below};
+use agentfs_fsd::review::{Effort, is_at_or_below, join};
 
 use crate::cli::DiffArgs;
 use crate::cmd::Globals;
@@ -194,6 +195,14 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
     if plan.git_dir > 0 && is_patch {
         let (n, changes) = (plan.git_dir, stat::plural(plan.git_dir, "change"));
         eprintln!("not in the patch: {n} {changes} in .git (git apply refuses to write there)");
+        if plan.items.iter().any(is_of_commits) {
+            let name = review.info.name.as_str();
+            eprintln!(
+                "agentfs: if the branch has commits, this lands them, in your checkout:\n  \
+                 agentfs exec -q {name} -- git bundle create - HEAD > {name}.bundle && \
+                 git fetch {name}.bundle HEAD && git merge FETCH_HEAD"
+            );
+        }
     } else if plan.git_dir > 0 && !args.json && !args.all {
         let (n, changes) = (plan.git_dir, stat::plural(plan.git_dir, "change"));
         eprintln!("agentfs: {n} {changes} in .git not shown (--all shows them)");
@@ -206,14 +215,62 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
             "agentfs: {n} {changes} outside {top} not shown; see `agentfs diff {name} --all`"
         );
     }
+    for path in scope
+        .only
+        .iter()
+        .filter(|path| is_untouched(path, scope, plan))
+    {
+        let shown = escape_word(path);
+        // What the branch shows there is the host's, if anything.
+        if Path::new(OsStr::from_bytes(path))
+            .symlink_metadata()
+            .is_ok()
+        {
+            eprintln!(
+                "agentfs: {shown} has no changes on branch {}",
+                review.info.name
+            );
+        } else {
+            eprintln!(
+                "agentfs: {shown} does not exist, on the host or on branch {}",
+                review.info.name
+            );
+        }
+    }
     if is_patch && !plan.items.iter().any(|item| item.in_patch) {
         eprintln!(
-            "agentfs: branch {} has no changes to put into a patch",
+            "agentfs: nothing to land: branch {} has no changes to put into a patch",
             review.info.name
         );
-    } else if is_patch && scope.top != review.info.workspace.as_os_str().as_bytes() {
-        eprintln!("agentfs: paths are relative to {top}: apply the patch there");
+    } else if is_patch && !is_here(&scope.top) {
+        let apply = table::command([&b"git"[..], b"-C", &scope.top, b"apply"]);
+        let call = match () {
+            () if args.all => format!("agentfs diff {} --all", review.info.name),
+            () if args.paths.is_empty() => format!("agentfs diff {}", review.info.name),
+            () => format!("agentfs diff {} PATH..", review.info.name),
+        };
+        eprintln!("agentfs: paths are relative to {top}; apply it at the top: {call} | {apply}");
     }
+}
+
+/// Whether it may be a commit: a change of a git branch, not only of git's index or configuration.
+fn is_of_commits(item: &Item<'_>) -> bool {
+    let words = b".git/refs/heads/";
+    item.in_git_dir && item.path.windows(words.len()).any(|part| part == words)
+}
+
+/// Whether the plan tells nothing at or below `path`.
+fn is_untouched(path: &[u8], scope: &Scope, plan: &Plan<'_>) -> bool {
+    let below = |top: &[u8], other: &[u8]| is_at_or_below(&join(top, other), path);
+    let items = plan.items.iter();
+    let mut shown = items.flat_map(|item| [Some(&item.path), item.from.as_ref()]);
+    !shown.any(|other| other.is_some_and(|other| below(&scope.top, other)))
+        && !plan.notes.iter().any(|note| below(&scope.top, &note.path))
+}
+
+/// Whether git apply, called here, takes paths to be relative to `top`.
+fn is_here(top: &[u8]) -> bool {
+    std::env::current_dir().is_ok_and(|here| here.as_os_str().as_bytes() == top)
 }
 
 fn applier(overwrite: bool) -> Applier {
