@@ -78,10 +78,10 @@ Examples:
     #[command(after_help = "\
 Columns:
   NAME, PARENT   the branch, and the one it started from (-: the host's files)
-  STATE          new (nothing ran yet), running pid N, mounted PATH, exit N or killed by SIGNAL (how the
-                 last run ended), interrupted (it ended unseen), damaged
-  CHANGES        files of the workspace added, modified, deleted, as far as they differ from the host's
-                 now; >: at least; where these are zero, changes in .git and outside of the workspace
+  STATE          new (nothing ran yet), running pid N, mounted PATH, interrupted (it ended
+                 unseen), damaged; or how the last run ended: exit N, killed by SIGNAL
+  CHANGES        files of the workspace that were +added, ~modified, -deleted (>: at least);
+                 where all are 0, changes in .git and outside of the workspace
   SIZE, AGE      bytes that the branch holds; time since it was made
   WORKSPACE      only when the branches are of more than one
   COMMAND        the last one")]
