@@ -27,7 +27,7 @@ use agentfs_fsd::core::types::BranchName;
 Try it:
   agentfs run --branch feature -- cargo test   run the tests on a branch
   agentfs diff feature                         see what changed
-  agentfs diff feature | git apply             land it
+  agentfs diff feature | git apply             land it, at the top of the checkout
   agentfs rm feature                           or drop it
 
 Exit status: that of the command run; 128+N when signal N ended it; 126 when it could not be
@@ -74,7 +74,17 @@ Examples:
   agentfs exec feature -- bash")]
     Exec(ExecArgs),
     /// List the branches with their state, changes, size and last command
-    #[command(visible_alias = "ls")]
+    #[command(name = "ls", visible_alias = "ls-branches")]
+    #[command(after_help = "\
+Columns:
+  NAME, PARENT   the branch, and the one it started from (-: the host's files)
+  STATE          new (nothing ran yet), running pid N, mounted PATH, interrupted (it ended
+                 unseen), damaged; or how the last run ended: exit N, killed by SIGNAL
+  CHANGES        files of the workspace that were +added, ~modified, -deleted (>: at least);
+                 where all are 0, changes in .git and outside of the workspace
+  SIZE, AGE      bytes that the branch holds; time since it was made
+  WORKSPACE      only when the branches are of more than one
+  COMMAND        the last one")]
     LsBranches(LsArgs),
     /// Show what a branch changed, as a patch that `git apply` takes
     #[command(after_help = "\
@@ -82,7 +92,12 @@ Examples:
   agentfs diff feature                the workspace's changes as a patch
   agentfs diff feature src --stat     counts per file, below src only
   agentfs diff feature --all          changes outside the workspace too (caches in ~, ...)
-  agentfs diff feature | git apply    land the branch in the checkout you are in")]
+  agentfs diff feature | git apply    land the branch, at the top of the checkout
+  agentfs diff feature | git -C TOP apply      the same from anywhere; TOP is the checkout's top
+
+Land the branch's commits, from anywhere in the checkout:
+  agentfs exec -q feature -- git bundle create - HEAD > feature.bundle
+  git fetch feature.bundle HEAD && git merge FETCH_HEAD")]
     Diff(DiffArgs),
     /// Drop branches and all they hold
     Rm(RmArgs),
@@ -199,7 +214,7 @@ pub struct ExecArgs {
     pub cmd: CmdArgs,
 }
 
-/// `agentfs ls-branches`.
+/// `agentfs ls`.
 #[derive(Debug, Args)]
 pub struct LsArgs {
     /// One JSON object, in a schema that stays
@@ -233,6 +248,11 @@ pub struct DiffArgs {
     /// Everything the branch changed, not only its workspace
     #[arg(long, conflicts_with = "paths")]
     pub all: bool,
+
+    /// Take the branch's version also of files that the host changed since the branch took them
+    /// over; without it they are left out of the patch, and named
+    #[arg(long)]
+    pub overwrite: bool,
 }
 
 /// `agentfs mount`.

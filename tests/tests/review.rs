@@ -327,3 +327,144 @@ fn the_store_is_private() {
         & 0o777;
     assert_eq!(mode, 0o700);
 }
+
+#[test]
+fn landing_one_branch_does_not_make_another_undo_it() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, _) = repository();
+    let edit = |line: u32| format!("echo branch >> file; sed -i {line}s/^/x/ text; rm dir/one two");
+    sandbox
+        .sh("a", "echo a >> no-newline; echo a > both; echo a >> big")
+        .ok();
+    sandbox
+        .sh(
+            "b",
+            &format!("echo b >> no-newline; echo b > both; {}", edit(150)),
+        )
+        .ok();
+    sandbox.sh("c", &edit(5)).ok();
+    let done = sandbox.call(&["diff", "b"]).ok();
+    assert!(!done.stderr.contains("--overwrite"), "{}", done.report());
+    land(&sandbox, "a");
+    let done = sandbox.call(&["diff", "b"]).ok();
+    for name in ["no-newline", "both"] {
+        let words = format!("not in the patch: {name} changed on the host since");
+        assert!(done.stderr.contains(&words), "{}", done.report());
+        assert!(
+            !done.out().contains(&format!("a/{name}")),
+            "{}",
+            done.report()
+        );
+    }
+    let names = sandbox.call(&["diff", "b", "--name-status"]).ok().out();
+    assert!(names.contains("M\tno-newline\t(host changed)\n"), "{names}");
+    assert!(names.contains("M\ttext\n"), "{names}");
+    let json = sandbox.call(&["diff", "b", "--json"]).ok().out();
+    assert!(json.contains("\"host_changed\": true"), "{json}");
+    land(&sandbox, "b");
+    let text = sandbox.host_sh("cat no-newline both").out();
+    assert_eq!(text, "a\nba\na\n");
+    // What sed wrote anew is known by its age.
+    let done = sandbox.call(&["diff", "c"]).ok();
+    let words = "not in the patch: text changed on the host since";
+    assert!(done.stderr.contains(words), "{}", done.report());
+    assert_eq!(done.out(), "");
+    let all = sandbox.call(&["diff", "b", "--overwrite"]).ok();
+    assert!(
+        all.out().contains("+b") && all.out().contains("-a"),
+        "{}",
+        all.report()
+    );
+}
+
+#[test]
+fn deletions_of_what_the_host_changed_since_are_left_out() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, _) = repository();
+    sandbox.sh("b", "rm two text; echo x >> file").ok();
+    sandbox.host_sh("sleep 0.05; echo host >> two; rm file");
+    let done = sandbox.call(&["diff", "b"]).ok();
+    assert!(
+        done.out().contains("a/text") && !done.out().contains("a/two"),
+        "{}",
+        done.report()
+    );
+    assert!(
+        done.stderr.contains("two changed on the host"),
+        "{}",
+        done.report()
+    );
+    assert!(
+        done.stderr.contains("file was removed on the host"),
+        "{}",
+        done.report()
+    );
+    assert!(!done.out().contains("a/file"), "{}", done.report());
+}
+
+#[test]
+fn diff_tells_where_to_apply_and_when_there_is_nothing_to() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, _) = repository();
+    sandbox.sh("b", "echo x >> text").ok();
+    let agentfs = bins::agentfs().display().to_string();
+    let done = sandbox.host_sh(&format!("cd dir; '{agentfs}' diff b"));
+    let words = format!("| git -C {} apply", sandbox.work().display());
+    assert!(done.stderr.contains(&words), "{}", done.report());
+    let done = sandbox.call(&["diff", "b"]).ok();
+    assert!(!done.stderr.contains("git -C"), "{}", done.report());
+    let done = sandbox.call(&["diff", "b", "file", "nosuchpath"]).ok();
+    for words in [
+        "file has no changes",
+        "nosuchpath does not exist",
+        "nothing to land",
+    ] {
+        assert!(done.stderr.contains(words), "{words}: {}", done.report());
+    }
+    let done = sandbox.call(&["diff", "b", "text"]).ok();
+    assert!(!done.stderr.contains("no changes"), "{}", done.report());
+}
+
+#[test]
+fn commits_land_by_the_recipe() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, _) = repository();
+    sandbox
+        .sh(
+            "b",
+            "echo x > committed; git add committed; git commit -qm work",
+        )
+        .ok();
+    let done = sandbox.call(&["diff", "b"]).ok();
+    let recipe = done
+        .stderr
+        .lines()
+        .find(|line| line.contains("git bundle create"));
+    let recipe = recipe.unwrap_or_else(|| panic!("{}", done.report()));
+    let agentfs = bins::agentfs().display().to_string();
+    let recipe = recipe
+        .trim()
+        .replacen("agentfs", &format!("'{agentfs}'"), 1);
+    sandbox.host_sh(&recipe);
+    let done = sandbox.host_sh("git log --format=%s -1; cat committed");
+    assert_eq!(done.out(), "work\nx\n");
+}
+
+#[test]
+fn ls_of_a_store_that_is_not_there_says_so() {
+    let sandbox = Sandbox::new();
+    let done = sandbox.call(&["--store", "/no/such/store", "ls"]).ok();
+    assert!(
+        done.stderr.contains("no store at /no/such/store"),
+        "{}",
+        done.report()
+    );
+}

@@ -17,7 +17,8 @@ use rustix::io::Errno;
 
 use super::ReviewError;
 use super::node::{Node, Source, Xattrs};
-use crate::core::types::{Kind, Name};
+use crate::core::record::Fingerprint;
+use crate::core::types::{Kind, Name, Time};
 
 /// The host's files, as a tree of absolute paths in bytes.
 #[derive(Debug)]
@@ -44,6 +45,8 @@ pub struct BaseEntry {
     pub dev: u64,
     /// `st_ino` on the host.
     pub ino: u64,
+    /// What a branch that took it over now would record of it.
+    pub fingerprint: Fingerprint,
 }
 
 impl Base {
@@ -151,7 +154,8 @@ impl BaseDir {
         }
         let fail = |op, e: Errno| ReviewError::base(op, &path, e.into());
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-        let stat = match fs::statx(&self.fd, name.as_bytes(), flags, StatxFlags::BASIC_STATS) {
+        let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        let stat = match fs::statx(&self.fd, name.as_bytes(), flags, wanted) {
             Ok(stat) => stat,
             Err(e) if is_absent(e) => return Ok(None),
             Err(e) => return Err(fail("stat", e)),
@@ -187,6 +191,14 @@ impl BaseDir {
             node,
             dev,
             ino: stat.stx_ino,
+            fingerprint: Fingerprint {
+                dev,
+                ino: stat.stx_ino,
+                size: stat.stx_size,
+                mtime: time(stat.stx_mtime),
+                ctime: time(stat.stx_ctime),
+                btime: time(stat.stx_btime),
+            },
         }))
     }
 
@@ -231,6 +243,13 @@ impl BaseDir {
         let mut path = format!("/proc/self/fd/{}/", self.fd.as_raw_fd()).into_bytes();
         path.extend_from_slice(name.as_bytes());
         read_xattrs(Path::new(std::ffi::OsStr::from_bytes(&path)))
+    }
+}
+
+fn time(stamp: fs::StatxTimestamp) -> Time {
+    Time {
+        sec: stamp.tv_sec,
+        nsec: stamp.tv_nsec,
     }
 }
 

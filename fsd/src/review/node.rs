@@ -101,9 +101,20 @@ pub struct Change {
     /// Names that the branch shows for this changed inode beyond those in the list of changes:
     /// hard links of the base that follow the change but were never written through.
     pub unlisted_links: u32,
+    /// The host changed, made or removed it since the branch took it over (or made or removed it
+    /// itself): putting the branch's state there undoes that. Never set for directories.
+    pub host_changed: bool,
 }
 
 impl Change {
+    /// Whether it is about more than the attributes of one object.
+    pub fn touches_bytes(&self) -> bool {
+        self.difference.content
+            || self.is_type_change()
+            || self.before.is_none()
+            || self.after.is_none()
+    }
+
     /// Whether both sides exist and are of different kinds.
     pub fn is_type_change(&self) -> bool {
         match (&self.before, &self.after) {

@@ -439,3 +439,62 @@ proptest! {
         check(&model);
     }
 }
+
+#[test]
+fn what_the_host_changed_since_is_marked() {
+    let dir = base();
+    let at = |name: &str| dir.path().join(name);
+    let mut model = Model::new(dir.path());
+    for path in ["/a/one", "/a/two", "/a/deep/three", "/top", "/b/big"] {
+        model.write(path.as_bytes(), b"branch\n");
+    }
+    for path in ["/new", "/both", "/a/deep/er/new"] {
+        model.write(path.as_bytes(), b"made by the branch\n");
+    }
+    model.remove(b"/b/one-too");
+    model.remove(b"/b/link");
+    let marked = |model: &Model| -> Vec<String> {
+        let set = review(model, Effort::Exact).1;
+        let marked = set.changes.iter().filter(|c| c.host_changed);
+        marked
+            .map(|c| String::from_utf8(c.path.clone()).unwrap())
+            .collect()
+    };
+    assert_eq!(marked(&model), [""; 0]);
+    // Times on the host may be those of the last tick.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    // Attributes alone are no contents.
+    fs::set_permissions(at("a/two"), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::hard_link(at("b/big"), at("b/big too")).unwrap();
+    assert_eq!(marked(&model), [""; 0]);
+    fs::write(at("a/one"), "host\n").unwrap();
+    fs::remove_file(at("top")).unwrap();
+    fs::write(at("both"), "made by the host\n").unwrap();
+    fs::remove_file(at("b/link")).unwrap();
+    symlink("elsewhere", at("b/link")).unwrap();
+    fs::write(at("a/deep/three.new"), "three!\n").unwrap();
+    fs::rename(at("a/deep/three.new"), at("a/deep/three")).unwrap();
+    let expected = [
+        "/a/deep/three",
+        "/a/one",
+        "/b/link",
+        "/b/one-too",
+        "/both",
+        "/top",
+    ];
+    assert_eq!(marked(&model), expected);
+}
+
+#[test]
+fn files_replaced_or_moved_on_the_branch_are_not_taken_for_changes_of_the_host() {
+    let dir = base();
+    let mut model = Model::new(dir.path());
+    fs::write(dir.path().join("a/one"), "fresh\n").unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    model.write(b"/a/one.new", b"1\n");
+    model.rename(b"/a/one.new", b"/a/one");
+    model.rename(b"/b/big", b"/a/two");
+    model.rename(b"/a/deep", b"/b/deep");
+    let set = review(&model, Effort::Exact).1;
+    assert!(set.changes.iter().all(|c| !c.host_changed), "{set:?}");
+}

@@ -15,8 +15,9 @@ use super::content::{ContentReader, same_bytes};
 use super::node::{Change, Difference, Node, Source};
 use crate::backstore::Records;
 use crate::core::record::{Dentry, InodeRec};
-use crate::core::types::{Ino, Kind, Name};
+use crate::core::types::{Ino, Kind, Name, Time};
 
+mod drift;
 mod shown;
 
 use shown::{Shown, attributes};
@@ -98,6 +99,8 @@ struct Pair {
     path: Vec<u8>,
     before: bool,
     after: Option<Tree>,
+    /// No later than this the branch last added or removed a name here, if known.
+    since: Option<Time>,
 }
 
 /// Names that the walk has met of one inode.
@@ -121,6 +124,10 @@ struct Walk<'a> {
     reached: HashSet<Ino>,
     todo: Vec<Pair>,
     links: HashMap<Ino, Links>,
+    /// Records by where they come from; no directories.
+    origins: HashMap<Arc<[u8]>, Arc<InodeRec>>,
+    /// [`Pair::since`] of the pair that is looked at.
+    since: Option<Time>,
     set: ChangeSet,
 }
 
@@ -134,8 +141,11 @@ impl<'a> Walk<'a> {
                 .push((name.clone(), dentry));
             Ok(())
         })?;
-        let mut inodes = HashMap::new();
+        let (mut inodes, mut origins) = (HashMap::new(), HashMap::new());
         records.each_inode(&mut |ino, record| {
+            if let Some(origin) = record.origin.as_ref().filter(|_| record.kind != Kind::Dir) {
+                origins.insert(origin.path.clone(), record.clone());
+            }
             inodes.insert(ino, record.clone());
             Ok(())
         })?;
@@ -169,6 +179,8 @@ impl<'a> Walk<'a> {
             reached: HashSet::from([Ino::ROOT]),
             todo: Vec::new(),
             links: HashMap::new(),
+            origins,
+            since: None,
             set,
         })
     }
@@ -200,6 +212,7 @@ impl<'a> Walk<'a> {
         self.todo.push(Pair {
             path: b"/".to_vec(),
             before: true,
+            since: self.since_of(&tree),
             after: Some(tree),
         });
         while let Some(pair) = self.todo.pop() {
@@ -267,6 +280,7 @@ impl<'a> Walk<'a> {
     }
 
     fn visit(&mut self, pair: &Pair) -> Result<(), ReviewError> {
+        self.since = pair.since;
         let open = |path: &[u8]| {
             self.base
                 .dir(path)
@@ -447,10 +461,12 @@ impl<'a> Walk<'a> {
             self.todo.push(Pair {
                 path: path.clone(),
                 before: old_is_dir,
+                since: tree.as_ref().map_or(self.since, |tree| self.since_of(tree)),
                 after: tree,
             });
         }
         let recorded = new.as_ref().and_then(|new| new.recorded);
+        let host_changed = self.drifted(&path, old.as_ref(), new.as_ref());
         let at = self.set.changes.len();
         match (old.map(|old| old.node), new.map(|new| new.node)) {
             (None, None) => {}
@@ -459,6 +475,9 @@ impl<'a> Walk<'a> {
                 self.push_if_different(path, before, after);
             }
             (before, after) => self.push(path, before, after, Difference::default()),
+        }
+        if let Some(change) = self.set.changes.get_mut(at) {
+            change.host_changed = host_changed && change.touches_bytes();
         }
         if let Some(ino) = recorded {
             let links = self.links.entry(ino).or_default();
@@ -504,6 +523,7 @@ impl<'a> Walk<'a> {
             after,
             difference,
             unlisted_links: 0,
+            host_changed: false,
         });
     }
 

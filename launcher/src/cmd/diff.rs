@@ -1,12 +1,13 @@
 //! `agentfs diff`: what a branch changed, as a patch, as counts, as names, or as JSON.
 
+use std::ffi::OsStr;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 use agentfs_fsd::backstore::{Store, StoreError};
-use agentfs_fsd::review::{Effort, is_at_or_below};
+use agentfs_fsd::review::{Effort, is_at_or_below, join};
 
 use crate::cli::DiffArgs;
 use crate::cmd::Globals;
@@ -25,7 +26,7 @@ pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         .ok_or_else(|| StoreError::NoBranch(args.branch.to_string()))?;
     let review = Review::open(&store, &args.branch, Effort::Exact)?;
     let scope = scope(args, &review.info.workspace)?;
-    let plan = Plan::new(&review.set, &scope, applier(), true);
+    let plan = Plan::new(&review.set, &scope, applier(args.overwrite), true);
     let mut out = Output {
         inner: BufWriter::new(io::stdout().lock()),
         written_bytes: 0,
@@ -128,14 +129,20 @@ fn names(out: &mut dyn Write, args: &DiffArgs, plan: &Plan<'_>) -> io::Result<()
     for item in listed(args, plan) {
         let slash = if item.is_dir() { "/" } else { "" };
         let path = git::quote("", &item.path);
+        // A column of its own: the first two are those of git.
+        let mark = if item.host_changed() {
+            "\t(host changed)"
+        } else {
+            ""
+        };
         match (item.status, &item.from) {
             (Status::Renamed, Some(from)) => {
-                writeln!(out, "R100\t{}\t{path}", git::quote("", from))?;
+                writeln!(out, "R100\t{}\t{path}{mark}", git::quote("", from))?;
             }
-            (Status::Added, _) => writeln!(out, "A\t{path}{slash}")?,
-            (Status::Deleted, _) => writeln!(out, "D\t{path}{slash}")?,
-            (Status::TypeChanged, _) => writeln!(out, "T\t{path}")?,
-            (Status::Modified | Status::Renamed, _) => writeln!(out, "M\t{path}{slash}")?,
+            (Status::Added, _) => writeln!(out, "A\t{path}{slash}{mark}")?,
+            (Status::Deleted, _) => writeln!(out, "D\t{path}{slash}{mark}")?,
+            (Status::TypeChanged, _) => writeln!(out, "T\t{path}{mark}")?,
+            (Status::Modified | Status::Renamed, _) => writeln!(out, "M\t{path}{slash}{mark}")?,
         }
     }
     Ok(())
@@ -169,7 +176,14 @@ fn stats(
 fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_patch: bool) {
     let top = escape_word(&scope.top);
     if is_patch {
-        for note in &plan.notes {
+        for item in plan.items.iter().filter(|item| item.held_back) {
+            eprintln!(
+                "not in the patch: {} {}. To take the branch's version anyway: --overwrite",
+                escape_word(&item.path),
+                item.why_held_back()
+            );
+        }
+        for note in plan.notes.iter().filter(|note| !note.held_back) {
             let path = if note.path.is_empty() {
                 "."
             } else {
@@ -181,6 +195,14 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
     if plan.git_dir > 0 && is_patch {
         let (n, changes) = (plan.git_dir, stat::plural(plan.git_dir, "change"));
         eprintln!("not in the patch: {n} {changes} in .git (git apply refuses to write there)");
+        if plan.items.iter().any(is_of_commits) {
+            let name = review.info.name.as_str();
+            eprintln!(
+                "agentfs: if the branch has commits, this lands them, in your checkout:\n  \
+                 agentfs exec -q {name} -- git bundle create - HEAD > {name}.bundle && \
+                 git fetch {name}.bundle HEAD && git merge FETCH_HEAD"
+            );
+        }
     } else if plan.git_dir > 0 && !args.json && !args.all {
         let (n, changes) = (plan.git_dir, stat::plural(plan.git_dir, "change"));
         eprintln!("agentfs: {n} {changes} in .git not shown (--all shows them)");
@@ -193,22 +215,71 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
             "agentfs: {n} {changes} outside {top} not shown; see `agentfs diff {name} --all`"
         );
     }
+    for path in scope
+        .only
+        .iter()
+        .filter(|path| is_untouched(path, scope, plan))
+    {
+        let shown = escape_word(path);
+        // What the branch shows there is the host's, if anything.
+        if Path::new(OsStr::from_bytes(path))
+            .symlink_metadata()
+            .is_ok()
+        {
+            eprintln!(
+                "agentfs: {shown} has no changes on branch {}",
+                review.info.name
+            );
+        } else {
+            eprintln!(
+                "agentfs: {shown} does not exist, on the host or on branch {}",
+                review.info.name
+            );
+        }
+    }
     if is_patch && !plan.items.iter().any(|item| item.in_patch) {
         eprintln!(
-            "agentfs: branch {} has no changes to put into a patch",
+            "agentfs: nothing to land: branch {} has no changes to put into a patch",
             review.info.name
         );
-    } else if is_patch && scope.top != review.info.workspace.as_os_str().as_bytes() {
-        eprintln!("agentfs: paths are relative to {top}: apply the patch there");
+    } else if is_patch && !is_here(&scope.top) {
+        let apply = table::command([&b"git"[..], b"-C", &scope.top, b"apply"]);
+        let call = match () {
+            () if args.all => format!("agentfs diff {} --all", review.info.name),
+            () if args.paths.is_empty() => format!("agentfs diff {}", review.info.name),
+            () => format!("agentfs diff {} PATH..", review.info.name),
+        };
+        eprintln!("agentfs: paths are relative to {top}; apply it at the top: {call} | {apply}");
     }
 }
 
-fn applier() -> Applier {
+/// Whether it may be a commit: a change of a git branch, not only of git's index or configuration.
+fn is_of_commits(item: &Item<'_>) -> bool {
+    let words = b".git/refs/heads/";
+    item.in_git_dir && item.path.windows(words.len()).any(|part| part == words)
+}
+
+/// Whether the plan tells nothing at or below `path`.
+fn is_untouched(path: &[u8], scope: &Scope, plan: &Plan<'_>) -> bool {
+    let below = |top: &[u8], other: &[u8]| is_at_or_below(&join(top, other), path);
+    let items = plan.items.iter();
+    let mut shown = items.flat_map(|item| [Some(&item.path), item.from.as_ref()]);
+    !shown.any(|other| other.is_some_and(|other| below(&scope.top, other)))
+        && !plan.notes.iter().any(|note| below(&scope.top, &note.path))
+}
+
+/// Whether git apply, called here, takes paths to be relative to `top`.
+fn is_here(top: &[u8]) -> bool {
+    std::env::current_dir().is_ok_and(|here| here.as_os_str().as_bytes() == top)
+}
+
+fn applier(overwrite: bool) -> Applier {
     let status = procfs::process::Process::myself().and_then(|process| process.status());
     Applier {
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
         umask: status.ok().and_then(|status| status.umask).unwrap_or(0o022),
+        overwrite,
     }
 }
 

@@ -1,7 +1,10 @@
-//! `agentfs ls-branches`: the branches, what runs on them, and how much they changed.
+//! `agentfs ls`: the branches, what runs on them, and how much they changed.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::ExitCode;
 
 use nix::sys::signal::Signal;
@@ -11,7 +14,7 @@ use agentfs_fsd::backstore::{BranchInfo, Listed, RunExit, Store};
 use agentfs_fsd::core::types::Time;
 
 use crate::cli::LsArgs;
-use crate::cmd::Globals;
+use crate::cmd::{Globals, mount};
 use crate::error::CmdError;
 use crate::review::json::{self, put_bytes, put_words};
 use crate::review::style::escape_word;
@@ -23,6 +26,8 @@ enum State {
     New,
     /// Someone holds it: the launcher's pid if known, else the owner's.
     Running(u32),
+    /// It is mounted, by the daemon with this pid.
+    Mounted(u32, OsString),
     /// The last run ended so.
     Ended(RunExit),
     /// The last run ended unseen: its launcher was killed, or the machine went down.
@@ -46,6 +51,9 @@ pub fn run(args: &LsArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         for listed in store.list()? {
             rows.push(row(&store, listed));
         }
+    } else {
+        let path = escape_word(globals.store_path.as_os_str().as_bytes());
+        eprintln!("agentfs: there is no store at {path}; the first run makes one");
     }
     for row in &rows {
         if let State::Damaged(why) = &row.state {
@@ -103,6 +111,11 @@ fn state(store: &Store, info: &BranchInfo) -> State {
         Ok(owner) => owner,
         Err(e) => return State::Damaged(e.to_string()),
     };
+    if let Some(owner) = owner
+        && let Some(path) = mounted_at(info, owner)
+    {
+        return State::Mounted(owner, path.into());
+    }
     match (owner, &info.last_run) {
         (Some(_), Some(run)) if run.exit.is_none() && run.pid != 0 => State::Running(run.pid),
         (Some(owner), _) => State::Running(owner),
@@ -111,12 +124,33 @@ fn state(store: &Store, info: &BranchInfo) -> State {
     }
 }
 
+/// Where a live branch is mounted, if its owner serves a mount: a run's record has another pid.
+pub fn mounted_at(info: &BranchInfo, owner: u32) -> Option<&Path> {
+    let run = info.last_run.as_ref()?;
+    match &run.command[..] {
+        [word, path] if word == mount::RECORD_WORD && run.exit.is_none() && run.pid == owner => {
+            Some(Path::new(path))
+        }
+        _ => None,
+    }
+}
+
 fn columns(rows: &[Row], now: Time) -> String {
     const RIGHT: [usize; 2] = [4, 5];
+    const WORKSPACE: usize = 6;
     let heading = [
-        "NAME", "PARENT", "STATE", "CHANGES", "SIZE", "AGE", "COMMAND",
+        "NAME",
+        "PARENT",
+        "STATE",
+        "CHANGES",
+        "SIZE",
+        "AGE",
+        "WORKSPACE",
+        "COMMAND",
     ];
     let mut cells = vec![heading.map(str::to_owned).to_vec()];
+    let infos = rows.iter().filter_map(|row| row.info.as_ref());
+    let workspaces: BTreeSet<_> = infos.map(|info| &info.workspace).collect();
     for row in rows {
         let info = row.info.as_ref();
         let parent = info.and_then(|info| info.parent.as_ref());
@@ -130,11 +164,20 @@ fn columns(rows: &[Row], now: Time) -> String {
                 .as_ref()
                 .map_or_else(|| "-".into(), |sum| table::size(sum.bytes)),
             info.map_or_else(|| "-".into(), |info| table::age(now.sec - info.created.sec)),
+            info.map_or_else(
+                || "-".into(),
+                |info| escape_word(info.workspace.as_os_str().as_bytes()),
+            ),
             run.map_or_else(
                 || "-".into(),
                 |run| table::command(run.command.iter().map(|word| word.as_bytes())),
             ),
         ]);
+    }
+    if workspaces.len() < 2 {
+        for row in &mut cells {
+            row.remove(WORKSPACE);
+        }
     }
     table::render(&cells, &RIGHT, table::terminal_columns())
 }
@@ -144,6 +187,7 @@ fn state_words(state: &State) -> String {
         State::New => "new".into(),
         State::Running(0) => "running".into(),
         State::Running(pid) => format!("running pid {pid}"),
+        State::Mounted(_, path) => format!("mounted {}", escape_word(path.as_bytes())),
         State::Ended(RunExit::Code(code)) => format!("exit {code}"),
         State::Ended(RunExit::Signal(number)) => format!("killed by {}", signal(*number)),
         State::Interrupted => "interrupted".into(),
@@ -158,18 +202,28 @@ fn signal(number: i32) -> String {
     }
 }
 
-/// The three counts; a `>` in front says that counting stopped before the end.
+/// The three counts; a `>` in front says that counting stopped before the end. Where they are all
+/// zero, what there is elsewhere.
 fn counts(sum: &Summary) -> String {
     let more = if sum.complete { "" } else { ">" };
-    format!("{more}+{} ~{} -{}", sum.added, sum.modified, sum.deleted)
+    let mut text = format!("{more}+{} ~{} -{}", sum.added, sum.modified, sum.deleted);
+    let elsewhere = [(".git", sum.git_dir), ("outside", sum.outside)];
+    let elsewhere: Vec<String> = (elsewhere.iter())
+        .filter(|(_, count)| *count > 0)
+        .map(|(place, count)| format!("{place} {count}"))
+        .collect();
+    if (sum.added, sum.modified, sum.deleted) == (0, 0, 0) && !elsewhere.is_empty() {
+        text = format!("{text} ({})", elsewhere.join(", "));
+    }
+    text
 }
 
-/// One branch of `agentfs ls-branches --json`:
+/// One branch of `agentfs ls --json`:
 ///
 /// ```text
 /// name, parent (null: the base), workspace, created (RFC 3339)
 /// state       new|running|exited|killed|interrupted|damaged
-/// pid         while running; exit_code if exited; signal, signal_number if killed; why if damaged
+/// pid         while running; mounted_at: where, if what runs is a mount; exit_code if exited; signal, signal_number if killed; why if damaged
 /// changes     null if damaged, else { added, modified, deleted: in the workspace outside .git;
 ///             git_dir: in a .git of it; outside: elsewhere; complete: false if there is more }
 /// bytes       of file contents that the branch holds
@@ -194,6 +248,11 @@ fn to_json(row: &Row) -> Value {
         State::New => "new",
         State::Running(pid) => {
             object.insert("pid".into(), (*pid).into());
+            "running"
+        }
+        State::Mounted(pid, path) => {
+            object.insert("pid".into(), (*pid).into());
+            put_bytes(&mut object, "mounted_at", path.as_bytes());
             "running"
         }
         State::Ended(RunExit::Code(code)) => {
@@ -232,4 +291,75 @@ fn to_json(row: &Row) -> Value {
         }
     }
     Value::Object(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use agentfs_fsd::backstore::{NewBranch, RunRecord};
+    use agentfs_fsd::core::types::BranchName;
+
+    use super::*;
+
+    #[test]
+    fn counts_of_work_elsewhere_only_are_shown() {
+        let sum = Summary {
+            git_dir: 5,
+            outside: 1,
+            complete: true,
+            ..Summary::default()
+        };
+        assert_eq!(counts(&sum), "+0 ~0 -0 (.git 5, outside 1)");
+        assert_eq!(counts(&Summary { added: 1, ..sum }), "+1 ~0 -0");
+        let none = Summary {
+            complete: true,
+            ..Summary::default()
+        };
+        assert_eq!(counts(&none), "+0 ~0 -0");
+    }
+
+    #[test]
+    fn mounts_and_workspaces_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open_or_create(dir.path()).unwrap();
+        let name = BranchName::new("b").unwrap();
+        let new = |workspace: &str| NewBranch {
+            workspace: workspace.into(),
+        };
+        store.create_branch(&name, None, new("/one")).unwrap();
+        let held = store.open_live(&name).unwrap();
+        let record = RunRecord {
+            command: vec![mount::RECORD_WORD.into(), "/mnt/x".into()],
+            cwd: "/one".into(),
+            pid: std::process::id(),
+            start_ticks: 0,
+            started: Time::now(),
+            ended: None,
+            exit: None,
+        };
+        store.put_run(&name, &record).unwrap();
+        let table = |store: &Store| {
+            let rows: Vec<Row> = (store.list().unwrap().into_iter())
+                .map(|listed| row(store, listed))
+                .collect();
+            columns(&rows, Time::now())
+        };
+        let text = table(&store);
+        assert!(
+            text.contains("mounted /mnt/x") && !text.contains("WORKSPACE"),
+            "{text}"
+        );
+        // A command of that name is no mount: its record has the launcher's pid.
+        store
+            .put_run(&name, &RunRecord { pid: 1, ..record })
+            .unwrap();
+        assert!(table(&store).contains("running pid 1"));
+        drop(held);
+        let other = BranchName::new("c").unwrap();
+        store.create_branch(&other, None, new("/two")).unwrap();
+        let text = table(&store);
+        assert!(
+            text.contains("WORKSPACE") && text.contains("/two"),
+            "{text}"
+        );
+    }
 }

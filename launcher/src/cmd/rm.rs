@@ -1,14 +1,16 @@
 //! `agentfs rm`: drops branches. Looks at all of them before it touches the first.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
-use agentfs_fsd::backstore::{Listed, Store, StoreError};
+use agentfs_fsd::backstore::{BranchInfo, Listed, Store, StoreError};
 use agentfs_fsd::core::types::BranchName;
 
 use crate::cli::RmArgs;
-use crate::cmd::Globals;
+use crate::cmd::{Globals, ls};
 use crate::error::CmdError;
+use crate::review::style::escape_word;
 
 /// Runs the subcommand.
 pub fn run(args: &RmArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
@@ -26,29 +28,30 @@ pub fn run(args: &RmArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
 
 /// Removes all of `names`, or none if one of them is unknown or live.
 fn remove(store: &Store, names: &BTreeSet<&BranchName>) -> Result<(), CmdError> {
-    let known: BTreeSet<String> = (store.list()?.into_iter())
+    let known: BTreeMap<String, Option<BranchInfo>> = (store.list()?.into_iter())
         .map(|listed| match listed {
-            Listed::Branch(info) => info.name.to_string(),
-            Listed::Damaged { name, .. } => name,
+            Listed::Branch(info) => (info.name.to_string(), Some(info)),
+            Listed::Damaged { name, .. } => (name, None),
         })
         .collect();
     let missing: Vec<&str> = (names.iter())
         .map(|name| name.as_str())
-        .filter(|name| !known.contains(*name))
+        .filter(|name| !known.contains_key(*name))
         .collect();
     if !missing.is_empty() {
         return Err(unknown(&missing));
     }
     for name in names {
         if let Some(pid) = store.live_owner(name)? {
-            return Err(live(name, pid));
+            let info = known.get(name.as_str()).and_then(Option::as_ref);
+            return Err(live(name, pid, info));
         }
     }
     for name in names {
         match store.remove_branch(name) {
             Ok(()) => eprintln!("agentfs: removed branch {name}"),
             // It came to life since we looked.
-            Err(StoreError::Locked { pid, .. }) => return Err(live(name, pid)),
+            Err(StoreError::Locked { pid, .. }) => return Err(live(name, pid, None)),
             Err(e) => return Err(e.into()),
         }
     }
@@ -63,11 +66,19 @@ fn unknown(names: &[&str]) -> CmdError {
         } else {
             "no such branches"
         },
-        "`agentfs ls-branches` lists them; nothing was removed",
+        "`agentfs ls` lists them; nothing was removed",
     )
 }
 
-fn live(name: &BranchName, pid: u32) -> CmdError {
+fn live(name: &BranchName, pid: u32, info: Option<&BranchInfo>) -> CmdError {
+    if let Some(path) = info.and_then(|info| ls::mounted_at(info, pid)) {
+        let path = escape_word(path.as_os_str().as_bytes());
+        return CmdError::refused(
+            format!("rm {name}"),
+            format!("the branch is mounted at {path}"),
+            format!("`agentfs umount {path}`, then try again"),
+        );
+    }
     let owner = match pid {
         0 => "a process is".to_owned(),
         pid => format!("pid {pid} is"),
@@ -75,13 +86,14 @@ fn live(name: &BranchName, pid: u32) -> CmdError {
     CmdError::refused(
         format!("rm {name}"),
         format!("the branch is live, {owner} serving it"),
-        "end the commands that run on it (`agentfs ls-branches` shows them), then try again",
+        "end the commands that run on it (`agentfs ls` shows them), then try again",
     )
 }
 
 #[cfg(test)]
 mod tests {
-    use agentfs_fsd::backstore::NewBranch;
+    use agentfs_fsd::backstore::{NewBranch, RunRecord};
+    use agentfs_fsd::core::types::Time;
 
     use super::*;
 
@@ -111,6 +123,20 @@ mod tests {
         let pid = format!("pid {}", std::process::id());
         assert!(error.contains("rm b") && error.contains(&pid), "{error}");
         assert_eq!(store.list().unwrap().len(), 2);
+        let record = RunRecord {
+            command: vec!["mount".into(), "/mnt/x".into()],
+            cwd: "/".into(),
+            pid: std::process::id(),
+            start_ticks: 0,
+            started: Time::now(),
+            ended: None,
+            exit: None,
+        };
+        store.put_run(&b, &record).unwrap();
+        let error = remove(&store, &BTreeSet::from([&b]))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("`agentfs umount /mnt/x`"), "{error}");
         drop(held);
         remove(&store, &BTreeSet::from([&a, &b])).unwrap();
         assert!(store.list().unwrap().is_empty());

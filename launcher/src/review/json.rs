@@ -23,7 +23,8 @@ pub const VERSION: u32 = 1;
 /// changes     [{ path, status: added|modified|deleted|type-changed|renamed, from (if renamed),
 ///                before, after: null or { kind: file|dir|symlink|fifo|socket|char|block,
 ///                mode: "0644", uid, gid, size, nlink }, differs: [content|mode|owner|xattrs],
-///                in_patch: whether the patch has it }]
+///                in_patch: whether the patch has it, host_changed: whether the host changed, made
+///                or removed it since the branch took it over (then only --overwrite patches it) }]
 /// not_in_patch [{ path, what }]
 /// outside     changes outside `top` (or the given paths), not listed
 /// problems    [{ path (absolute), what }]
@@ -68,6 +69,7 @@ fn change(item: &Item<'_>) -> Value {
         .map(|(part, _)| part);
     object.insert("differs".into(), parts.collect());
     object.insert("in_patch".into(), item.in_patch.into());
+    object.insert("host_changed".into(), item.host_changed().into());
     Value::Object(object)
 }
 

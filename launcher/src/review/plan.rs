@@ -73,6 +73,8 @@ pub struct Item<'a> {
     pub in_patch: bool,
     /// Whether it lies in `.git`.
     pub in_git_dir: bool,
+    /// A patch could have it, but it would undo what the host did since.
+    pub held_back: bool,
 }
 
 /// Something that a patch does not carry.
@@ -81,6 +83,8 @@ pub struct Note {
     /// Relative to the scope's top.
     pub path: Vec<u8>,
     pub what: String,
+    /// It is only about what the host changed since.
+    pub held_back: bool,
 }
 
 /// Who will apply the patch: git apply makes files as this caller would.
@@ -89,6 +93,8 @@ pub struct Applier {
     pub uid: u32,
     pub gid: u32,
     pub umask: u32,
+    /// Take the branch's version also of what the host changed since.
+    pub overwrite: bool,
 }
 
 /// What to show of a set of changes.
@@ -142,6 +148,9 @@ impl<'a> Plan<'a> {
         if renames {
             plan.find_renames(scope);
         }
+        if !who.overwrite {
+            plan.hold_back();
+        }
         let left_behind = left_behind(&plan.items);
         for item in &plan.items {
             notes.item(item, &left_behind);
@@ -162,6 +171,15 @@ impl<'a> Plan<'a> {
         plan.notes = notes.found;
         plan.notes.sort_by(|a, b| a.path.cmp(&b.path));
         plan
+    }
+
+    /// Keeps out of the patch what the host changed since the branch took it over.
+    fn hold_back(&mut self) {
+        for item in &mut self.items {
+            let undoes = item.host_changed();
+            item.held_back = item.in_patch && undoes;
+            item.in_patch &= !undoes;
+        }
     }
 
     /// Makes one item of a deleted base file and the place where it only went to.
@@ -213,6 +231,7 @@ impl<'a> Item<'a> {
             became_empty_dir: false,
             in_patch: false,
             in_git_dir: git::refusal(path, false) == Some(Refusal::GitDir),
+            held_back: false,
         };
         item.in_patch = item.is_for_git() && item.is_seen_by_git();
         item
@@ -235,6 +254,23 @@ impl<'a> Item<'a> {
                 self.change.difference.content || git::mode(before) != git::mode(after)
             }
             _ => true,
+        }
+    }
+
+    /// Whether the branch's state here would undo what the host did since.
+    pub fn host_changed(&self) -> bool {
+        // A file that only moved brings no contents.
+        self.change.host_changed && self.status != Status::Renamed
+    }
+
+    /// What the host did since the branch took it over, and what a patch would make of that.
+    pub fn why_held_back(&self) -> &'static str {
+        match (&self.change.before, &self.change.after) {
+            (None, _) => {
+                "was removed on the host since the branch took it over; the patch would make it again"
+            }
+            (_, None) => "changed on the host since; the patch would remove it",
+            _ => "changed on the host since the branch took it over; the patch would undo that",
         }
     }
 
@@ -323,6 +359,7 @@ impl Notes {
         self.found.push(Note {
             path: path.to_vec(),
             what: what.into(),
+            held_back: false,
         });
     }
 
@@ -364,6 +401,12 @@ impl Notes {
         }
         let mut what = Vec::new();
         match (item.before, item.after) {
+            _ if item.held_back => {
+                self.add(&item.path, item.why_held_back());
+                if let Some(note) = self.found.last_mut() {
+                    note.held_back = true;
+                }
+            }
             (_, Some(after)) if item.in_patch => self.lost(after, item, &mut what),
             (_, None) if item.in_patch => {}
             (Some(before), Some(after)) if item.is_for_git() => {

@@ -22,6 +22,9 @@ impl Line {
         } else if item.is_dir() {
             name.push('/');
         }
+        if item.host_changed() {
+            name.push_str(" (host changed)");
+        }
         Line { name, extent }
     }
 }

@@ -35,6 +35,13 @@ pub struct Model {
     next: u64,
 }
 
+fn time(sec: i64, nsec: i64) -> Time {
+    Time {
+        sec,
+        nsec: nsec as u32,
+    }
+}
+
 const LAYER: LayerId = LayerId(7);
 
 impl Model {
@@ -70,8 +77,8 @@ impl Model {
             dev: meta.dev(),
             ino: meta.ino(),
             size: meta.size(),
-            mtime: Time::default(),
-            ctime: Time::default(),
+            mtime: time(meta.mtime(), meta.mtime_nsec()),
+            ctime: time(meta.ctime(), meta.ctime_nsec()),
             btime: Time::default(),
         };
         let mut record = blank(kind, meta.mode() & 0o7777);
@@ -432,8 +439,8 @@ fn blank(kind: Kind, perm: u32) -> InodeRec {
         size: 0,
         atime: Time::default(),
         mtime: Time::default(),
-        ctime: Time::default(),
-        btime: Time::default(),
+        ctime: Time::now(),
+        btime: Time::now(),
         object_mtime: None,
         dirty: false,
         generation: 0,

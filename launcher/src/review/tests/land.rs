@@ -54,6 +54,7 @@ pub fn me() -> Applier {
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
         umask: 0o022,
+        overwrite: false,
     }
 }
 
@@ -140,6 +141,7 @@ impl Land {
                 after: new,
                 difference,
                 unlisted_links: 0,
+                host_changed: false,
             });
         }
         for (path, node) in &after {

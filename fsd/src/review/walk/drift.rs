@@ -1,0 +1,76 @@
+//! Whether the host's side of a changed path is still what the branch set out from.
+//!
+//! A record says what its base object looked like at copy-up. Where the branch has no record of the
+//! object (it removed or replaced it), times tell: an object of the host that is younger than the
+//! branch's own deed is not the one which that was done to.
+
+use super::shown::Shown;
+use super::{Tree, Walk};
+use crate::core::record::{Fingerprint, InodeRec};
+use crate::core::types::{Kind, Time};
+use crate::review::base::BaseEntry;
+
+impl Walk<'_> {
+    /// When the branch last changed the names in a directory that it has a record of.
+    pub(super) fn since_of(&self, tree: &Tree) -> Option<Time> {
+        Some(self.inodes.get(&tree.ino?)?.ctime)
+    }
+
+    /// Whether the host changed what it has at `path` since the branch took it over, or made or
+    /// removed it since. What cannot be known is taken for unchanged.
+    pub(super) fn drifted(
+        &self,
+        path: &[u8],
+        old: Option<&BaseEntry>,
+        new: Option<&Shown>,
+    ) -> bool {
+        let record = new
+            .and_then(|new| new.recorded)
+            .and_then(|ino| self.inodes.get(&ino))
+            .filter(|record| record.kind != Kind::Dir);
+        let Some(old) = old else {
+            // The host had one, and it is gone; a moved file was taken from elsewhere.
+            return record.is_some_and(|record| comes_from(record, path));
+        };
+        if old.node.kind == Kind::Dir {
+            return false;
+        }
+        let now = &old.fingerprint;
+        // Removed or moved away: the record may remain, under another name.
+        let record = record
+            .filter(|record| comes_from(record, path) || is_of(record, now))
+            .or_else(|| self.origins.get(path).filter(|_| new.is_none()));
+        if let Some(origin) = record.and_then(|record| record.origin.as_ref()) {
+            return is_other(&origin.fingerprint, now);
+        }
+        let made = new
+            .and_then(|new| new.recorded)
+            .and_then(|ino| self.inodes.get(&ino));
+        match made {
+            Some(record) if record.origin.is_none() => is_younger(now, record.btime),
+            _ => self.since.is_some_and(|since| is_younger(now, since)),
+        }
+    }
+}
+
+fn comes_from(record: &InodeRec, path: &[u8]) -> bool {
+    let origin = record.origin.as_ref();
+    origin.is_some_and(|origin| origin.path.as_ref() == path)
+}
+
+/// Whether the record is of this very object, under whatever name.
+fn is_of(record: &InodeRec, now: &Fingerprint) -> bool {
+    let same = |known: &Fingerprint| (known.dev, known.ino) == (now.dev, now.ino);
+    let origin = record.origin.as_ref();
+    origin.is_some_and(|origin| same(&origin.fingerprint))
+}
+
+/// Whether the contents may be others: a new ctime alone is a matter of names or attributes.
+fn is_other(known: &Fingerprint, now: &Fingerprint) -> bool {
+    (known.ino, known.size, known.mtime) != (now.ino, now.size, now.mtime)
+}
+
+/// Whether the object was made or written after `then`. Times that can be set need a ctime as late.
+fn is_younger(now: &Fingerprint, then: Time) -> bool {
+    now.ctime > then && (now.mtime > then || now.btime > then)
+}
