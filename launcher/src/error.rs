@@ -7,7 +7,7 @@ use std::io;
 use std::path::PathBuf;
 
 use agentfs_fsd::backstore::StoreError;
-use agentfs_fsd::core::types::BranchNameError;
+use agentfs_fsd::core::types::{BranchName, BranchNameError};
 use agentfs_fsd::ctl::CtlError;
 use agentfs_policy::PolicyError;
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,9 @@ pub enum CmdError {
         /// The last that it said on its standard error, if anything.
         said: String,
     },
+    /// A signal came before the command was started.
+    #[error("ended by signal {0} before the command was started")]
+    Interrupted(i32),
     /// Reading or showing a branch's changes failed.
     #[error("{0}")]
     Review(Box<dyn std::error::Error + Send + Sync>),
@@ -82,6 +85,23 @@ impl CmdError {
             what: what.into(),
             why: why.into(),
             fix: fix.into(),
+        }
+    }
+
+    /// An answer of a branch's daemon that was none, or not the one hoped for.
+    pub fn daemon(branch: &BranchName, source: CtlError) -> Self {
+        Self::Daemon {
+            branch: branch.to_string(),
+            source,
+            said: String::new(),
+        }
+    }
+
+    /// The exit status that tells of it.
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::Interrupted(number) => (128 + number).clamp(129, 255) as u8,
+            _ => EXIT_OURS,
         }
     }
 

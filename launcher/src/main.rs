@@ -8,6 +8,7 @@ mod error;
 mod hostmount;
 mod idmap;
 mod launch;
+mod line;
 mod mounts;
 mod names;
 mod plan;
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
     };
     answer.unwrap_or_else(|e| {
         eprintln!("agentfs: {e}");
-        ExitCode::from(EXIT_OURS)
+        ExitCode::from(e.status())
     })
 }
 

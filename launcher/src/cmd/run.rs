@@ -40,6 +40,8 @@ pub fn run(args: &RunArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         branch: &branch,
         info: info.as_ref(),
         from: args.from.as_ref(),
+        // A name that was made up is for a branch of this run's own.
+        must_be_new: args.fresh || args.from.is_some() || args.branch.is_none(),
         workspace: &workspace,
         view: &args.view,
         report: args.report,
@@ -111,6 +113,8 @@ pub struct Job<'a> {
     pub branch: &'a BranchName,
     pub info: Option<&'a BranchInfo>,
     pub from: Option<&'a BranchName>,
+    /// A branch of the name that turns up meanwhile will not do.
+    pub must_be_new: bool,
     pub workspace: &'a Path,
     pub view: &'a ViewArgs,
     pub report: ReportArgs,
@@ -142,6 +146,7 @@ impl Job<'_> {
             } else {
                 None
             },
+            must_be_new: self.must_be_new,
             workspace: self.workspace,
             plan: &plan,
             own_view: self.view.asks_for_something(),
