@@ -32,6 +32,7 @@ pub struct Daemon {
     branch: BranchName,
     child: Child,
     stderr: std::fs::File,
+    log: PathBuf,
 }
 
 /// Where the daemon's program is.
@@ -69,7 +70,7 @@ impl Daemon {
     /// it yet, so that the daemon opens the branch while the caller does something else.
     pub fn start(
         program: &Path,
-        store: &Path,
+        store: &Store,
         branch: &BranchName,
     ) -> Result<(Self, OwnedFd), CmdError> {
         let fail = |e: std::io::Error| CmdError::io("start the daemon", program, e);
@@ -82,7 +83,7 @@ impl Daemon {
         let stderr = std::fs::File::from(stderr);
         let child = Command::new(program)
             .arg("--store")
-            .arg(store)
+            .arg(store.path())
             .args(["--branch", branch.as_str()])
             .args(["--control-fd", &theirs.as_raw_fd().to_string()])
             .current_dir("/")
@@ -96,6 +97,7 @@ impl Daemon {
                 branch: branch.clone(),
                 child,
                 stderr,
+                log: store.branch_path(branch).join("fsd.log"),
             },
             ours.into(),
         ))
@@ -108,10 +110,14 @@ impl Daemon {
         };
         let mut said = String::new();
         // It is on its way out; its words are complete when it is gone.
-        if let (CtlError::Closed, Ok(status)) = (&source, self.reap(GRACE_SECONDS)) {
+        let closed = matches!(source, CtlError::Closed);
+        if let (true, Ok(status)) = (closed, self.reap(GRACE_SECONDS)) {
             said = format!("it ended with {status}. ");
         }
         said.push_str(&self.said());
+        if closed {
+            said.push_str(&format!("\n  fix: look at {}", self.log.display()));
+        }
         CmdError::Daemon {
             branch,
             source,

@@ -187,7 +187,7 @@ fn start(
         Some(from) => Some(make_branch(order, from)?),
         None => None,
     };
-    let (mut daemon, connection) = Daemon::start(&program, order.store.path(), order.branch)?;
+    let (mut daemon, connection) = Daemon::start(&program, order.store, order.branch)?;
     let line = match Line::over(connection, order.branch, signals) {
         Ok(line) => line,
         Err(e) => {

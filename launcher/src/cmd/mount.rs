@@ -102,7 +102,7 @@ fn start(
     base: &Path,
     options: &Options,
 ) -> Result<(), CmdError> {
-    let (mut daemon, connection) = Daemon::start(program, store.path(), branch)?;
+    let (mut daemon, connection) = Daemon::start(program, store, branch)?;
     let client = Client::over(connection).map_err(|e| daemon.error(CmdError::daemon(branch, e)))?;
     let source = options
         .source
