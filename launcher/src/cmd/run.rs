@@ -34,6 +34,14 @@ pub fn run(args: &RunArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         known(parent)?.ok_or_else(|| StoreError::NoBranch(parent.to_string()))?;
     }
     let workspace = probe::workspace(&here.cwd);
+    check_workspace(&workspace)?;
+    if let Some(info) = info.as_ref().filter(|info| info.workspace != workspace) {
+        eprintln!(
+            "agentfs: branch {branch} belongs to {}, you are in {}",
+            info.workspace.display(),
+            here.cwd.display()
+        );
+    }
     Job {
         here: &here,
         store: store.as_ref(),
@@ -49,6 +57,24 @@ pub fn run(args: &RunArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         dry_run: args.dry_run,
     }
     .execute()
+}
+
+/// Refuses a workspace that a run cannot show as it is, and warns of one that is everything.
+fn check_workspace(workspace: &Path) -> Result<(), CmdError> {
+    if plan::is_private(workspace) {
+        return Err(CmdError::refused(
+            format!("the workspace {}", workspace.display()),
+            "is private inside a run: a command gets a new, empty one",
+            "run from a directory of your project, or make one below it: mkdir DIR && cd DIR",
+        ));
+    }
+    if workspace == Path::new("/") {
+        eprintln!(
+            "agentfs: the workspace is /: everything on the host becomes copy-on-write; run from a \
+             directory of your project for less"
+        );
+    }
+    Ok(())
 }
 
 fn refuse_existing(args: &RunArgs, info: &BranchInfo) -> Result<(), CmdError> {
