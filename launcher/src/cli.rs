@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::builder::TypedValueParser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
 use agentfs_fsd::core::types::BranchName;
@@ -304,6 +304,50 @@ pub struct DoctorArgs {
     pub json: bool,
 }
 
+/// The words for a `run` or `exec` whose command has no `--` before it; `None`: it is not that.
+pub fn without_dashes(e: &clap::Error, args: &[OsString]) -> Option<String> {
+    let takes_one = args.iter().skip(1).find(|a| *a == "run" || *a == "exec")?;
+    let Some(ContextValue::String(word)) = e.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let is_flag = word.starts_with('-');
+    if e.kind() != ErrorKind::UnknownArgument || is_flag || args.iter().any(|a| a == "--") {
+        return None;
+    }
+    let after = args.iter().position(|a| a == takes_one)? + 1;
+    let at = args.iter().skip(after).rposition(|a| *a == **word);
+    let first = args.iter().skip(after).position(|a| *a == **word);
+    // A word that comes twice may be a flag's value the first time.
+    let at = after
+        + if word_is_value(args, after + first?) {
+            at?
+        } else {
+            first?
+        };
+    let mut line: Vec<String> = args.iter().map(|a| quoted(&a.to_string_lossy())).collect();
+    line.insert(at, "--".into());
+    if let Some(name) = line.first_mut() {
+        *name = "agentfs".into();
+    }
+    Some(format!(
+        "error: put -- before the command '{word}'\n\n  {}\n",
+        line.join(" ")
+    ))
+}
+
+fn word_is_value(args: &[OsString], at: usize) -> bool {
+    let before = at.checked_sub(1).and_then(|i| args.get(i));
+    before.is_some_and(|a| a.to_string_lossy().starts_with('-'))
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./=:,+@%".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
 /// Checks branch names. Speaks for itself, because clap's own message shows the value unescaped.
 #[derive(Clone, Copy, Debug)]
 struct NameParser;
@@ -345,6 +389,29 @@ mod tests {
         };
         assert_eq!(run.cmd.argv, ["ls", "--cow", "-b"]);
         assert!(run.view.cow.is_empty());
+    }
+
+    #[test]
+    fn a_command_without_dashes_is_answered_with_the_right_line() {
+        for (given, line) in [
+            ("run cargo test", "agentfs run -- cargo test"),
+            ("run -b x ls -la", "agentfs run -b x -- ls -la"),
+            ("run --branch ls ls", "agentfs run --branch ls -- ls"),
+            ("exec b git status", "agentfs exec b -- git status"),
+        ] {
+            let words = std::iter::once("/bin/agentfs").chain(given.split(' '));
+            let args: Vec<OsString> = words.map(OsString::from).collect();
+            let e = Cli::try_parse_from(&args).expect_err(given);
+            let text = without_dashes(&e, &args).expect(given);
+            assert!(text.contains("put -- before"), "{text}");
+            assert!(text.contains(&format!("\n  {line}\n")), "{text}");
+        }
+        for other in ["run --nonsense -- ls", "ls extra", "run --nonsense"] {
+            let words = std::iter::once("agentfs").chain(other.split(' '));
+            let args: Vec<OsString> = words.map(OsString::from).collect();
+            let e = Cli::try_parse_from(&args).expect_err(other);
+            assert_eq!(without_dashes(&e, &args), None);
+        }
     }
 
     #[test]

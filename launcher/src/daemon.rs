@@ -5,19 +5,26 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
+use agentfs_fsd::backstore::Store;
 use agentfs_fsd::core::types::BranchName;
 use agentfs_fsd::ctl::CtlError;
-use agentfs_fsd::ctl::client::Client;
 use rustix::fs::MemfdFlags;
 
 use crate::error::CmdError;
+use crate::line::{Line, PATIENCE};
 
 /// Names the daemon's program, for tests and unusual installations.
 pub const PROGRAM_ENV: &str = "AGENTFS_FUSE_HOST_BIN";
 const PROGRAM: &str = "agentfs-fsd";
 /// How long a daemon that nobody is connected to may take to end.
 const GRACE_SECONDS: i64 = 10;
+/// The same, when the run is broken off.
+const SHORT_GRACE_SECONDS: i64 = 1;
+/// The kernel takes no longer to let go of all that a killed daemon held.
+const SETTLED: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// A daemon that this process started.
 #[derive(Debug)]
@@ -25,6 +32,7 @@ pub struct Daemon {
     branch: BranchName,
     child: Child,
     stderr: std::fs::File,
+    log: PathBuf,
 }
 
 /// Where the daemon's program is.
@@ -62,7 +70,7 @@ impl Daemon {
     /// it yet, so that the daemon opens the branch while the caller does something else.
     pub fn start(
         program: &Path,
-        store: &Path,
+        store: &Store,
         branch: &BranchName,
     ) -> Result<(Self, OwnedFd), CmdError> {
         let fail = |e: std::io::Error| CmdError::io("start the daemon", program, e);
@@ -75,7 +83,7 @@ impl Daemon {
         let stderr = std::fs::File::from(stderr);
         let child = Command::new(program)
             .arg("--store")
-            .arg(store)
+            .arg(store.path())
             .args(["--branch", branch.as_str()])
             .args(["--control-fd", &theirs.as_raw_fd().to_string()])
             .current_dir("/")
@@ -89,29 +97,43 @@ impl Daemon {
                 branch: branch.clone(),
                 child,
                 stderr,
+                log: store.branch_path(branch).join("fsd.log"),
             },
             ours.into(),
         ))
     }
 
-    /// An error of this daemon, with its last words.
-    pub fn error(&mut self, source: CtlError) -> CmdError {
+    /// Adds this daemon's last words to an error of it.
+    pub fn error(&mut self, error: CmdError) -> CmdError {
+        let CmdError::Daemon { branch, source, .. } = error else {
+            return error;
+        };
         let mut said = String::new();
         // It is on its way out; its words are complete when it is gone.
-        if let (CtlError::Closed, Ok(status)) = (&source, self.reap()) {
+        let closed = matches!(source, CtlError::Closed);
+        if let (true, Ok(status)) = (closed, self.reap(GRACE_SECONDS)) {
             said = format!("it ended with {status}. ");
         }
         said.push_str(&self.said());
+        if closed {
+            said.push_str(&format!("\n  fix: look at {}", self.log.display()));
+        }
         CmdError::Daemon {
-            branch: self.branch.to_string(),
+            branch,
             source,
             said,
         }
     }
 
+    /// Ends a daemon that could not be talked to, so that it holds the branch no longer.
+    pub fn end(&mut self) {
+        // Killed at the worst, which it recovers from; what stays is an orphan.
+        let _ = self.reap(SHORT_GRACE_SECONDS);
+    }
+
     /// Waits for its end. One that lingers without a connection is asked to end (it closes the branch
     /// first), then made to.
-    fn reap(&mut self) -> std::io::Result<ExitStatus> {
+    fn reap(&mut self, grace_seconds: i64) -> std::io::Result<ExitStatus> {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
@@ -120,7 +142,7 @@ impl Daemon {
             PidfdFlags::empty(),
         )?;
         let grace = Timespec {
-            tv_sec: GRACE_SECONDS,
+            tv_sec: grace_seconds,
             tv_nsec: 0,
         };
         for signal in [Signal::TERM, Signal::KILL] {
@@ -145,13 +167,38 @@ impl Daemon {
         }
     }
 
-    /// Ends our part of the session, waits until the branch is closed, and reaps the daemon.
-    pub fn finish(mut self, client: Client) -> Result<(), CmdError> {
-        client.wait_closed().map_err(|e| self.error(e))?;
-        let status = self
-            .child
-            .wait()
-            .map_err(|e| CmdError::io("wait for", PROGRAM, e))?;
+    /// Ends our part of the session; if it was the last, waits until the branch is closed and reaps
+    /// the daemon. Others' sessions keep it alive, and are not waited for. `broken_off`: the run
+    /// did not come to its end, so a daemon that does not answer is not worth a wait.
+    pub fn finish(
+        mut self,
+        line: Line<'_>,
+        store: &Store,
+        broken_off: bool,
+    ) -> Result<(), CmdError> {
+        let patience = broken_off.then_some(PATIENCE);
+        if let Err(e) = line.wait_closed(patience) {
+            if broken_off {
+                self.end();
+            }
+            return Err(self.error(e));
+        }
+        let ended = Instant::now();
+        let status = loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => break status,
+                Ok(None) => {}
+                Err(e) => return Err(CmdError::io("wait for", PROGRAM, e)),
+            }
+            std::thread::sleep(PAUSE);
+            // The lock is let go of before the connection is, but for a daemon that was killed.
+            let owner = store.live_owner(&self.branch).ok().flatten();
+            if owner == Some(self.child.id()) && ended.elapsed() > SETTLED
+                || ended.elapsed() > PATIENCE
+            {
+                return Ok(());
+            }
+        };
         if status.success() {
             return Ok(());
         }

@@ -7,7 +7,7 @@ use std::io;
 use std::path::PathBuf;
 
 use agentfs_fsd::backstore::StoreError;
-use agentfs_fsd::core::types::BranchNameError;
+use agentfs_fsd::core::types::{BranchName, BranchNameError};
 use agentfs_fsd::ctl::CtlError;
 use agentfs_policy::PolicyError;
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,9 @@ pub enum CmdError {
         /// The last that it said on its standard error, if anything.
         said: String,
     },
+    /// A signal came before the command was started.
+    #[error("ended by signal {0} before the command was started")]
+    Interrupted(i32),
     /// Reading or showing a branch's changes failed.
     #[error("{0}")]
     Review(Box<dyn std::error::Error + Send + Sync>),
@@ -82,6 +85,23 @@ impl CmdError {
             what: what.into(),
             why: why.into(),
             fix: fix.into(),
+        }
+    }
+
+    /// An answer of a branch's daemon that was none, or not the one hoped for.
+    pub fn daemon(branch: &BranchName, source: CtlError) -> Self {
+        Self::Daemon {
+            branch: branch.to_string(),
+            source,
+            said: String::new(),
+        }
+    }
+
+    /// The exit status that tells of it.
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::Interrupted(number) => (128 + number).clamp(129, 255) as u8,
+            _ => EXIT_OURS,
         }
     }
 
@@ -123,7 +143,20 @@ fn store_fix(e: &StoreError) -> &'static str {
         }
         StoreError::NewerFormat { .. } => "use the agentfs that wrote it, or a newer one",
         StoreError::NoBranch(_) => "`agentfs ls` lists the branches",
-        _ => "",
+        StoreError::BranchExists(_) => "choose another name; `agentfs ls` lists those in use",
+        StoreError::Locked { .. } => "`agentfs ls` shows what runs on it; end that, or wait for it",
+        StoreError::Damaged { .. } => {
+            "the other branches are not affected; `agentfs rm NAME` drops a damaged one"
+        }
+        StoreError::Poisoned { .. } => {
+            "end the commands on the branch and start anew, which recovers all that was \
+             acknowledged; fsd.log in its directory tells what failed"
+        }
+        StoreError::Io { .. } => {
+            "look at the file system that holds the store (df, dmesg), or choose another store \
+             with --store DIR"
+        }
+        StoreError::Invalid(_) => "this is a bug of agentfs: please report it, with fsd.log",
     }
 }
 
@@ -210,4 +243,56 @@ pub mod step {
     pub const PROC: &str = "mount a new";
     pub const PIVOT: &str = "pivot to";
     pub const CWD: &str = "enter";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_trouble_with_the_store_comes_with_a_fix() {
+        let path = || PathBuf::from("/s");
+        let source = || io::Error::from_raw_os_error(5);
+        let op = "read";
+        let (branch, pid) = ("b".to_owned(), 7);
+        let (found, known) = (2, 1);
+        let what = "short".to_owned();
+        for (e, word) in [
+            (StoreError::io(op, path(), source()), "dmesg"),
+            (
+                StoreError::NoSpace {
+                    op,
+                    path: path(),
+                    source: source(),
+                },
+                "agentfs rm",
+            ),
+            (
+                StoreError::NotWritable {
+                    op,
+                    path: path(),
+                    source: source(),
+                },
+                "--store",
+            ),
+            (StoreError::Poisoned { path: path() }, "fsd.log"),
+            (StoreError::Invalid("x"), "report"),
+            (StoreError::Damaged { path: path(), what }, "agentfs rm"),
+            (
+                StoreError::NewerFormat {
+                    path: path(),
+                    found,
+                    known,
+                },
+                "newer",
+            ),
+            (StoreError::Locked { branch, pid }, "agentfs ls"),
+            (StoreError::NoBranch("b".into()), "agentfs ls"),
+            (StoreError::BranchExists("b".into()), "another name"),
+        ] {
+            let text = CmdError::from(e).to_string();
+            let (_, fix) = text.split_once("\n  fix: ").unwrap_or_default();
+            assert!(fix.contains(word), "{text}");
+        }
+    }
 }

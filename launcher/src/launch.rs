@@ -2,7 +2,8 @@
 //!
 //! Order, for a branch that is not live: clone the set-up child, then make the branch and start the
 //! daemon while that child already works; hand the mount over; bind; go. A live branch is joined. A
-//! branch that this run made is removed again when its command was never executed.
+//! branch that this run made, and that nobody else used, is removed again when its command was never
+//! executed.
 
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,10 +11,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use agentfs_fsd::backstore::{NewBranch, RunExit, RunRecord, Store, StoreError};
+use agentfs_fsd::backstore::{
+    BranchInfo, NewBranch, Records, RunExit, RunRecord, Store, StoreError,
+};
 use agentfs_fsd::core::types::{BranchName, Time};
 use agentfs_fsd::ctl::CtlError;
-use agentfs_fsd::ctl::client::Client;
 use agentfs_fsd::ctl::msg::{ErrorCode, MountSpec};
 use nix::unistd::Pid;
 
@@ -21,15 +23,15 @@ use crate::cmd::mount::RECORD_WORD;
 use crate::daemon::{self, Daemon};
 use crate::error::{CmdError, EXIT_OURS, SetupError, step};
 use crate::idmap;
+use crate::line::{Line, PATIENCE};
 use crate::plan::Plan;
 use crate::proc::child::{self, Inside};
 use crate::proc::clone::{self, Alone, Kind, Side};
-use crate::proc::monitor::{Outcome, Running, Signals};
+use crate::proc::monitor::{Cut, Outcome, Running, Signals};
 use crate::proc::msg::{End, Inner, Link, Outer};
 use crate::proc::tty::Tty;
 
-/// How long a branch may be between two states (its daemon starting, or closing it).
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at a branch that is between two states (its daemon starting, or closing it).
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// One command to run.
@@ -41,6 +43,8 @@ pub struct Order<'a> {
     pub branch: &'a BranchName,
     /// Make it, from this parent (`None`: from the host's files). `None`: it exists.
     pub create: Option<Option<&'a BranchName>>,
+    /// A branch of that name that somebody else makes meanwhile is not what was asked for.
+    pub must_be_new: bool,
     /// The workspace to note with a new branch.
     pub workspace: &'a std::path::Path,
     /// The steps of a fresh mount.
@@ -65,10 +69,20 @@ pub struct Done {
 }
 
 /// A process that was cloned off to set things up, and the link to it.
-struct SetUp {
+struct SetUp<'a> {
     link: Link,
     pid: Pid,
-    _pidfd: OwnedFd,
+    pidfd: OwnedFd,
+    signals: &'a Signals,
+}
+
+impl Drop for SetUp<'_> {
+    /// Ends the process if it is still there: it holds the mount, and the daemon waits for that.
+    fn drop(&mut self) {
+        use rustix::process::{Signal, pidfd_send_signal};
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _ = nix::sys::wait::waitpid(self.pid, None);
+    }
 }
 
 /// Runs the command to its end.
@@ -80,30 +94,49 @@ pub fn run(order: &Order<'_>) -> Result<Done, CmdError> {
     loop {
         if create.is_none() && order.store.live_owner(order.branch)?.is_some() {
             refuse_mounted(order)?;
-            match join(order, &inside, &signals)? {
-                Some(done) => return Ok(done),
-                None if Instant::now() < deadline => {
-                    std::thread::sleep(PAUSE);
-                    continue;
-                }
-                None => return Err(stuck(order)),
+            if let Some(done) = join(order, &inside, &signals)? {
+                return Ok(done);
+            }
+            if Instant::now() >= deadline {
+                return Err(stuck(order));
+            }
+        } else {
+            match start(order, create, &inside, &signals) {
+                // Another run made it, or opened it, between the look and the start.
+                Err(CmdError::Store(StoreError::BranchExists(_))) if !order.must_be_new => {}
+                Err(e) if is_locked(&e) && Instant::now() < deadline => {}
+                other => return other,
             }
         }
-        match start(order, create, &inside, &signals) {
-            // Somebody else opened it between the look and the start.
-            Err(CmdError::Daemon {
-                source:
-                    CtlError::Refused {
-                        code: ErrorCode::Locked,
-                        ..
-                    },
-                ..
-            }) if Instant::now() < deadline => {
-                create = None;
-                std::thread::sleep(PAUSE);
-            }
-            other => return other,
-        }
+        signals.pause(PAUSE).map_err(cut)?;
+        // The run that made it may have removed it again, its command not being there.
+        let gone = matches!(
+            order.store.branch(order.branch),
+            Err(StoreError::NoBranch(_))
+        );
+        create = order.create.filter(|_| gone);
+    }
+}
+
+fn is_locked(e: &CmdError) -> bool {
+    let CmdError::Daemon { source, .. } = e else {
+        return false;
+    };
+    let code = ErrorCode::Locked;
+    matches!(source, CtlError::Refused { code: c, .. } if *c == code)
+}
+
+fn cut(cut: Cut) -> CmdError {
+    match cut {
+        Cut::Signal(number) => CmdError::Interrupted(number),
+        Cut::Late => CmdError::refused(
+            "run",
+            format!(
+                "the set-up takes longer than {} seconds",
+                PATIENCE.as_secs()
+            ),
+            "is a file system of the host stuck? `agentfs doctor` tries each step",
+        ),
     }
 }
 
@@ -144,7 +177,7 @@ fn start(
     signals: &Signals,
 ) -> Result<Done, CmdError> {
     let program = daemon::program()?;
-    let set_up = begin(Kind::Setup, |link, alone| {
+    let set_up = begin(Kind::Setup, signals, |link, alone| {
         child::set_up(link, alone, inside)
     })?;
     idmap::write(set_up.pid, inside.plan.ids)?;
@@ -154,23 +187,30 @@ fn start(
         Some(from) => Some(make_branch(order, from)?),
         None => None,
     };
-    let (mut daemon, connection) = Daemon::start(&program, order.store.path(), order.branch)?;
-    let client = Client::over(connection).map_err(|e| daemon.error(e))?;
-    let result = serve(order, &client, &mut daemon, set_up, signals);
-    let closed = daemon.finish(client);
+    let (mut daemon, connection) = Daemon::start(&program, order.store, order.branch)?;
+    let line = match Line::over(connection, order.branch, signals) {
+        Ok(line) => line,
+        Err(e) => {
+            let e = daemon.error(e);
+            daemon.end();
+            if let (true, Some(guard)) = (is_locked(&e), guard) {
+                guard.keep();
+            }
+            return Err(e);
+        }
+    };
+    let result = serve(order, &line, &mut daemon, set_up);
+    let closed = daemon.finish(line, order.store, result.is_err());
     let outcome = result?;
+    report_unclosed(closed);
     let removed = match guard {
-        Some(guard) if outcome.not_executed.is_none() => {
+        Some(guard) if outcome.not_executed.is_some() => guard.remove(),
+        Some(guard) => {
             guard.keep();
             false
         }
-        other => other.is_some(),
+        None => false,
     };
-    if !outcome.daemon_lost {
-        closed?;
-    } else if let Err(e) = closed {
-        eprintln!("agentfs: {e}");
-    }
     if !removed {
         note_end(order, &outcome);
     }
@@ -181,13 +221,19 @@ fn start(
     })
 }
 
+/// The command has run, and its status is what counts from here on.
+fn report_unclosed(closed: Result<(), CmdError>) {
+    if let Err(e) = closed {
+        eprintln!("agentfs: {e}");
+    }
+}
+
 /// Hands the mount to the daemon and runs the command.
 fn serve(
     order: &Order<'_>,
-    client: &Client,
+    line: &Line<'_>,
     daemon: &mut Daemon,
-    set_up: SetUp,
-    signals: &Signals,
+    set_up: SetUp<'_>,
 ) -> Result<Outcome, CmdError> {
     let fds = hear(&set_up, &Inner::Mounted)?;
     let [device, user, mount] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| lost())?;
@@ -199,30 +245,26 @@ fn serve(
         conceal: order.plan.conceal.clone(),
         passthrough: order.plan.passthrough,
     };
-    let namespaces = Some((user.as_fd(), mount.as_fd()));
-    client
-        .attach(spec, device.as_fd(), namespaces)
-        .map_err(|e| daemon.error(e))?;
+    let fds = [device.as_fd(), user.as_fd(), mount.as_fd()];
+    line.attach(spec, &fds).map_err(|e| daemon.error(e))?;
     // The daemon alone keeps the mount alive from here on.
     drop((device, user, mount));
-    client.session().map_err(|e| daemon.error(e))?;
+    line.session().map_err(|e| daemon.error(e))?;
     tell(&set_up, Outer::Attached)?;
-    go(order, client, set_up, signals)
+    go(order, line, set_up)
 }
 
 /// Runs the command in a live run's namespaces. `None`: that run is ending, try again.
 fn join(order: &Order<'_>, inside: &Inside, signals: &Signals) -> Result<Option<Done>, CmdError> {
     let control = order.store.control_path(order.branch);
-    let failed = |source| CmdError::Daemon {
-        branch: order.branch.to_string(),
-        source,
-        said: String::new(),
-    };
-    let client = match Client::connect(&control) {
-        Ok(client) => client,
+    let line = match Line::connect(&control, order.branch, signals) {
+        Ok(line) => line,
         // Not listening yet, or no longer.
-        Err(CtlError::Io { .. } | CtlError::Closed) => return Ok(None),
-        Err(e) => return Err(failed(e)),
+        Err(CmdError::Daemon {
+            source: CtlError::Io { .. } | CtlError::Closed,
+            ..
+        }) => return Ok(None),
+        Err(e) => return Err(e),
     };
     if order.own_view {
         return Err(CmdError::refused(
@@ -231,25 +273,26 @@ fn join(order: &Order<'_>, inside: &Inside, signals: &Signals) -> Result<Option<
             "leave out --cow, --ro, --rw and --hide, or wait for the running commands to end",
         ));
     }
-    let spaces = match client.join() {
+    let spaces = match line.join() {
         Ok(spaces) => spaces,
-        Err(CtlError::Refused {
-            code: ErrorCode::NotMounted,
+        Err(CmdError::Daemon {
+            source:
+                CtlError::Closed
+                | CtlError::Refused {
+                    code: ErrorCode::NotMounted,
+                    ..
+                },
             ..
-        }) => {
-            let _ = client.wait_closed();
-            return Ok(None);
-        }
-        Err(CtlError::Closed) => return Ok(None),
-        Err(e) => return Err(failed(e)),
+        }) => return Ok(None),
+        Err(e) => return Err(e),
     };
-    let set_up = begin(Kind::Join, |link, alone| {
+    let set_up = begin(Kind::Join, signals, |link, alone| {
         child::join(link, alone, &spaces, inside)
     })?;
     drop(spaces);
     tell(&set_up, Outer::Go)?;
-    let outcome = go(order, &client, set_up, signals)?;
-    client.wait_closed().map_err(failed)?;
+    let outcome = go(order, &line, set_up)?;
+    report_unclosed(line.wait_closed(None));
     note_end(order, &outcome);
     Ok(Some(Done {
         outcome,
@@ -259,12 +302,7 @@ fn join(order: &Order<'_>, inside: &Inside, signals: &Signals) -> Result<Option<
 }
 
 /// From a set-up that needs nothing more of us to the end of the command.
-fn go(
-    order: &Order<'_>,
-    client: &Client,
-    set_up: SetUp,
-    signals: &Signals,
-) -> Result<Outcome, CmdError> {
+fn go(order: &Order<'_>, line: &Line<'_>, set_up: SetUp<'_>) -> Result<Outcome, CmdError> {
     let fds = hear(&set_up, &Inner::Started)?;
     let [init, command] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| lost())?;
     let pid = host_pid(&command)?;
@@ -272,36 +310,30 @@ fn go(
     // Nothing is learnt from outside about this process from here on.
     nix::sys::prctl::set_dumpable(false)
         .map_err(|e| SetupError::new("protect", "the monitor", e))?;
-    client
-        .bind(pid.as_raw().unsigned_abs(), start_ticks)
-        .map_err(|source| CmdError::Daemon {
-            branch: order.branch.to_string(),
-            source,
-            said: String::new(),
-        })?;
+    line.bind(pid.as_raw().unsigned_abs(), start_ticks)?;
     let mut tty = Tty::open();
     if tty.should_give() {
         tty.give(pid);
     }
     tell(&set_up, Outer::Start)?;
     note_start(order);
-    // The set-up child has left; leave no zombie.
-    let _ = nix::sys::wait::waitpid(set_up.pid, None);
-    let link = &set_up.link;
-    let daemon = client.as_fd();
     Ok(Running {
-        link,
-        signals,
+        link: &set_up.link,
+        signals: set_up.signals,
         tty: &mut tty,
         init,
         command,
         pid,
-        daemon,
+        daemon: line.as_fd(),
     }
     .wait())
 }
 
-fn begin(kind: Kind, child: impl FnOnce(Link, &Alone)) -> Result<SetUp, CmdError> {
+fn begin<'a>(
+    kind: Kind,
+    signals: &'a Signals,
+    child: impl FnOnce(Link, &Alone),
+) -> Result<SetUp<'a>, CmdError> {
     let fail = |e| SetupError::other(step::CLONE, "the run", e);
     let (ours, theirs) = Link::pair().map_err(fail)?;
     let alone = Alone::check().map_err(fail)?;
@@ -314,12 +346,13 @@ fn begin(kind: Kind, child: impl FnOnce(Link, &Alone)) -> Result<SetUp, CmdError
         Side::Parent { pid, pidfd } => Ok(SetUp {
             link: ours,
             pid,
-            _pidfd: pidfd,
+            pidfd,
+            signals,
         }),
     }
 }
 
-fn tell(set_up: &SetUp, word: Outer) -> Result<(), CmdError> {
+fn tell(set_up: &SetUp<'_>, word: Outer) -> Result<(), CmdError> {
     match set_up.link.send(&word, &[]) {
         Ok(()) => Ok(()),
         // It is gone. Its last word says why.
@@ -327,7 +360,12 @@ fn tell(set_up: &SetUp, word: Outer) -> Result<(), CmdError> {
     }
 }
 
-fn hear(set_up: &SetUp, due: &Inner) -> Result<Vec<OwnedFd>, CmdError> {
+fn hear(set_up: &SetUp<'_>, due: &Inner) -> Result<Vec<OwnedFd>, CmdError> {
+    let deadline = Instant::now() + PATIENCE;
+    set_up
+        .signals
+        .until_readable(set_up.link.as_fd(), deadline)
+        .map_err(cut)?;
     match set_up.link.recv::<Inner>() {
         Ok((word, fds)) if word == *due => Ok(fds),
         Ok((Inner::Failed(e), _)) => Err(e.into()),
@@ -390,34 +428,74 @@ fn inside(order: &Order<'_>, signals: &Signals) -> Result<Inside, CmdError> {
     })
 }
 
-/// Removes a branch that this run made, unless it is told to keep it.
+/// Removes a branch that this run made, unless it is told to keep it or somebody else used it.
+#[derive(Debug)]
 struct BranchGuard<'a> {
     store: &'a Store,
-    branch: &'a BranchName,
-    keep: bool,
+    made: BranchInfo,
+    armed: bool,
 }
 
 impl BranchGuard<'_> {
     fn keep(mut self) {
-        self.keep = true;
+        self.armed = false;
+    }
+
+    /// Removes it; whether it is gone.
+    fn remove(mut self) -> bool {
+        self.armed = false;
+        self.try_remove()
+    }
+
+    fn try_remove(&self) -> bool {
+        let name = &self.made.name;
+        let removed = self.is_unused().and_then(|unused| match unused {
+            true => self.store.remove_branch(name).map(|()| true),
+            false => Ok(false),
+        });
+        match removed {
+            Ok(removed) => removed,
+            // Whoever holds it now works on it.
+            Err(StoreError::Locked { .. }) => false,
+            // Another one took the name, or dropped the branch.
+            Err(StoreError::NoBranch(_)) => true,
+            Err(e) => {
+                eprintln!("agentfs: remove branch {name}: {e}");
+                false
+            }
+        }
+    }
+
+    /// Whether the branch is the one made, nobody else noted a run on it, and it is as it was made.
+    fn is_unused(&self) -> Result<bool, StoreError> {
+        let reader = self.store.read(&self.made.name)?;
+        let info = reader.info();
+        let others = info.last_run.as_ref();
+        if info.id != self.made.id
+            || others.is_some_and(|run| run.pid != std::process::id())
+            || self.store.live_owner(&info.name)?.is_some()
+        {
+            return Ok(false);
+        }
+        let mut changed = false;
+        // What lies below is the parent's, all of it older than this branch.
+        let inherits = info.parent.is_some();
+        reader.each_inode(&mut |_, rec| {
+            changed |= !inherits || rec.dirty || rec.ctime >= info.created;
+            Ok(())
+        })?;
+        reader.each_dentry(&mut |parent, name, word| {
+            changed |= reader.lower_dentry(parent, name)? != Some(word);
+            Ok(())
+        })?;
+        Ok(!changed)
     }
 }
 
 impl Drop for BranchGuard<'_> {
     fn drop(&mut self) {
-        if self.keep {
-            return;
-        }
-        // A daemon that failed to start may hold the lock a moment longer.
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.store.remove_branch(self.branch) {
-                Err(StoreError::Locked { .. }) if Instant::now() < deadline => {
-                    std::thread::sleep(PAUSE);
-                }
-                Err(e) => return eprintln!("agentfs: remove branch {}: {e}", self.branch),
-                Ok(()) => return,
-            }
+        if self.armed {
+            self.try_remove();
         }
     }
 }
@@ -429,11 +507,10 @@ fn make_branch<'a>(
     let new = NewBranch {
         workspace: order.workspace.to_owned(),
     };
-    order.store.create_branch(order.branch, from, new)?;
     Ok(BranchGuard {
         store: order.store,
-        branch: order.branch,
-        keep: false,
+        made: order.store.create_branch(order.branch, from, new)?,
+        armed: true,
     })
 }
 

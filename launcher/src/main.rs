@@ -8,6 +8,7 @@ mod error;
 mod hostmount;
 mod idmap;
 mod launch;
+mod line;
 mod mounts;
 mod names;
 mod plan;
@@ -17,6 +18,7 @@ mod review;
 mod sys;
 mod view;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -31,9 +33,9 @@ fn main() -> ExitCode {
     if called.is_some_and(|p| p.file_name() == Some(cmd::mount::HELPER_NAME.as_ref())) {
         args = cmd::mount::helper_args(args.into_iter());
     }
-    let cli = match Cli::try_parse_from(args) {
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(e) => return usage(&e),
+        Err(e) => return usage(&e, &args),
     };
     let globals = Globals::new(cli.globals.store);
     let answer = match &cli.command {
@@ -48,19 +50,22 @@ fn main() -> ExitCode {
     };
     answer.unwrap_or_else(|e| {
         eprintln!("agentfs: {e}");
-        ExitCode::from(EXIT_OURS)
+        ExitCode::from(e.status())
     })
 }
 
 /// Prints help to stdout (status 0) and usage errors to stderr (status 125, so that a status of 2
 /// can only be the command's own). An error quotes the arguments, so it goes out without control
 /// characters.
-fn usage(e: &clap::Error) -> ExitCode {
+fn usage(e: &clap::Error, args: &[OsString]) -> ExitCode {
     if !e.use_stderr() {
         let _ = e.print();
         return ExitCode::SUCCESS;
     }
-    let text = e.render().to_string();
+    let text = match cli::without_dashes(e, args) {
+        Some(text) => text,
+        None => e.render().to_string(),
+    };
     let plain: String = text
         .chars()
         .map(|c| {

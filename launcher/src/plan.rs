@@ -150,6 +150,13 @@ const RUN_LINKS: [&str; 3] = [
     "/run/opengl-driver",
 ];
 
+/// Whether a run has a place of its own there, whatever the host has.
+pub fn is_private(path: &Path) -> bool {
+    PRIVATE
+        .iter()
+        .any(|(private, _)| Path::new(private) == path)
+}
+
 /// Computes the plan.
 ///
 /// Errors: a copy-on-write path that is not there, a workspace inside the store.
@@ -223,13 +230,14 @@ fn check(inputs: &Inputs<'_>) -> Result<(), CmdError> {
         ));
     }
     for rule in inputs.policy.rules() {
+        let make = || format!("make it first, or leave out {}", rule.origin);
         let named = || format!("{} {} ({})", rule.access, rule.path.display(), rule.origin);
         let special = ["/proc", "/sys", "/dev"]
             .iter()
             .any(|s| rule.path.starts_with(s));
         if rule.access == Access::Cow {
             match inputs.facts.kind(&rule.path) {
-                None => return Err(CmdError::refused(named(), "no such directory", "")),
+                None => return Err(CmdError::refused(named(), "no such directory", make())),
                 Some(PathKind::Dir) if !special => {}
                 Some(PathKind::Dir) => {
                     return Err(CmdError::refused(named(), "this place has no branch", ""));
@@ -245,7 +253,11 @@ fn check(inputs: &Inputs<'_>) -> Result<(), CmdError> {
         }
         let asked = matches!(rule.origin.source, Source::Flag);
         if asked && rule.access != Access::Hide && inputs.facts.kind(&rule.path).is_none() {
-            return Err(CmdError::refused(named(), "no such file or directory", ""));
+            return Err(CmdError::refused(
+                named(),
+                "no such file or directory",
+                make(),
+            ));
         }
         if rule.access == Access::SharedRw && (inside(&rule.path) || rule.path == Path::new("/")) {
             let why = if inside(&rule.path) {

@@ -154,6 +154,11 @@ fn read(
             context,
         )?)),
         Err(e) if e.kind() == io::ErrorKind::NotFound && !must_exist => Ok(None),
+        Err(e) if must_exist => Err(CmdError::refused(
+            format!("--policy {}", file.display()),
+            e.to_string(),
+            "name a policy file that can be read, or leave out --policy",
+        )),
         Err(e) => Err(CmdError::io("read the policy", file, e)),
     }
 }

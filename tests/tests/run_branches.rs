@@ -292,3 +292,148 @@ fn many_branches_come_and_go_at_once() {
     sandbox.call(&args).ok();
     assert!(sandbox.rows().is_empty());
 }
+
+/// A daemon's program that runs `first` before it becomes the daemon.
+fn slow_daemon(sandbox: &Sandbox, first: &str) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let path = sandbox.root().join("slow-daemon");
+    let real = bins::daemon();
+    let text = format!("#!/bin/sh\n{first}\nexec '{}' \"$@\"\n", real.display());
+    fs::write(&path, text).expect("the slow daemon");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
+    path
+}
+
+fn start_with(
+    sandbox: &Sandbox,
+    daemon: &std::path::Path,
+    args: &[&str],
+) -> agentfs_tests::cmd::Running {
+    let mut command = sandbox.agentfs(args);
+    command.env("AGENTFS_FUSE_HOST_BIN", daemon);
+    agentfs_tests::cmd::start(command.stdin(std::process::Stdio::null()))
+}
+
+#[test]
+fn a_run_that_comes_too_late_joins_and_removes_nothing() {
+    if !need_run() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.sh("other", "true").ok();
+    let gate = sandbox.out().join("go");
+    let wait = format!("while [ ! -e '{}' ]; do sleep 0.05; done", gate.display());
+    let daemon = slow_daemon(&sandbox, &wait);
+    let args = ["run", "-q", "--branch", "race", "--", "cat", "theirs"];
+    let late = start_with(&sandbox, &daemon, &args);
+    until("the branch is made", || {
+        sandbox.rows().iter().any(|row| row["name"] == "race")
+    });
+    let first = sandbox.start_sh("race", "echo theirs > theirs; echo up; sleep 3");
+    until("the other run is up", || first.stdout_now() == b"up\n");
+    fs::write(gate, "").expect("go");
+    assert_eq!(late.wait().ok().out(), "theirs\n");
+    first.wait().ok();
+    assert_eq!(sandbox.sh("race", "cat theirs").ok().out(), "theirs\n");
+}
+
+#[test]
+fn a_branch_with_anothers_work_outlives_a_command_that_is_not_there() {
+    if !need_run() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.sh("other", "true").ok();
+    let gate = sandbox.out().join("go");
+    let wait = format!("while [ ! -e '{}' ]; do sleep 0.05; done", gate.display());
+    let daemon = slow_daemon(&sandbox, &wait);
+    let args = ["run", "--branch", "g", "--", "/nonexistent"];
+    let first = start_with(&sandbox, &daemon, &args);
+    until("the branch is made", || {
+        sandbox.rows().iter().any(|row| row["name"] == "g")
+    });
+    // Works on it and is gone before the other one gets to it.
+    sandbox.sh("g", "echo work > work").ok();
+    fs::write(gate, "").expect("go");
+    first.wait().expect(127);
+    assert_eq!(sandbox.sh("g", "cat work").ok().out(), "work\n");
+    // One that nobody used goes.
+    for from in [&[][..], &["--from", "g"]] {
+        let args = [&["run", "--branch", "h"], from, &["--", "/nonexistent"]].concat();
+        sandbox
+            .call(&args)
+            .expect(127)
+            .says(&["no branch was made"]);
+        assert!(sandbox.rows().iter().all(|row| row["name"] != "h"));
+    }
+}
+
+#[test]
+fn runs_that_make_one_branch_at_once_share_it() {
+    if !need_run() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.sh("other", "true").ok();
+    let daemon = slow_daemon(&sandbox, "sleep 0.3");
+    for round in 0..3 {
+        let name = format!("b{round}");
+        let script = |i: u32| format!("echo {i} > {i}");
+        let runs: Vec<_> = (0..4)
+            .map(|i| {
+                let script = script(i);
+                let args = ["run", "-q", "--branch", &name, "--", "sh", "-c", &script];
+                start_with(&sandbox, &daemon, &args)
+            })
+            .collect();
+        for run in runs {
+            run.wait().ok();
+        }
+        let done = sandbox.sh(&name, "cat 0 1 2 3").ok();
+        assert_eq!(done.out(), "0\n1\n2\n3\n");
+    }
+}
+
+#[test]
+fn the_first_run_does_not_wait_for_those_that_joined() {
+    if !need_run() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let run = live(&sandbox, "b", "echo late > late");
+    let joined = sandbox.start_sh("b", "echo up; read -t 60 x < <(sleep 60)");
+    until("the joined run is up", || joined.stdout_now() == b"up\n");
+    fs::write(sandbox.out().join("stop"), "").expect("stop");
+    run.wait_in(std::time::Duration::from_secs(20)).ok();
+    assert_eq!(sandbox.daemons().len(), 1, "the joined run goes on");
+    joined.signal(Signal::SIGTERM);
+    joined.wait().expect(143);
+}
+
+#[test]
+fn a_signal_ends_a_run_that_is_still_being_set_up() {
+    if !need_run() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.sh("old", "true").ok();
+    let up = sandbox.out().join("up");
+    let text = format!("touch '{}'; exec sleep 600", up.display());
+    let daemon = slow_daemon(&sandbox, &text);
+    for (branch, signal, status) in [
+        ("new", Signal::SIGINT, 130),
+        ("new", Signal::SIGTERM, 143),
+        ("old", Signal::SIGTERM, 143),
+    ] {
+        let args = ["run", "--branch", branch, "--", "true"];
+        let run = start_with(&sandbox, &daemon, &args);
+        until("the daemon is started", || up.exists());
+        run.signal(signal);
+        let done = run.wait_in(std::time::Duration::from_secs(20));
+        assert_eq!(done.status.code(), Some(status), "{}", done.report());
+        assert_eq!(sandbox.rows().len(), 1, "no branch is left behind");
+        sandbox.assert_quiet();
+        fs::remove_file(&up).expect("remove");
+    }
+    sandbox.sh("old", "true").ok();
+}

@@ -177,12 +177,16 @@ fn standard_output_is_the_commands_alone() {
         "--",
         "bash",
         "-c",
-        "echo out; echo err >&2",
+        "echo out; echo err >&2; echo new > new",
     ]);
     let done = done.ok();
     assert_eq!(done.out(), "out\n");
     assert!(done.stderr.starts_with("err\n"), "{}", done.report());
-    for next in ["agentfs diff b", "agentfs rm b"] {
+    for next in [
+        "agentfs diff b | git apply",
+        "agentfs exec b",
+        "agentfs rm b",
+    ] {
         assert!(
             done.stderr.contains(next),
             "the summary names {next:?}\n{}",
@@ -249,7 +253,7 @@ fn without_a_name_a_short_readable_one_is_made() {
         sandbox
             .call(&["run", "--", "true"])
             .ok()
-            .says(&["agentfs diff"]);
+            .says(&["no changes"]);
     }
     let names: std::collections::BTreeSet<String> = sandbox
         .rows()
@@ -430,4 +434,69 @@ fn doctor_finds_a_machine_that_can_run() {
             done.report()
         );
     }
+}
+
+#[test]
+fn a_branch_of_another_workspace_is_named_as_such() {
+    if !need_run() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.sh("b", "true").ok();
+    let other = sandbox.root().join("other");
+    fs::create_dir(&other).expect("a second workspace");
+    let call = |args: &[&str]| {
+        let mut command = sandbox.agentfs(args);
+        agentfs_tests::cmd::run(command.current_dir(&other))
+    };
+    let work = sandbox.work().display().to_string();
+    let here = other.display().to_string();
+    call(&["run", "--branch", "b", "--", "true"])
+        .ok()
+        .says(&["branch b belongs to", &work, &here]);
+    let done = call(&["exec", "b", "--", "true"]);
+    assert!(!done.stderr.contains("belongs to"), "{}", done.report());
+}
+
+#[test]
+fn workspaces_that_a_run_cannot_show_are_refused_or_warned_of() {
+    if !need_run() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let call = |dir: &str, args: &[&str]| {
+        let mut command = sandbox.agentfs(args);
+        agentfs_tests::cmd::run(command.current_dir(dir))
+    };
+    for dir in ["/tmp", "/var/tmp"] {
+        call(dir, &["run", "--", "true"])
+            .expect(125)
+            .says(&[dir, "private inside", "fix:"]);
+    }
+    call("/", &["run", "--dry-run", "--", "true"])
+        .ok()
+        .says(&["everything", "copy-on-write"]);
+}
+
+#[test]
+fn troubles_come_with_a_fix() {
+    if !need_run() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    for flag in ["--cow", "--ro", "--rw", "--policy"] {
+        sandbox
+            .call(&["run", flag, "/no/such/thing", "--", "true"])
+            .expect(125)
+            .says(&[flag, "/no/such/thing", "fix:"]);
+    }
+    sandbox
+        .call(&["run", "cargo", "test"])
+        .expect(125)
+        .says(&["put -- before the command", "agentfs run -- cargo test"]);
+    let mut command = sandbox.agentfs(&["run", "--", "true"]);
+    command.env("AGENTFS_FUSE_HOST_BIN", "/bin/false");
+    agentfs_tests::cmd::run(&mut command)
+        .expect(125)
+        .says(&["fsd.log", "fix:"]);
 }

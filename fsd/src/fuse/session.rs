@@ -108,6 +108,7 @@ pub struct Options {
     /// Threads that read requests.
     pub readers: usize,
     /// How many file systems may be stacked below a passthrough file; `None`: no passthrough.
+    /// A kernel that has none gets its files cached.
     pub passthrough_depth: Option<u32>,
 }
 
@@ -140,16 +141,12 @@ impl Options {
             .set_congestion_threshold(congestion)
             .map_err(out_of_bounds)?;
         if let Some(depth) = self.passthrough_depth {
-            if config
-                .add_capabilities(InitFlags::FUSE_PASSTHROUGH)
-                .is_err()
-            {
-                return Err(io::Error::new(
-                    io::ErrorKind::Unsupported,
-                    "this kernel has no FUSE passthrough (Linux 6.9 brought it)",
-                ));
+            let flag = InitFlags::FUSE_PASSTHROUGH;
+            if config.add_capabilities(flag).is_ok() {
+                config.set_max_stack_depth(depth).map_err(out_of_bounds)?;
+            } else {
+                info!("this kernel has no FUSE passthrough (Linux 6.9 brought it): cached instead");
             }
-            config.set_max_stack_depth(depth).map_err(out_of_bounds)?;
         }
         Ok(())
     }
@@ -184,8 +181,7 @@ pub struct FuseSession(Session<Adapter>);
 impl FuseSession {
     /// Answers INIT on `device`, which must be mounted already and will look like `face`.
     ///
-    /// Errors: the device is not mounted (EPERM), or is no FUSE device; passthrough was asked for
-    /// and the kernel has none.
+    /// Errors: the device is not mounted (EPERM), or is no FUSE device.
     pub fn start(
         core: Arc<Gate<FsCore>>,
         face: Face,

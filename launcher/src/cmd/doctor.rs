@@ -280,33 +280,45 @@ fn try_set_up(checks: &mut Vec<Check>) -> Result<(), SetupError> {
     };
     let fds = hear()?;
     checks.push(Check::new("mount in a user namespace", Ok("yes".into())));
-    let greeting = fds.into_iter().next().map(greeting).unwrap_or_default();
-    match greeting {
-        Some((version, flags)) => {
-            checks.push(Check::new(
-                "mount FUSE",
-                Ok(format!("yes, protocol 7.{version}")),
-            ));
-            checks.push(passthrough(flags));
-        }
-        None => {
-            let none = ("no INIT came".to_owned(), String::new());
-            checks.push(Check::new("mount FUSE", Err(none)));
-        }
-    }
+    let greeting = match fds.into_iter().next() {
+        Some(device) => greeting(device.into()),
+        None => Err(std::io::Error::other("no device came")),
+    };
+    // Only now may the mount go: a device without one has no INIT to read.
+    ours.send(&Outer::Attached, &[]).map_err(talk)?;
+    checks.extend(fuse(greeting));
     hear()?;
     checks.push(Check::new("mount /proc", Ok("yes".into())));
     Ok(())
 }
 
-/// Reads the kernel's INIT from a freshly mounted device: minor protocol version and flags.
-fn greeting(device: std::os::fd::OwnedFd) -> Option<(u32, u64)> {
+/// The checks that the kernel's greeting answers.
+fn fuse(greeting: std::io::Result<(u32, u64)>) -> Vec<Check> {
+    match greeting {
+        Ok((version, flags)) => {
+            let found = format!("yes, protocol 7.{version}");
+            vec![Check::new("mount FUSE", Ok(found)), passthrough(flags)]
+        }
+        Err(e) => {
+            let fix = "reload the module: modprobe -r fuse && modprobe fuse; dmesg may tell more";
+            let answer = Err((format!("read the kernel's INIT: {e}"), fix.to_owned()));
+            vec![Check::new("mount FUSE", answer)]
+        }
+    }
+}
+
+/// Reads the kernel's INIT from a mounted device: minor protocol version and flags.
+fn greeting(mut device: std::fs::File) -> std::io::Result<(u32, u64)> {
     let mut bytes = vec![0; 1 << 17];
-    let n = std::fs::File::from(device).read(&mut bytes).ok()?;
+    let n = device.read(&mut bytes)?;
+    init_of(&bytes[..n]).ok_or_else(|| std::io::Error::other("another request came first"))
+}
+
+fn init_of(bytes: &[u8]) -> Option<(u32, u64)> {
     // fuse_in_header is 40 bytes; then major, minor, max_readahead, flags, flags2.
     let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     const INIT: u32 = 26;
-    if n < 60 || word(4)? != INIT {
+    if word(4)? != INIT {
         return None;
     }
     Some((word(44)?, u64::from(word(52)?) | u64::from(word(56)?) << 32))
@@ -343,6 +355,7 @@ fn trial(link: &Link, alone: &Alone) -> ! {
         let staged = view.fuse(&format!("{MARK}:doctor"), uid, gid)?;
         use std::os::fd::AsFd;
         crate::proc::child::tell(link, &Inner::Mounted, &[staged.device.as_fd()])?;
+        crate::proc::child::expect(link, Outer::Attached)?;
         drop(staged);
         let fail = |e: std::io::Error| SetupError::other(step::PROCESS, "the trial's init", e);
         match clone::clone(Kind::Init, alone).map_err(fail)? {
@@ -357,5 +370,31 @@ fn trial(link: &Link, alone: &Alone) -> ! {
     match done {
         Ok(()) => std::process::exit(0),
         Err(e) => crate::proc::child::fail(link, e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_init_that_cannot_be_read_is_told_with_its_errno_and_a_fix() {
+        let gone = std::io::Error::from_raw_os_error(nix::libc::ENODEV);
+        let checks = fuse(Err(gone));
+        let [check] = checks.as_slice() else {
+            panic!("{checks:?}")
+        };
+        assert!(
+            !check.ok && check.found.contains("os error 19"),
+            "{check:?}"
+        );
+        assert!(check.fix.contains("modprobe"), "{check:?}");
+        let mut init = vec![0; 104];
+        init[4] = 26;
+        init[44] = 41;
+        init[56] = 1 << 5;
+        assert_eq!(init_of(&init), Some((41, 1 << 37)));
+        assert_eq!(fuse(Ok((41, 1 << 37))).len(), 2);
+        assert_eq!(init_of(&init[..50]), None);
     }
 }

@@ -32,6 +32,7 @@ pub fn run(args: &ExecArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         branch: &args.branch,
         info: Some(&info),
         from: None,
+        must_be_new: false,
         workspace: &info.workspace,
         view: &ViewArgs::default(),
         report: args.report,

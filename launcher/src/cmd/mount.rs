@@ -102,8 +102,8 @@ fn start(
     base: &Path,
     options: &Options,
 ) -> Result<(), CmdError> {
-    let (mut daemon, connection) = Daemon::start(program, store.path(), branch)?;
-    let client = Client::over(connection).map_err(|e| daemon.error(e))?;
+    let (mut daemon, connection) = Daemon::start(program, store, branch)?;
+    let client = Client::over(connection).map_err(|e| daemon.error(CmdError::daemon(branch, e)))?;
     let source = options
         .source
         .clone()
@@ -113,7 +113,7 @@ fn start(
         // Nobody serves it: whoever looked at it would hang.
         drop(device);
         let undone = hostmount::unmount(target, true);
-        let e = daemon.error(e);
+        let e = daemon.error(CmdError::daemon(branch, e));
         if let Err(undo) = undone {
             eprintln!("agentfs: {undo}");
         }

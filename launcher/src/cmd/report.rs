@@ -95,23 +95,28 @@ fn lines(run: &Run<'_>, s: &Summary) -> String {
     let mut text = format!("agentfs: branch {}: ", run.branch);
     if s.added + s.modified + s.deleted + s.git_dir + s.outside == 0 && s.complete {
         text.push_str("no changes\n");
-    } else {
-        text.push_str(&format!(
-            "+{} ~{} -{}{more}",
-            s.added, s.modified, s.deleted
-        ));
-        if s.git_dir > 0 {
-            text.push_str(&format!(", {} in .git", s.git_dir));
-        }
-        if s.outside > 0 {
-            text.push_str(&format!(", {} outside the workspace", s.outside));
-        }
-        text.push('\n');
+        return text;
     }
-    let name = run.branch;
     text.push_str(&format!(
-        "  agentfs diff {name}  |  agentfs exec {name} -- CMD  |  agentfs rm {name}\n"
+        "+{} ~{} -{}{more}",
+        s.added, s.modified, s.deleted
     ));
+    if s.git_dir > 0 {
+        text.push_str(&format!(", {} in .git", s.git_dir));
+    }
+    if s.outside > 0 {
+        text.push_str(&format!(", {} outside the workspace", s.outside));
+    }
+    text.push('\n');
+    let name = run.branch;
+    for (command, what) in [
+        (format!("agentfs diff {name}"), "see it"),
+        (format!("agentfs diff {name} | git apply"), "land it"),
+        (format!("agentfs exec {name} -- CMD"), "go on"),
+        (format!("agentfs rm {name}"), "drop it"),
+    ] {
+        text.push_str(&format!("  {command:<40} {what}\n"));
+    }
     text
 }
 
@@ -150,7 +155,7 @@ mod tests {
             complete: true,
             ..Summary::default()
         };
-        assert!(lines(&run, &none).starts_with("agentfs: branch b: no changes\n"));
+        assert_eq!(lines(&run, &none), "agentfs: branch b: no changes\n");
         let some = Summary {
             added: 1,
             deleted: 2,
@@ -163,8 +168,15 @@ mod tests {
             text.starts_with("agentfs: branch b: +1 ~0 -2, 3 outside the workspace\n"),
             "{text}"
         );
-        for next in ["agentfs diff b", "agentfs exec b -- ", "agentfs rm b"] {
-            assert!(text.contains(next), "{next}");
+        let next: Vec<_> = text.lines().skip(1).map(str::trim_start).collect();
+        assert_eq!(next.len(), 4, "{text}");
+        for (line, start) in next.iter().zip([
+            "agentfs diff b ",
+            "agentfs diff b | git apply",
+            "agentfs exec b -- CMD",
+            "agentfs rm b",
+        ]) {
+            assert!(line.starts_with(start), "{line}");
         }
         let json = object(&run, Some(some));
         assert_eq!(json["status"], 137);

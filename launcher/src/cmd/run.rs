@@ -34,12 +34,22 @@ pub fn run(args: &RunArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         known(parent)?.ok_or_else(|| StoreError::NoBranch(parent.to_string()))?;
     }
     let workspace = probe::workspace(&here.cwd);
+    check_workspace(&workspace)?;
+    if let Some(info) = info.as_ref().filter(|info| info.workspace != workspace) {
+        eprintln!(
+            "agentfs: branch {branch} belongs to {}, you are in {}",
+            info.workspace.display(),
+            here.cwd.display()
+        );
+    }
     Job {
         here: &here,
         store: store.as_ref(),
         branch: &branch,
         info: info.as_ref(),
         from: args.from.as_ref(),
+        // A name that was made up is for a branch of this run's own.
+        must_be_new: args.fresh || args.from.is_some() || args.branch.is_none(),
         workspace: &workspace,
         view: &args.view,
         report: args.report,
@@ -47,6 +57,24 @@ pub fn run(args: &RunArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         dry_run: args.dry_run,
     }
     .execute()
+}
+
+/// Refuses a workspace that a run cannot show as it is, and warns of one that is everything.
+fn check_workspace(workspace: &Path) -> Result<(), CmdError> {
+    if plan::is_private(workspace) {
+        return Err(CmdError::refused(
+            format!("the workspace {}", workspace.display()),
+            "is private inside a run: a command gets a new, empty one",
+            "run from a directory of your project, or make one below it: mkdir DIR && cd DIR",
+        ));
+    }
+    if workspace == Path::new("/") {
+        eprintln!(
+            "agentfs: the workspace is /: everything on the host becomes copy-on-write; run from a \
+             directory of your project for less"
+        );
+    }
+    Ok(())
 }
 
 fn refuse_existing(args: &RunArgs, info: &BranchInfo) -> Result<(), CmdError> {
@@ -111,6 +139,8 @@ pub struct Job<'a> {
     pub branch: &'a BranchName,
     pub info: Option<&'a BranchInfo>,
     pub from: Option<&'a BranchName>,
+    /// A branch of the name that turns up meanwhile will not do.
+    pub must_be_new: bool,
     pub workspace: &'a Path,
     pub view: &'a ViewArgs,
     pub report: ReportArgs,
@@ -142,6 +172,7 @@ impl Job<'_> {
             } else {
                 None
             },
+            must_be_new: self.must_be_new,
             workspace: self.workspace,
             plan: &plan,
             own_view: self.view.asks_for_something(),

@@ -2,6 +2,7 @@
 //! ended.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -58,6 +59,61 @@ impl Signals {
     /// The next signal that waits, if any.
     pub fn next(&self) -> Option<siginfo> {
         self.source.read_signal().ok().flatten()
+    }
+
+    /// Waits until `source` can be read, for as long as there is no command to pass signals to.
+    pub fn until_readable(&self, source: BorrowedFd<'_>, deadline: Instant) -> Result<(), Cut> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut list = [
+                PollFd::new(self.source.as_fd(), PollFlags::POLLIN),
+                PollFd::new(source, PollFlags::POLLIN),
+            ];
+            // Rounded up, so that the last round does not spin.
+            let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+            let ready = poll(&mut list, timeout);
+            while let Some(info) = self.next() {
+                ends_a_set_up(&info)?;
+            }
+            let hot = list[1].revents().is_some_and(|flags| !flags.is_empty());
+            match ready {
+                Ok(_) if hot => return Ok(()),
+                _ if Instant::now() >= deadline => return Err(Cut::Late),
+                _ => {}
+            }
+        }
+    }
+
+    /// Sleeps, unless a signal says otherwise.
+    pub fn pause(&self, time: Duration) -> Result<(), Cut> {
+        std::thread::sleep(time);
+        while let Some(info) = self.next() {
+            ends_a_set_up(&info)?;
+        }
+        Ok(())
+    }
+}
+
+/// What cuts a wait short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// This signal, which ends programs.
+    Signal(i32),
+    /// The deadline.
+    Late,
+}
+
+/// `Err` for a signal that ends programs; stops for one that stops them.
+fn ends_a_set_up(info: &siginfo) -> Result<(), Cut> {
+    match Signal::try_from(info.ssi_signo as i32) {
+        Ok(Signal::SIGTSTP) => {
+            let _ = signal::raise(Signal::SIGSTOP);
+            Ok(())
+        }
+        Ok(Signal::SIGTTIN | Signal::SIGTTOU | Signal::SIGCONT | Signal::SIGWINCH) | Err(_) => {
+            Ok(())
+        }
+        Ok(signal) => Err(Cut::Signal(signal as i32)),
     }
 }
 
