@@ -38,6 +38,9 @@ pub(super) struct Daemon {
 #[derive(Debug, Default)]
 struct Mount {
     served: bool,
+    /// A command was bound, so the view inside is complete: before that the mount namespace still
+    /// shows the host, and nobody may join it.
+    complete: bool,
     /// The user and the mount namespace. They keep the mount alive, so they go with the last
     /// session.
     namespaces: Option<[OwnedFd; 2]>,
@@ -162,11 +165,12 @@ impl Service for Daemon {
             .with(|core| core.register_process(pid, start_ticks))
             .ok_or_else(not_mounted)?
             .map_err(|e| refusal::of_core(&e))
+            .inspect(|_| lock(&self.mount).complete = true)
     }
 
     fn join(&self) -> Result<[OwnedFd; 2], Refusal> {
         let mount = lock(&self.mount);
-        let Some([user, mnt]) = &mount.namespaces else {
+        let Some([user, mnt]) = mount.namespaces.as_ref().filter(|_| mount.complete) else {
             return Err(not_mounted());
         };
         let copy = |fd: &OwnedFd| {
@@ -214,7 +218,7 @@ fn own_groups() -> Result<Vec<u32>, Refusal> {
 fn not_mounted() -> Refusal {
     Refusal::new(
         ErrorCode::NotMounted,
-        "the branch is not mounted, or its run is ending",
+        "the branch is not mounted yet, or its run is ending",
     )
 }
 
