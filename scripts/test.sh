@@ -30,7 +30,8 @@ trap undo EXIT
 
 # ---- build -------------------------------------------------------------------------------------
 cargo build --workspace --locked
-built=$(cargo test --workspace --locked --no-run 2>&1 | tee /dev/stderr)
+cargo test --workspace --locked --no-run 2>"$scratch/built" || { cat "$scratch/built" >&2; exit 1; }
+built=$(cat "$scratch/built")
 # NAME<tab>PATH of every test binary: "tests/run_main.rs (..)" and "unittests src/lib.rs (..)".
 binaries=$(sed -nE 's/^ *Executable (unittests )?([^ ]*) \((.*)\)$/\2\t\3/p' <<<"$built")
 [ -n "$binaries" ] || { echo "test.sh: cargo named no test binary" >&2; exit 1; }

@@ -350,7 +350,7 @@ impl CoreDriver {
                     Allocate::Punch => libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
                 };
                 self.core()
-                    .fallocate(slot.ino, slot.opened.fh, mode, *offset, *len)?;
+                    .fallocate(&CALLER, slot.ino, slot.opened.fh, mode, *offset, *len)?;
             }
             Step::Sync { slot } => {
                 let slot = self.slots[*slot].as_ref().expect("checked before");

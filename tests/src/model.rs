@@ -588,9 +588,9 @@ impl Node {
         bytes[start..bytes.len().min(start + len)].to_vec()
     }
 
-    /// Takes no privileges away: the kernel asks for that by a setattr of its own.
     fn allocate(&mut self, how: Allocate, offset: u64, len: u64) {
         self.mtime = None;
+        self.drop_privileges();
         let start = usize::try_from(offset).expect("offset");
         let end = start + usize::try_from(len).expect("length");
         let bytes = self.bytes();

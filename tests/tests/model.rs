@@ -36,7 +36,11 @@ fn scratch() -> tempfile::TempDir {
 fn as_in_a_run<T>(step: &Step, call: impl FnOnce() -> T) -> T {
     let changes_bytes = matches!(
         step,
-        Step::Write { .. } | Step::Truncate { .. } | Step::Ftruncate { .. } | Step::Open { .. }
+        Step::Write { .. }
+            | Step::Truncate { .. }
+            | Step::Ftruncate { .. }
+            | Step::Open { .. }
+            | Step::Allocate { .. }
     );
     if !changes_bytes {
         return call();

@@ -505,9 +505,16 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let file = self.ino(ino);
-        let call = move |core: &FsCore| core.fallocate(file, Fh(fh.0), mode, offset, length);
-        self.call_aside(op::FALLOCATE, req, ino, call, |result| done(reply, result));
+        let (file, caller) = (self.ino(ino), caller(req));
+        let stale = (!keeps_privileges(&caller)).then(|| self.stale());
+        let call =
+            move |core: &FsCore| core.fallocate(&caller, file, Fh(fh.0), mode, offset, length);
+        self.call_aside(op::FALLOCATE, req, ino, call, move |result| {
+            if let Some(stale) = stale {
+                stale.attributes(ino);
+            }
+            done(reply, result);
+        });
     }
 
     fn lseek(

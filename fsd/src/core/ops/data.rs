@@ -132,12 +132,14 @@ impl FsCore {
         Ok(true)
     }
 
-    /// Allocates, punches or shifts a range, as fallocate(2) with `mode`.
+    /// Allocates, punches or shifts a range, as fallocate(2) with `mode`. Takes suid and sgid away
+    /// as a write does: the kernel leaves that to us, and does not tell who may keep them.
     ///
     /// Errors: `WrongAccess`, `Invalid`, `NotSupported` for modes the store's file system or a
     /// file of extents lacks, `TooLarge`, `Base`, `Store`.
     pub fn fallocate(
         &self,
+        caller: &Caller,
         ino: Ino,
         fh: Fh,
         mode: i32,
@@ -151,6 +153,9 @@ impl FsCore {
         let end = offset.checked_add(len).filter(|end| *end <= SIZE_MAX);
         let end = end.ok_or(FsError::TooLarge)?;
         let mode = FallocateFlags::from_bits_retain(mode as u32);
+        if !access::keeps_privileges(caller) {
+            self.kill_privileges(caller, ino)?;
+        }
         let stream = &handle.stream;
         let mut bytes = crate::sync::write(&stream.bytes);
         copy_up::make_writable(self, ino, stream, &mut bytes, SIZE_MAX)?;
