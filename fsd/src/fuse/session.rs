@@ -35,7 +35,7 @@ const MAX_BACKGROUND: Knob = Knob {
 /// Left out on purpose: WRITEBACK_CACHE (the kernel would own size and times, and passthrough
 /// excludes it), POSIX_LOCKS and FLOCK_LOCKS (one superblock per branch: the kernel's own locks
 /// are enough), AUTO_INVAL_DATA (nobody else changes the files; it costs a GETATTR per cached
-/// listing), NO_OPEN_SUPPORT (excludes passthrough),
+/// listing), NO_OPEN_SUPPORT (excludes passthrough), NO_OPENDIR_SUPPORT (see `Adapter::opendir`),
 /// SETXATTR_EXT, SECURITY_CTX and CREATE_SUPP_GROUP (fuser does not decode what they add).
 const WANTED: &[InitFlags] = &[
     InitFlags::FUSE_ASYNC_READ,
@@ -50,7 +50,6 @@ const WANTED: &[InitFlags] = &[
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
     InitFlags::FUSE_CACHE_SYMLINKS,
-    InitFlags::FUSE_NO_OPENDIR_SUPPORT,
     // Cached pages go only where the kernel itself changes or truncates the file. Right because
     // the one way around its page cache, passthrough, drops them when it begins (see adapter).
     InitFlags::FUSE_EXPLICIT_INVAL_DATA,
