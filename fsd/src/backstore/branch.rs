@@ -9,7 +9,7 @@ use super::codec::{self, Item};
 use super::error::StoreError;
 use super::journal::{self, Journal};
 use super::layer::{LayerView, Tail};
-use super::media::{LockGuard, Media, random_u64};
+use super::media::{self, LockGuard, Media, random_u64};
 use super::meta::BranchInfo;
 use super::objects::{self, ObjectFile};
 use super::stack::{EachDentry, EachInode, Records, Stack, records_of_stack};
@@ -95,6 +95,7 @@ impl LiveBranch {
     ) -> Result<Self, StoreError> {
         let next_ino = stack.next_ino();
         let media = top_of(&stack)?.media.clone();
+        check_sound(&*media, &tail)?;
         report_cut(&*media, &tail)?;
         let journal = Journal::resume(&*media, tail.header, tail.len, tail.next_seq)?;
         for name in &tail.leftovers {
@@ -419,8 +420,52 @@ impl LiveBranch {
             }
         }
         let short_bytes = self.table_bytes() / SHORT_JOURNAL_TABLE_PART;
-        self.settle_with(short_bytes.max(SHORT_JOURNAL_BYTES))
+        self.settle_with(short_bytes.max(SHORT_JOURNAL_BYTES))?;
+        note_sound(&*media, self.journal.generation(), self.journal.bytes());
+        Ok(())
     }
+}
+
+/// Where a clean end notes how much of which journal was sound and durable.
+const SOUND_FILE: &str = "sound";
+/// Largest such file, in bytes.
+const SOUND_MAX_BYTES: u64 = 64;
+
+/// Notes that this journal is whole: what goes bad in it later is damage, not a torn append.
+fn note_sound(media: &dyn Media, generation: u64, frame_bytes: u64) {
+    let text = format!("{generation} {frame_bytes}\n");
+    if let Err(e) = media::replace_file(media, Path::new(SOUND_FILE), text.as_bytes(), false) {
+        // Without it a damaged journal would be cut like a torn one; nothing else hangs on it.
+        tracing::warn!(error = %e, "cannot note that the journal is sound");
+    }
+}
+
+/// Refuses a journal that has lost what an earlier clean end found sound in it.
+///
+/// Errors: `Damaged`; nothing has been changed then.
+fn check_sound(media: &dyn Media, tail: &Tail) -> Result<(), StoreError> {
+    let Ok(text) = media::read_small(media, Path::new(SOUND_FILE), SOUND_MAX_BYTES) else {
+        return Ok(());
+    };
+    let text = String::from_utf8_lossy(&text);
+    let mut words = text.split_ascii_whitespace().map(str::parse::<u64>);
+    let (Some(Ok(generation)), Some(Ok(frame_bytes))) = (words.next(), words.next()) else {
+        return Ok(());
+    };
+    let have = tail.len.saturating_sub(journal::HEADER_BYTES);
+    if generation != tail.header.generation || have >= frame_bytes {
+        return Ok(());
+    }
+    let name = journal::file_name(generation);
+    let why = tail
+        .broken
+        .as_ref()
+        .map_or("cut short", |broken| broken.why);
+    let what = format!(
+        "{why} at byte {}, where {} bytes of frames were sound before",
+        tail.len, frame_bytes
+    );
+    Err(StoreError::damaged(media.describe(&name), what))
 }
 
 const NO_LAYER: StoreError = StoreError::Invalid("a branch without layers");

@@ -123,14 +123,15 @@ impl Store {
             path: path.into(),
         };
         if !store.has_format()? {
-            if !store.is_fresh()? {
+            // Looked at again: somebody else may just have made the store.
+            if !store.is_fresh()? && !store.has_format()? {
                 let at = store.media.describe(Path::new(FORMAT));
                 return Err(StoreError::damaged(
                     at,
                     "is missing, and the directory is not empty",
                 ));
             }
-            if !create {
+            if !create && !store.has_format()? {
                 return Ok(None);
             }
             let _lock = store.lock_store()?;

@@ -126,6 +126,9 @@ fn a_missing_file_is_named() {
         let dir = PathBuf::from(format!("layers/{:016x}", id.0));
         for entry in mem.list(&dir).unwrap() {
             let path = dir.join(&entry.name);
+            if entry.name == "sound" {
+                continue; // Optional: without it damage is only harder to tell from a torn append.
+            }
             let copy = mem.crash(crate::backstore::mem::Crash::Process);
             copy.unlink(&path).unwrap();
             let store = store_on(Arc::new(copy.clone()));
