@@ -199,10 +199,8 @@ fn a_killed_launcher_takes_everything_along() {
     let text = "echo kept > kept; (setsid sleep 600 &); echo ready; sleep 600";
     let run = sandbox.start_sh("b", text);
     until("the command is up", || run.stdout_now() == b"ready\n");
-    assert!(
-        sandbox.processes().len() >= 4,
-        "daemon, init, shell and sleeps live"
-    );
+    // Only root can look into the launcher, init and the daemon: they are not dumpable.
+    assert!(sandbox.processes().len() >= 3, "shell and sleeps live");
     run.signal(Signal::SIGKILL);
     run.wait().expect(137);
     sandbox.assert_quiet();

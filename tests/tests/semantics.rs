@@ -495,7 +495,7 @@ def err(call):
         call(); return 0
     except OSError as e:
         return e.errno
-assert err(lambda: os.chown("file", 0, -1)) == 1 and err(lambda: os.chown("file", -1, 0)) == 1
+assert err(lambda: os.chown("file", 0, -1)) in (1, 22) and err(lambda: os.chown("file", -1, 0)) in (1, 22)
 os.chmod("file", 0); assert err(lambda: open("file")) == 13
 os.chmod("dir", 0o600); assert err(lambda: os.stat("dir/one")) == 13 and err(lambda: os.mkdir("dir/x")) == 13
 os.chmod("dir", 0o500); assert err(lambda: os.unlink("dir/one")) == 13 and open("dir/one").read() == "1"
