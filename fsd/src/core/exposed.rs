@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn shows_only_what_leads_to_roots() {
-        let roots = ["/home/u", "/work/main", "/home/u/inner"].map(PathBuf::from);
+        let roots = ["/home/u", "/srv/main", "/home/u/inner"].map(PathBuf::from);
         let top = Exposed::new(&roots).unwrap().unwrap();
         assert_eq!(top.get(&name("etc")), Shown::Nothing);
         let Shown::Skeleton(home) = top.get(&name("home")) else {
