@@ -224,7 +224,19 @@ impl Tree {
     pub fn attr(&self, base: &BaseTree, ino: Ino) -> Result<Attr, FsError> {
         let node = self.node(ino)?;
         let mut attr = match &node.record {
-            Some(record) => self.attr_of_record(ino, record)?,
+            Some(record) => {
+                let mut attr = self.attr_of_record(ino, record)?;
+                // Its bytes are still the host's, so their length is too: a stale one would cut what the
+                // host has written since. One that is gone keeps the record's, to be seen and removed.
+                if record.content == Content::Base
+                    && let Some(loc) = &node.base
+                    && let Ok(stat) = base.stat(loc)
+                {
+                    attr.size = stat.fingerprint.size;
+                    attr.blocks = blocks_of(attr.size);
+                }
+                attr
+            }
             None => {
                 let loc = node.base.as_ref().ok_or(FsError::Stale(ino))?;
                 attr_of_base(ino, &base.stat(loc)?)

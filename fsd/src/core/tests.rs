@@ -429,3 +429,15 @@ fn a_crash_inside_a_truncation_brings_no_base_bytes_back() {
         bench.reopen(clean);
     }
 }
+
+#[test]
+fn a_renamed_base_file_is_as_long_as_the_host_makes_it() {
+    let mut bench = Bench::new(|base| fs::write(base.join("f"), "base").unwrap());
+    bench.rename(("", "f"), ("", "g")).unwrap();
+    fs::write(bench.base.path().join("f"), "longer than before").unwrap();
+    for clean in [true, false] {
+        bench.reopen(clean);
+        assert_eq!(bench.walk("g").unwrap().size, 18);
+        assert_eq!(bench.read("g"), b"longer than before");
+    }
+}
