@@ -47,7 +47,15 @@ fn portable(sandbox: &Sandbox, dir: &str) -> String {
 /// Runs `script` on a branch, lands it, and compares the checkout with what the branch holds.
 #[track_caller]
 fn lands(script: &str) {
-    let (sandbox, before) = repository();
+    lands_after("", script);
+}
+
+/// [`lands`], on a host that `prepare` has changed.
+#[track_caller]
+fn lands_after(prepare: &str, script: &str) {
+    let (sandbox, _) = repository();
+    sandbox.host_sh(prepare);
+    let before = Manifest::of(&sandbox.work());
     sandbox.sh("b", script).ok();
     before.assert_still();
     // What the branch holds, carried out through a shared directory.
@@ -117,6 +125,28 @@ fn odd_names_land() {
     lands(
         "printf x > $'\\377raw'; printf y > $'new\\nline'; echo more >> $'\\377\\376odd'; \
            printf z > '-rf'; printf z > ' lead'; mkdir 'a b'; printf 1 > 'a b/trail '; printf ü > ü",
+    );
+}
+
+#[test]
+fn every_name_of_a_changed_hard_link_lands() {
+    if !need_run() {
+        return;
+    }
+    let links = "ln text dir/text2; ln text dir/sub/text3; ln binary dir/sub/bin2; ln exec dir/ex2; ln sym dir/sym2";
+    // Edited, cut, made executable, moved beside; also with the name gone that was written to, and
+    // with a directory in between that was moved, or made anew around the one that stays.
+    lands_after(
+        links,
+        "echo more >> dir/text2; truncate -s 100 binary; chmod -x dir/ex2",
+    );
+    lands_after(
+        links,
+        "echo more >> text; rm text; mv dir/sub moved; printf x | dd of=moved/bin2 conv=notrunc status=none",
+    );
+    lands_after(
+        links,
+        "mv dir/sub keep; echo more >> keep/text3; rm -r dir; mkdir dir; mv keep dir/sub; ln binary b3; echo >> b3",
     );
 }
 

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use rustix::fs::{self as rfs, AtFlags, FileType, Mode, OFlags, Statx, StatxFlags};
 
+use crate::core::number;
 use crate::core::record::{Fingerprint, Origin};
 use crate::core::types::{Ino, Kind, Name, Time};
 use crate::core::{CoreConfig, FsError};
@@ -318,8 +319,7 @@ impl BaseTree {
         dead
     }
 
-    /// What tells the file system at `loc` from others over reboots, where device numbers move: its
-    /// own id if it has one, else the device number. Source: statvfs(3), f_fsid.
+    /// [`number::device_key`] of the object at `loc`.
     pub fn device_key(&self, loc: &BaseLoc, dev: u64) -> u64 {
         let fd = match loc {
             BaseLoc::Child(dir, name) => self.dir_fd(dir).and_then(|fd| {
@@ -329,10 +329,7 @@ impl BaseTree {
             }),
             BaseLoc::Path(path) => self.open_path(path, OFlags::PATH),
         };
-        match fd.and_then(rfs::fstatvfs) {
-            Ok(stat) if stat.f_fsid != 0 => stat.f_fsid,
-            _ => dev,
-        }
+        number::device_key(fd, dev)
     }
 
     /// Opens the regular file at `loc` for reading and checks that it still is the object `want`.

@@ -16,6 +16,7 @@ pub mod extents;
 mod handle;
 mod inode;
 mod listing;
+pub(crate) mod number;
 mod ops;
 mod process;
 pub mod record;

@@ -12,13 +12,9 @@ use crate::core::base::{BaseDir, BaseLoc, BaseStat, BaseTree};
 use crate::core::exposed::Exposed;
 use crate::core::inode::Node;
 use crate::core::listing::Listings;
+use crate::core::number;
 use crate::core::record::{Content, Delta, InodeRec};
-use crate::core::types::{Attr, Ino, Kind, Name, Time};
-
-/// Bits of a host inode number that an [`Ino`] carries as they are; the device index goes above.
-const HOST_INO_BITS: u32 = 48;
-/// Numbers from here to [`Ino::FIRST_NEW`] are hashes of base objects that do not fit the scheme.
-const FIRST_HASHED: u64 = 1 << 60;
+use crate::core::types::{Attr, Ino, Kind, Name};
 
 /// The live state of one branch.
 #[derive(Debug)]
@@ -99,19 +95,7 @@ impl Tree {
             Some(index) => *index,
             None => self.meet_device(base.device_key(loc, dev), dev)?,
         };
-        let fits =
-            host_ino < 1 << HOST_INO_BITS && u64::from(index) < FIRST_HASHED >> HOST_INO_BITS;
-        Ok(if fits {
-            Ino(u64::from(index) << HOST_INO_BITS | host_ino)
-        } else {
-            hashed_ino(
-                Ino(host_ino),
-                Time {
-                    sec: i64::from(index),
-                    nsec: 0,
-                },
-            )
-        })
+        Ok(number::of_base(index, host_ino))
     }
 
     /// Gives a device that was not seen since the branch was opened its index: the one recorded for
@@ -121,9 +105,10 @@ impl Tree {
         let free = |index: &u16| !self.devices.values().any(|used| used == index);
         let known = recorded
             .iter()
-            .find(|(_, k)| *k == key)
-            .map(|(index, _)| *index);
-        let index = match known.filter(free) {
+            .filter(|(_, k)| *k == key)
+            .map(|(index, _)| *index)
+            .find(free);
+        let index = match known {
             Some(index) => index,
             None => {
                 let last = recorded.iter().map(|(index, _)| *index).max().unwrap_or(0);
@@ -182,18 +167,22 @@ impl Tree {
                     .nodes
                     .entry(ino)
                     .or_insert_with(|| node_of_record(ino, record));
+                // The host may have removed the name that the record was made from.
+                if node.kind != Kind::Dir {
+                    node.base = Some(loc);
+                }
                 if !node.unlinked && node.unplaced.is_none() {
                     node.unplaced = Some((dir.clone(), name.clone()));
                 }
                 return Ok(ino);
             }
-            ino = hashed_ino(ino, print.btime);
+            ino = number::hashed(ino, print.btime);
         }
         let stale = self.nodes.get(&ino).is_some_and(|node| {
             node.seen.is_some_and(|seen| seen.btime != print.btime) || node.kind != stat.kind
         });
         if stale {
-            ino = hashed_ino(ino, print.btime);
+            ino = number::hashed(ino, print.btime);
         }
         if !self.nodes.contains_key(&ino)
             && let Some(record) = self.branch.inode(ino)?
@@ -201,10 +190,13 @@ impl Tree {
             // Recorded under its hashed number, by another of its names.
             let mut node = node_of_record(ino, record);
             node.unplaced = Some((dir.clone(), name.clone()));
+            if node.kind != Kind::Dir {
+                node.base = Some(loc);
+            }
             self.nodes.insert(ino, node);
             return Ok(ino);
         }
-        self.nodes.entry(ino).or_insert_with(|| {
+        let node = self.nodes.entry(ino).or_insert_with(|| {
             let mut node = Node::new(stat.kind);
             if stat.kind == Kind::Dir {
                 node.base_dir = Some(Arc::new(BaseDir {
@@ -212,11 +204,12 @@ impl Tree {
                     loc: loc.clone(),
                 }));
             }
-            node.base = Some(loc);
             node.seen = Some(*print);
-            node.unplaced = Some((dir.clone(), name.clone()));
             node
         });
+        // Of several names, the one seen last is the likeliest to be there still.
+        node.base = Some(loc);
+        node.unplaced = Some((dir.clone(), name.clone()));
         Ok(ino)
     }
 
@@ -358,22 +351,6 @@ impl Tree {
             self.branch.remove_object(id);
         }
     }
-}
-
-/// A number for a base object that the plain scheme has none for.
-///
-/// It is on disk, so the hash is spelt out: the standard library's may change with a release.
-fn hashed_ino(ino: Ino, salt: Time) -> Ino {
-    const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-    const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
-    let words = [ino.0, salt.sec as u64, u64::from(salt.nsec)];
-    let hash = words
-        .iter()
-        .flat_map(|word| word.to_le_bytes())
-        .fold(FNV_OFFSET, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME)
-        });
-    Ino(FIRST_HASHED | hash >> 4)
 }
 
 /// The node of a recorded inode.

@@ -199,6 +199,30 @@ fn base_hard_links_stay_one_file() {
 }
 
 #[test]
+fn a_base_file_is_read_under_the_name_that_the_host_has_kept() {
+    for changed in [false, true] {
+        let mut bench = Bench::new(|base| {
+            fs::write(base.join("old"), "bytes").unwrap();
+            fs::hard_link(base.join("old"), base.join("kept")).unwrap();
+        });
+        if changed {
+            let root = bench.walk("").unwrap().ino;
+            bench.core().unlink(&ME, root, &name("old")).unwrap();
+        } else {
+            assert_eq!(bench.read("old"), b"bytes");
+        }
+        fs::remove_file(bench.base.path().join("old")).unwrap();
+        for _ in 0..2 {
+            assert_eq!(bench.read("kept"), b"bytes");
+            bench.reopen(true);
+        }
+        bench.write("kept", 0, b"B");
+        assert_eq!(bench.read("kept"), b"Bytes");
+        assert_eq!(bench.names(""), ["kept"], "changed: {changed}");
+    }
+}
+
+#[test]
 fn an_unlinked_open_file_works_until_it_is_closed() {
     let bench = Bench::new(|base| fs::write(base.join("f"), "base").unwrap());
     for created in [false, true] {

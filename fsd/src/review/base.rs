@@ -4,7 +4,7 @@
 //! the host can lead a review elsewhere; only regular files are ever opened for reading, after
 //! their type is known. Refuses to write. Called by the walk and by the content reader.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -12,19 +12,23 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{self, AtFlags, Dir, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::ReviewError;
 use super::node::{Node, Source, Xattrs};
+use crate::core::number;
 use crate::core::record::Fingerprint;
 use crate::core::types::{Kind, Name, Time};
+use crate::sync::{Mutex, lock};
 
 /// The host's files, as a tree of absolute paths in bytes.
 #[derive(Debug)]
 pub struct Base {
     root: OwnedFd,
     hidden: Vec<Vec<u8>>,
+    /// Keys of the file systems met, by device number.
+    keys: Mutex<HashMap<u64, u64>>,
 }
 
 /// A held directory of the base.
@@ -41,8 +45,8 @@ pub struct BaseEntry {
     pub path: Arc<[u8]>,
     /// Its attributes and where its bytes are.
     pub node: Node,
-    /// `st_dev` on the host.
-    pub dev: u64,
+    /// What tells its file system from others, also when device numbers have moved.
+    pub device: u64,
     /// `st_ino` on the host.
     pub ino: u64,
     /// What a branch that took it over now would record of it.
@@ -62,7 +66,11 @@ impl Base {
             .iter()
             .map(|p| p.as_os_str().as_bytes().to_vec())
             .collect();
-        Ok(Base { root: fd, hidden })
+        Ok(Base {
+            root: fd,
+            hidden,
+            keys: Mutex::default(),
+        })
     }
 
     /// Whether `path` is one that a review must not see.
@@ -104,6 +112,13 @@ impl Base {
         let reopen = format!("/proc/self/fd/{}", held.as_raw_fd());
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
         Ok(fs::open(reopen, flags, Mode::empty())?.into())
+    }
+
+    /// [`number::device_key`] of the file system with the number `dev`; `open` opens an object on it.
+    fn device_key(&self, dev: u64, open: impl FnOnce() -> Result<OwnedFd, Errno>) -> u64 {
+        *lock(&self.keys)
+            .entry(dev)
+            .or_insert_with(|| number::device_key(open(), dev))
     }
 
     /// An O_PATH descriptor of the object at `path`, no component being a symlink that is followed.
@@ -186,10 +201,14 @@ impl BaseDir {
             xattrs: self.xattrs(name),
         };
         let dev = fs::makedev(stat.stx_dev_major, stat.stx_dev_minor);
+        let device = base.device_key(dev, || {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            fs::openat(&self.fd, name.as_bytes(), flags, Mode::empty())
+        });
         Ok(Some(BaseEntry {
             path,
             node,
-            dev,
+            device,
             ino: stat.stx_ino,
             fingerprint: Fingerprint {
                 dev,
@@ -222,8 +241,24 @@ impl BaseDir {
         })
     }
 
+    /// [`BaseEntry::device`] of the directory itself.
+    pub fn device(&self, base: &Base) -> Result<u64, ReviewError> {
+        let stat =
+            fs::fstat(&self.fd).map_err(|e| ReviewError::base("stat", &self.path, e.into()))?;
+        Ok(base.device_key(stat.st_dev, || rustix::io::fcntl_dupfd_cloexec(&self.fd, 0)))
+    }
+
     /// Calls `each` with the name of every entry until it answers false.
     pub fn each_name(&self, each: &mut dyn FnMut(Name) -> bool) -> Result<(), ReviewError> {
+        self.each_entry(&mut |name, _, _| each(name))
+    }
+
+    /// Calls `each` with name, inode number and type of every entry, as the listing has them, until
+    /// it answers false. The number of a mount point is that of the directory below the mount.
+    pub fn each_entry(
+        &self,
+        each: &mut dyn FnMut(Name, u64, FileType) -> bool,
+    ) -> Result<(), ReviewError> {
         let fail = |e: Errno| ReviewError::base("list", &self.path, e.into());
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = fs::openat(self.fd.as_fd(), ".", flags, Mode::empty()).map_err(fail)?;
@@ -231,7 +266,7 @@ impl BaseDir {
             let entry = entry.map_err(fail)?;
             // The dots are no names; anything else the kernel lists is one.
             if let Ok(name) = Name::new(entry.file_name().to_bytes())
-                && !each(name)
+                && !each(name, entry.ino(), entry.file_type())
             {
                 break;
             }

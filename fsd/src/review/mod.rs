@@ -5,7 +5,7 @@
 //!            \______________ base (the host's files, read-only) ______/
 //! ```
 //! Costs O(changes): the base is listed only below directories that the branch itself removed,
-//! replaced or moved. Read-only; runs without a lock, also on a live branch. Called by the launcher.
+//! replaced or moved, and where a changed file of the base has hard links still to be found. Read-only; runs without a lock, also on a live branch. Called by the launcher.
 
 mod base;
 mod content;
@@ -43,6 +43,11 @@ pub enum ReviewError {
 }
 
 impl ReviewError {
+    /// Whether the caller lacks a permission on the host.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, ReviewError::Base { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+
     fn base(op: &'static str, path: &[u8], source: io::Error) -> Self {
         ReviewError::Base {
             op,

@@ -99,7 +99,7 @@ pub struct Change {
     /// In what the two differ, where both are there and of one kind.
     pub difference: Difference,
     /// Names that the branch shows for this changed inode beyond those in the list of changes:
-    /// hard links of the base that follow the change but were never written through.
+    /// hard links of the base that follow the change and lie where no one looked for them.
     pub unlisted_links: u32,
     /// The host changed, made or removed it since the branch took it over (or made or removed it
     /// itself): putting the branch's state there undoes that. Never set for directories.

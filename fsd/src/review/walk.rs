@@ -18,8 +18,10 @@ use crate::core::record::{Dentry, InodeRec};
 use crate::core::types::{Ino, Kind, Name, Time};
 
 mod drift;
+mod links;
 mod shown;
 
+use links::Visited;
 use shown::{Shown, attributes};
 
 /// How much a review may spend.
@@ -46,7 +48,7 @@ pub struct ChangeSet {
     /// Directories that both sides have and that the branch emptied.
     pub emptied: Vec<Vec<u8>>,
     /// Changed files of the base whose written name is gone, while hard links to them remain
-    /// under names that no one has used: they show the change, and only a scan would find them.
+    /// under names that no one has used, where no one looked for them: they show the change.
     pub strays: Vec<Stray>,
     /// What could not be looked at.
     pub problems: Vec<Problem>,
@@ -74,15 +76,20 @@ pub struct Problem {
 
 /// What the branch of `records` changed of `base`, as the base is now.
 ///
+/// A change shows under all hard links of a file, also under those that the branch has no word on.
+/// `links_below` says in which host paths (absolute, in bytes) to look for these; elsewhere they are
+/// only counted.
+///
 /// Errors: the store cannot be read. A path of the base that cannot is a [`Problem`] instead.
 pub fn changes(
     records: &dyn Records,
     base: &Base,
     effort: Effort,
+    links_below: &[Vec<u8>],
 ) -> Result<ChangeSet, ReviewError> {
     let mut walk = Walk::load(records, base, effort)?;
     walk.run();
-    Ok(walk.finish())
+    Ok(walk.finish(links_below))
 }
 
 /// A directory as the branch shows it.
@@ -119,11 +126,13 @@ struct Walk<'a> {
     base_entries: u64,
     names: HashMap<Ino, Vec<(Name, Dentry)>>,
     inodes: HashMap<Ino, Arc<InodeRec>>,
-    devices: HashMap<u64, u16>,
+    /// Indexes in the numbers of inodes, by device key; several for copies of one file system.
+    devices: HashMap<u64, Vec<u16>>,
     /// Recorded directories that some path led to.
     reached: HashSet<Ino>,
     todo: Vec<Pair>,
     links: HashMap<Ino, Links>,
+    visited: Visited,
     /// Records by where they come from; no directories.
     origins: HashMap<Arc<[u8]>, Arc<InodeRec>>,
     /// [`Pair::since`] of the pair that is looked at.
@@ -149,6 +158,10 @@ impl<'a> Walk<'a> {
             inodes.insert(ino, record.clone());
             Ok(())
         })?;
+        let mut devices: HashMap<u64, Vec<u16>> = HashMap::new();
+        for (index, key) in records.devices() {
+            devices.entry(key).or_default().push(index);
+        }
         let (exact, compare_bytes, base_entries) = match effort {
             Effort::Exact => (true, u64::MAX, u64::MAX),
             Effort::Bounded {
@@ -171,11 +184,8 @@ impl<'a> Walk<'a> {
             base_entries,
             names,
             inodes,
-            devices: records
-                .devices()
-                .into_iter()
-                .map(|(index, dev)| (dev, index))
-                .collect(),
+            devices,
+            visited: Visited::default(),
             reached: HashSet::from([Ino::ROOT]),
             todo: Vec::new(),
             links: HashMap::new(),
@@ -222,54 +232,14 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn finish(mut self) -> ChangeSet {
+    fn finish(mut self, links_below: &[Vec<u8>]) -> ChangeSet {
         if self.set.complete {
-            self.find_unlisted_links();
+            self.find_links(links_below);
         }
         self.set.changes.sort_by(|a, b| a.path.cmp(&b.path));
         self.set.emptied.sort();
         self.set.strays.sort_by(|a, b| a.path.cmp(&b.path));
         self.set
-    }
-
-    /// Looks for changed files of the base with more links than the walk has met.
-    fn find_unlisted_links(&mut self) {
-        let linked = |(ino, record): (&Ino, &Arc<InodeRec>)| {
-            let origin = record.origin.as_ref()?.path.clone();
-            let met = self.links.get(ino).map_or(0, |links| links.met);
-            let unlisted = record.nlink.saturating_sub(met);
-            (record.kind != Kind::Dir && unlisted > 0).then_some((*ino, origin, unlisted))
-        };
-        let found: Vec<_> = self.inodes.iter().filter_map(linked).collect();
-        for (ino, origin, unlisted) in found {
-            let old = self.base_entry(&origin);
-            // What cannot be compared is taken for changed: better one remark too many.
-            let changed = match (&old, self.shown_of_record(ino, old.as_ref())) {
-                (Some(old), Ok(shown)) if old.node.kind == shown.node.kind => {
-                    Difference::of_metadata(&old.node, &shown.node).any()
-                        || !self.same_content(&old.node, &shown.node).unwrap_or(false)
-                }
-                _ => true,
-            };
-            match self.links.get(&ino).and_then(|links| links.change) {
-                _ if !changed => {}
-                Some(at) => self.set.changes[at].unlisted_links = unlisted,
-                None => self.set.strays.push(Stray {
-                    path: origin.to_vec(),
-                    links: unlisted,
-                }),
-            }
-        }
-    }
-
-    fn base_entry(&self, path: &[u8]) -> Option<BaseEntry> {
-        let at = path.iter().rposition(|b| *b == b'/')?;
-        let dir = self
-            .base
-            .dir(if at == 0 { b"/" } else { &path[..at] })
-            .ok()??;
-        dir.entry(self.base, &Name::new(&path[at + 1..]).ok()?)
-            .ok()?
     }
 
     fn problem(&mut self, path: &[u8], error: &dyn std::fmt::Display) {
@@ -295,8 +265,11 @@ impl<'a> Walk<'a> {
         if let Some(before) = &before
             && origin.as_deref() == Some(pair.path.as_slice())
         {
+            let names = recorded.iter().map(|(name, _)| name.clone()).collect();
+            self.visited.in_place.insert(pair.path.clone(), names);
             return self.visit_in_place(pair, before, &recorded);
         }
+        self.visited.whole.insert(pair.path.clone());
         let origin = match &origin {
             Some(path) => {
                 let dir = open(path)?;

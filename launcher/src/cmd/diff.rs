@@ -24,8 +24,8 @@ const GIT_APPLY_BYTES: u64 = 1023 << 20;
 pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     let store = Store::open(&globals.store_path)?
         .ok_or_else(|| StoreError::NoBranch(args.branch.to_string()))?;
-    let review = Review::open(&store, &args.branch, Effort::Exact)?;
-    let scope = scope(args, &review.info.workspace)?;
+    let scope = scope(args, &store.branch(&args.branch)?.workspace)?;
+    let review = Review::open(&store, &args.branch, Effort::Exact, scope.tops())?;
     let plan = Plan::new(&review.set, &scope, applier(args.overwrite), true);
     let mut out = Output {
         inner: BufWriter::new(io::stdout().lock()),

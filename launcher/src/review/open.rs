@@ -48,15 +48,21 @@ pub struct Summary {
 }
 
 impl Review {
-    /// Reads the branch, live or not, and compares it with the host.
+    /// Reads the branch, live or not, and compares it with the host. Below `links_below`, host
+    /// directories, it looks for hard links that show a change without having been used.
     ///
     /// Errors: no such branch, or its records cannot be read.
-    pub fn open(store: &Store, branch: &BranchName, effort: Effort) -> Result<Self, CmdError> {
+    pub fn open(
+        store: &Store,
+        branch: &BranchName,
+        effort: Effort,
+        links_below: &[Vec<u8>],
+    ) -> Result<Self, CmdError> {
         let reader = store.read(branch)?;
         // The store is no part of anybody's changes, and listing it would never end.
         let hidden = [store.path().to_path_buf()];
         let base = Base::new(Path::new("/"), &hidden).map_err(review)?;
-        let set = changes(&reader, &base, effort).map_err(review)?;
+        let set = changes(&reader, &base, effort, links_below).map_err(review)?;
         Ok(Review {
             info: reader.info().clone(),
             set,
@@ -80,7 +86,7 @@ impl Review {
 ///
 /// Errors: no such branch, or its records cannot be read.
 pub fn summary(store: &Store, branch: &BranchName, scope: &Path) -> Result<Summary, CmdError> {
-    Ok(Review::open(store, branch, COUNTING)?.summary(scope))
+    Ok(Review::open(store, branch, COUNTING, &[])?.summary(scope))
 }
 
 fn review(e: agentfs_fsd::review::ReviewError) -> CmdError {

@@ -28,6 +28,15 @@ impl Scope {
         }
     }
 
+    /// The directories and files that everything asked for is at or below.
+    pub fn tops(&self) -> &[Vec<u8>] {
+        if self.only.is_empty() {
+            std::slice::from_ref(&self.top)
+        } else {
+            &self.only
+        }
+    }
+
     /// Whether `path` is asked for.
     pub fn contains(&self, path: &[u8]) -> bool {
         is_at_or_below(path, &self.top)
@@ -510,7 +519,7 @@ fn xattrs(node: &Node, what: &mut Vec<String>) {
 }
 
 fn links(count: u32) -> String {
-    format!("{count} more hard link(s) to it, which show its change under names no one wrote to")
+    format!("{count} more hard link(s) to it outside of what is shown, which show its change too")
 }
 
 /// Why an item has no place in a patch.

@@ -159,20 +159,16 @@ impl ByPath {
 }
 
 fn compare(records: &dyn Records, base: &Base, expected: &Plain) -> ChangeSet {
-    let set = changes(records, base, Effort::Exact).unwrap();
+    let set = changes(records, base, Effort::Exact, &[b"/".to_vec()]).unwrap();
     assert!(set.problems.is_empty(), "{:?}", set.problems);
     let reader = ContentReader::new(base, records);
     let side = |node: &Option<Node>| node.as_ref().map(|node| super::seen(&reader, node));
     let found: Plain = (set.changes.iter())
         .map(|c| (c.path.clone(), (side(&c.before), side(&c.after))))
         .collect();
-    let links = set.changes.iter().map(|c| c.unlisted_links).sum::<u32>()
-        + set.strays.iter().map(|s| s.links).sum::<u32>();
-    let mut expected = expected.clone();
-    let missing = expected.keys().filter(|p| !found.contains_key(*p)).count();
-    assert!(missing as u32 <= links, "{found:#?}\n{expected:#?}");
-    expected.retain(|path, _| found.contains_key(path));
-    assert_eq!(found, expected);
+    assert_eq!(set.strays, [], "names not found");
+    assert!(set.changes.iter().all(|c| c.unlisted_links == 0), "{set:?}");
+    assert_eq!(&found, expected);
     set
 }
 

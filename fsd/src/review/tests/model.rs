@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::backstore::{
     CopySource, EachDentry, EachInode, ObjectFile, ObjectStat, Records, SeekFor, StoreError,
 };
+use crate::core::number;
 use crate::core::record::*;
 use crate::core::types::*;
 
@@ -79,7 +80,10 @@ impl Model {
             size: meta.size(),
             mtime: time(meta.mtime(), meta.mtime_nsec()),
             ctime: time(meta.ctime(), meta.ctime_nsec()),
-            btime: Time::default(),
+            btime: meta.created().map_or(Time::default(), |at| {
+                let since = at.duration_since(std::time::UNIX_EPOCH).unwrap();
+                time(since.as_secs() as i64, i64::from(since.subsec_nanos()))
+            }),
         };
         let mut record = blank(kind, meta.mode() & 0o7777);
         record.nlink = meta.nlink() as u32;
@@ -362,17 +366,27 @@ impl Model {
             let Some(Dentry::Present { ino, .. }) = self.dentries.get(&(dir, name.clone())) else {
                 let origin = self.inodes[&dir].origin.clone().unwrap();
                 let below = super::super::join(&origin.path, name.as_bytes());
-                let number = self.base_at(&below).map(|meta| Ino(meta.ino()));
-                // Another name of an inode that has a record.
-                match number.filter(|ino| self.inodes.contains_key(ino)) {
-                    Some(ino) if self.inodes[&ino].kind != Kind::Dir => self.see(&at, ino, tree),
-                    _ => base_tree(&self.root, &below, &at, tree),
-                }
+                self.view_base(&below, &at, tree);
                 continue;
             };
             self.see(&at, *ino, tree);
             if self.inodes[ino].kind == Kind::Dir {
                 self.view_dir(&at, *ino, tree);
+            }
+        }
+    }
+
+    /// What lies at host path `below`, seen at `at`, with no dentry of the branch on the way.
+    fn view_base(&self, below: &[u8], at: &[u8], tree: &mut Tree) {
+        let mut plain = Tree::new();
+        base_tree(&self.root, below, at, &mut plain);
+        for (path, seen) in plain {
+            let host = [below, &path[at.len()..]].concat();
+            // Another name of an inode that has a record.
+            let number = self.base_at(&host).map(|meta| Ino(meta.ino()));
+            match number.filter(|ino| self.inodes.contains_key(ino)) {
+                Some(ino) if seen.kind != Kind::Dir => self.see(&path, ino, tree),
+                _ => drop(tree.insert(path, seen)),
             }
         }
     }
@@ -468,7 +482,10 @@ impl Records for Model {
         Ok(self.extents.get(&ino).cloned().unwrap_or_default())
     }
     fn devices(&self) -> Vec<(u16, u64)> {
-        vec![(0, fs::metadata(&self.root).unwrap().dev())]
+        let root = fs::File::open(&self.root);
+        let dev = fs::metadata(&self.root).unwrap().dev();
+        let key = number::device_key(root.map_err(|_| rustix::io::Errno::IO), dev);
+        vec![(0, key)]
     }
     fn each_inode(&self, f: &mut EachInode<'_>) -> Result<(), StoreError> {
         self.inodes

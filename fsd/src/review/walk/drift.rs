@@ -60,7 +60,8 @@ fn comes_from(record: &InodeRec, path: &[u8]) -> bool {
 
 /// Whether the record is of this very object, under whatever name.
 fn is_of(record: &InodeRec, now: &Fingerprint) -> bool {
-    let same = |known: &Fingerprint| (known.dev, known.ino) == (now.dev, now.ino);
+    // Not by the device's number, which moves.
+    let same = |known: &Fingerprint| (known.ino, known.btime) == (now.ino, now.btime);
     let origin = record.origin.as_ref();
     origin.is_some_and(|origin| same(&origin.fingerprint))
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::{Tree, Walk};
+use crate::core::number;
 use crate::core::record::{Content, InodeRec};
 use crate::core::types::{Ino, Kind};
 use crate::review::base::{BaseEntry, is_compared_xattr};
@@ -35,16 +36,8 @@ impl Walk<'_> {
     /// What the branch shows for an entry of the base that it has no word on: the entry, unless
     /// the inode was changed through another of its names.
     pub(super) fn shown_of_base(&self, entry: BaseEntry) -> Shown {
-        let number = self
-            .devices
-            .get(&entry.dev)
-            .map(|index| Ino((u64::from(*index) << 48) | entry.ino));
-        let record = number.and_then(|ino| Some((ino, self.inodes.get(&ino)?.clone())));
-        if let Some((ino, record)) = record
-            && record.kind == entry.node.kind
-            && record.kind != Kind::Dir
-            && entry.ino >> 48 == 0
-            && let Ok(shown) = self.shown_of_record(ino, Some(&entry))
+        if let Some(ino) = self.record_of_base(&entry)
+            && let Ok(shown) = self.shown_at(ino, Some(&entry), Some(entry.path.clone()))
         {
             return shown;
         }
@@ -61,10 +54,43 @@ impl Walk<'_> {
         }
     }
 
+    /// The number of the record that the branch has of the base object `entry`, if any. The same
+    /// rule as the core's: by the scheme, or hashed where the host has reused an inode number.
+    fn record_of_base(&self, entry: &BaseEntry) -> Option<Ino> {
+        if entry.node.kind == Kind::Dir {
+            return None;
+        }
+        let is_of = |ino: &Ino| {
+            let record = self.inodes.get(ino)?;
+            let known = &record.origin.as_ref()?.fingerprint;
+            let now = &entry.fingerprint;
+            let same = (known.ino, known.btime) == (now.ino, now.btime);
+            Some(same && record.kind == entry.node.kind)
+        };
+        let indexes = self.devices.get(&entry.device)?.iter();
+        let mut numbers = indexes.flat_map(|index| {
+            let plain = number::of_base(*index, entry.ino);
+            [plain, number::hashed(plain, entry.fingerprint.btime)]
+        });
+        numbers.find(|ino| is_of(ino) == Some(true))
+    }
+
+    /// What the branch shows where a dentry leads to `ino`; `old` is what the base has there.
     pub(super) fn shown_of_record(
         &self,
         ino: Ino,
         old: Option<&BaseEntry>,
+    ) -> Result<Shown, String> {
+        self.shown_at(ino, old, None)
+    }
+
+    /// What the record of `ino` shows, with contents of the base read at `place`: by default where
+    /// the record was made from, though the host may have removed that name and kept another.
+    fn shown_at(
+        &self,
+        ino: Ino,
+        old: Option<&BaseEntry>,
+        place: Option<Arc<[u8]>>,
     ) -> Result<Shown, String> {
         let Some(record) = self.inodes.get(&ino) else {
             return Err(format!("the branch has no record of {ino:?}"));
@@ -73,6 +99,7 @@ impl Walk<'_> {
         node.kind = record.kind;
         let mut lost = false;
         let origin = record.origin.as_ref().map(|origin| origin.path.clone());
+        let origin = place.or(origin);
         match record.kind {
             Kind::File => lost = self.fill_file(&mut node, ino, record, origin.clone(), old)?,
             Kind::Symlink => {
