@@ -1,7 +1,10 @@
 //! FsCore, unmounted, against the reference model: random operations, the whole tree compared.
 //!
 //! The model is itself compared with a directory of Linux, so that a failure here means FsCore.
-//! `AGENTFS_MODEL_CASES` sets how many lists of operations each test tries.
+//! Over 100,000 operations in all, each run with seeds of its own. `AGENTFS_MODEL_CASES` sets how much
+//! is tried; the default is 160.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use agentfs_tests::driver::{CoreDriver, TOP};
 use agentfs_tests::manifest::Scope;
@@ -11,16 +14,22 @@ use agentfs_tests::realfs::RealTree;
 use agentfs_tests::{Manifest, base, need};
 use proptest::prelude::*;
 
-fn config(share: u32) -> ProptestConfig {
-    let cases = std::env::var("AGENTFS_MODEL_CASES")
-        .ok()
-        .and_then(|n| n.parse().ok());
+/// Lists of up to 500 operations, for 100,000 in all.
+const LONG_CASES: u32 = 440;
+
+/// How many lists of operations are tried, by default and in proportion to the variable.
+fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
-        cases: cases.unwrap_or(160_u32).div_ceil(share),
+        cases: (cases * effort()).div_ceil(160),
         max_shrink_iters: 2_000,
         failure_persistence: None,
         ..ProptestConfig::default()
     }
+}
+
+fn effort() -> u32 {
+    let set = std::env::var("AGENTFS_MODEL_CASES").ok();
+    set.and_then(|n| n.parse().ok()).unwrap_or(160)
 }
 
 /// A directory of the host's file system (not of /tmp, which may be a tmpfs) for one case.
@@ -61,7 +70,7 @@ fn the_model_agrees_with_linux() {
         return;
     }
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-    proptest!(config(1), |(ops in ops(60, false))| {
+    proptest!(config(160), |(ops in ops(60, false))| {
         let dir = scratch();
         base::small(dir.path());
         let (mut model, mut real) = (Model::of(dir.path()), RealTree::new(dir.path()));
@@ -75,9 +84,9 @@ fn the_model_agrees_with_linux() {
     });
 }
 
-/// Does `ops` to a fresh branch and to the model, compares after every step, then over a clean
-/// end and a new start; the base must not have changed.
-fn check(ops: &[Op], passthrough: bool) -> Result<(), TestCaseError> {
+/// Does `ops` to a fresh branch and to the model, compares after every `stride` steps, then over a
+/// clean end and a new start; the base must not have changed. Gives the steps done.
+fn check(ops: &[Op], passthrough: bool, stride: usize) -> Result<u64, TestCaseError> {
     let dir = scratch();
     let base = dir.path().join("base");
     std::fs::create_dir_all(base.join(TOP)).expect("mkdir");
@@ -86,14 +95,19 @@ fn check(ops: &[Op], passthrough: bool) -> Result<(), TestCaseError> {
     let mut model = Model::of(&base.join(TOP));
     let mut core = CoreDriver::new(&dir.path().join("store"), &base, passthrough);
     prop_assert_eq!(core.compare(&model, true), None, "before the first step");
+    let mut steps = 0;
     for (count, op) in ops.iter().enumerate() {
         let Some(step) = op.resolve(&model.listing()) else {
             continue;
         };
         let (expected, got) = (model.apply(&step), core.apply(&step));
         prop_assert_eq!(expected, got, "step {}: {:?}", count, step);
+        steps += 1;
         // Contents are compared after what may move them, and now and then.
         let restarted = matches!(step, Step::Remount | Step::Crash | Step::DropCaches);
+        if !restarted && count % stride != stride - 1 {
+            continue;
+        }
         let contents = restarted || count % 5 == 4;
         prop_assert_eq!(
             core.compare(&model, contents),
@@ -111,20 +125,29 @@ fn check(ops: &[Op], passthrough: bool) -> Result<(), TestCaseError> {
     core.close();
     let changed = before.differences(&Manifest::of(&base), Scope::Same);
     prop_assert!(changed.is_empty(), "the base was changed: {:#?}", changed);
-    Ok(())
+    Ok(steps)
 }
 
 #[test]
 fn a_branch_agrees_with_the_model() {
-    proptest!(config(1), |(ops in ops(60, true))| check(&ops, false)?);
+    proptest!(config(160), |(ops in ops(60, true))| { check(&ops, false, 1)?; });
 }
 
 #[test]
 fn a_branch_with_passthrough_agrees_with_the_model() {
-    proptest!(config(2), |(ops in ops(60, true))| check(&ops, true)?);
+    proptest!(config(80), |(ops in ops(60, true))| { check(&ops, true, 1)?; });
 }
 
 #[test]
 fn long_histories_agree_with_the_model() {
-    proptest!(config(12), |(ops in ops(500, true))| check(&ops, false)?);
+    static STEPS: AtomicU64 = AtomicU64::new(0);
+    proptest!(config(LONG_CASES), |(ops in ops(500, true))| {
+        STEPS.fetch_add(check(&ops, false, 20)?, Ordering::Relaxed);
+    });
+    let steps = STEPS.load(Ordering::Relaxed);
+    println!("{steps} operations");
+    assert!(
+        steps >= u64::from(effort()) * 100_000 / 160,
+        "only {steps} operations"
+    );
 }
