@@ -42,27 +42,27 @@ ci:
 
 # File operations on a mount: names, links, times, attributes, locks, owners, space
 test-fuse-basic-ops:
-    scripts/fuse-suite.sh fuse-basic-ops basic:: owners:: space::
+    scripts/fuse-suite.sh fuse-basic-ops posix basic:: owners:: space::
 
 # What must be refused, with which errno
 test-fuse-negative-ops:
-    scripts/fuse-suite.sh fuse-negative-ops negative::
+    scripts/fuse-suite.sh fuse-negative-ops posix negative::
 
 # Copy-up, whiteouts, opaque directories, hard links, a base that changes
 test-fuse-overlay-ops:
-    scripts/fuse-suite.sh fuse-overlay-ops overlay::
+    scripts/fuse-suite.sh fuse-overlay-ops posix overlay::
 
 # A hundred times mount and unmount: nothing may be left
 test-fuse-mount-cycle CYCLES="100":
-    AGENTFS_MOUNT_CYCLES={{CYCLES}} scripts/fuse-suite.sh fuse-mount-cycle mounts::cycles mounts::the_daemon
+    AGENTFS_MOUNT_CYCLES={{CYCLES}} scripts/fuse-suite.sh fuse-mount-cycle mounts cycles the_daemon
 
 # Mounts that cannot be, a killed daemon, remounts
 test-fuse-mount-failures:
-    scripts/fuse-suite.sh fuse-mount-failures mounts::mounts_that mounts::a_ mounts::remounts mounts::the_helper
+    scripts/fuse-suite.sh fuse-mount-failures mounts mounts_that a_ remounts the_helper root_only
 
 # Many mounts at once
 test-fuse-mount-concurrent:
-    scripts/fuse-suite.sh fuse-mount-concurrent mounts::many mounts::one
+    scripts/fuse-suite.sh fuse-mount-concurrent mounts many one
 
 # pjdfstest, the tests of one system call: "rename", "chmod"
 test-pjdfs-subset DIR:

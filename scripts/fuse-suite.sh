@@ -1,22 +1,20 @@
 #!/usr/bin/env bash
-# Runs tests of tests/tests/posix.rs, by module, as a harness of its own with log and summary.
+# Runs tests of a suite of tests/tests as a harness of its own with log and summary.
 #
-#   scripts/fuse-suite.sh NAME FILTER..     FILTER as of a test binary: "basic::", "mounts::many"
+#   scripts/fuse-suite.sh NAME SUITE FILTER..     FILTER as of a test binary: "basic::", "many"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/harness.sh
 . scripts/harness.sh
 harness_isolate "$PWD/scripts/fuse-suite.sh" "$@"
 harness_begin "$1"
-shift
+name=$2
+shift 2
 
-suite=${AGENTFS_POSIX_BIN:-}
-if [ -z "$suite" ]; then
-  suite=$(cargo test --workspace --locked --no-run --test posix 2>&1 |
-    sed -nE 's/^ *Executable tests\/posix\.rs \((.*)\)$/\1/p')
-fi
+suite=$(cargo test --workspace --locked --no-run --test "$name" 2>&1 |
+  sed -nE 's/^ *Executable tests\/.*\.rs \((.*)\)$/\1/p')
 if [ ! -x "$suite" ]; then
-  echo "fuse-suite.sh: cargo named no posix test binary" >&2
+  echo "fuse-suite.sh: cargo named no test binary of $name" >&2
   exit 1
 fi
 log=$logs/tests.log

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cmd::Done;
 use crate::manifest::Scope;
-use crate::need::need;
+use crate::need::{self, need};
 use crate::{Manifest, Sandbox, wait};
 
 /// What a mount of root's needs to be like a local file system.
@@ -16,10 +16,21 @@ pub const LIKE_LOCAL: &str = "allow_other,suid,dev";
 /// The branch that [`Mounted`] shows.
 pub const BRANCH: &str = "posix";
 
-/// Whether this machine and this user can mount.
+/// Whether this machine can mount, and the caller is root: for what only root may compare.
 #[must_use]
 pub fn need_mount() -> bool {
     need("root") && need("fuse")
+}
+
+/// Whether this machine and this user can mount.
+#[must_use]
+pub fn need_any_mount() -> bool {
+    need("fuse") && (need::is_root() || need("program:fusermount3"))
+}
+
+/// Options of a mount that is as near to a local file system as the caller can have it.
+pub fn likest() -> &'static str {
+    if need::is_root() { LIKE_LOCAL } else { "rw" }
 }
 
 /// One branch, mounted; unmounted when dropped.
@@ -52,7 +63,7 @@ impl Mounted {
             is_mounted: false,
             sandbox,
         };
-        mounted.mount(LIKE_LOCAL);
+        mounted.mount(likest());
         mounted
     }
 
@@ -89,7 +100,7 @@ impl Mounted {
     #[track_caller]
     pub fn remount(&mut self) {
         self.umount();
-        self.mount(LIKE_LOCAL);
+        self.mount(likest());
     }
 
     /// Does `test` to the branch and to the plain directory: both must give the same.
@@ -135,7 +146,11 @@ impl Drop for Mounted {
         }
         if std::thread::panicking() {
             // The failure is already on its way: only take the mount away.
-            let _ = nix::mount::umount2(&self.mnt(), nix::mount::MntFlags::MNT_DETACH);
+            let flags = nix::mount::MntFlags::MNT_DETACH;
+            if nix::mount::umount2(&self.mnt(), flags).is_err() {
+                let mut helper = std::process::Command::new("fusermount3");
+                let _ = helper.args(["-u", "-z", "--"]).arg(self.mnt()).status();
+            }
             return;
         }
         self.umount();

@@ -3,8 +3,6 @@
 
 #[path = "posix/basic.rs"]
 mod basic;
-#[path = "posix/mounts.rs"]
-mod mounts;
 #[path = "posix/negative.rs"]
 mod negative;
 #[path = "posix/overlay.rs"]

@@ -598,6 +598,10 @@ with tempfile.TemporaryFile(dir=".") as t:
     t.write(b"x"); t.seek(0); assert t.read() == b"x"
 "#,
         );
+        sh(
+            sandbox,
+            "exec 3<>named; ln -L /proc/self/fd/3 second; test \"$(stat -c %h named)\" = 2",
+        );
     });
 }
 
@@ -622,5 +626,29 @@ while len(names) < 2:
 assert names == [b"new", b"one"], names
 "#,
         );
+    });
+}
+
+#[test]
+fn s27_statfs_shows_where_changes_go() {
+    claim(|sandbox| {
+        let blocks = "stat -f -c '%b %c %S' .";
+        sandbox.sh("b", &format!("{blocks} > ours")).ok();
+        let ours = sandbox.call(&["exec", "-q", "b", "--", "cat", "ours"]).ok();
+        let store = sandbox.store().display().to_string();
+        let host = sandbox.host_sh(&format!("stat -f -c '%b %c %S' '{store}'"));
+        assert_eq!(ours.out(), host.out());
+    });
+}
+
+#[test]
+fn s28_birth_times_are_not_shown() {
+    claim(|sandbox| {
+        sandbox
+            .sh(
+                "b",
+                "test \"$(stat -c %w file)\" = - && : > new && test \"$(stat -c %w new)\" = -",
+            )
+            .ok();
     });
 }

@@ -12,6 +12,7 @@ use agentfs_fsd::backstore::{BranchInfo, Listed, NewBranch, RunExit, RunRecord, 
 use agentfs_fsd::core::types::{BranchName, Time};
 use agentfs_fsd::ctl::client::Client;
 use agentfs_fsd::ctl::msg::MountSpec;
+use rustix::io::Errno;
 
 use crate::cli::{MountArgs, UmountArgs};
 use crate::cmd::Globals;
@@ -171,26 +172,44 @@ fn drop_unused(store: &Store, branch: &BranchName) {
 
 /// Unmounts, and returns once the branch is closed: it can be mounted or run on again at once.
 pub fn umount(args: &UmountArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
-    let target = real_dir("mount point", &args.mountpoint)?;
+    // Of a mount whose daemon died, the path is all that can be had.
+    let target = std::fs::canonicalize(&args.mountpoint)
+        .map_err(|e| CmdError::io("mount point", &args.mountpoint, e))?;
     if !hostmount::is_ours(&target)? {
         return Err(not_ours(&target));
     }
-    hostmount::unmount(&target, args.lazy)?;
     let here = Here::look(globals)?;
-    let Some(store) = Store::open(&here.store)? else {
-        return Ok(ExitCode::SUCCESS);
+    let store = Store::open(&here.store)?;
+    let served = match &store {
+        Some(store) => served_at(store, &target)?,
+        None => Vec::new(),
     };
+    hostmount::unmount(&target, args.lazy)?;
+    if let Some(store) = store {
+        for (info, run) in served {
+            await_close(&store, &info, &run)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The branches that living daemons serve at `target`.
+fn served_at(store: &Store, target: &Path) -> Result<Vec<(BranchInfo, RunRecord)>, CmdError> {
     let words: [OsString; 2] = [RECORD_WORD.into(), target.into()];
+    let mut served = Vec::new();
     for listed in store.list()? {
         let Listed::Branch(info) = listed else {
             continue;
         };
-        let Some(run) = &info.last_run else { continue };
-        if run.command == words && run.ended.is_none() {
-            await_close(&store, &info, run)?;
+        let Some(run) = info.last_run.clone() else {
+            continue;
+        };
+        let is_open = run.command == words && run.ended.is_none();
+        if is_open && store.live_owner(&info.name)? == Some(run.pid) {
+            served.push((info, run));
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(served)
 }
 
 fn await_close(store: &Store, info: &BranchInfo, run: &RunRecord) -> Result<(), CmdError> {
@@ -226,15 +245,16 @@ fn not_ours(target: &Path) -> CmdError {
 
 fn real_dir(what: &'static str, path: &Path) -> Result<PathBuf, CmdError> {
     let real = std::fs::canonicalize(path).map_err(|e| CmdError::io(what, path, e))?;
-    if real.is_dir() {
-        return Ok(real);
+    let refused = |why, hint| CmdError::refused(format!("{what} {}", path.display()), why, hint);
+    match std::fs::metadata(&real) {
+        Ok(meta) if meta.is_dir() => Ok(real),
+        Ok(_) => Err(refused("is not a directory", "name a directory")),
+        Err(e) if e.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => Err(refused(
+            "has a mount whose daemon is gone",
+            "take it away with `agentfs umount`, or `umount -l` if it is not of agentfs",
+        )),
+        Err(e) => Err(CmdError::io(what, path, e)),
     }
-    let why = "is not a directory";
-    Err(CmdError::refused(
-        format!("{what} {}", path.display()),
-        why,
-        "name a directory",
-    ))
 }
 
 /// The name under which mount(8) calls this program.

@@ -6,7 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use agentfs_tests::mounted::{self, BRANCH, LIKE_LOCAL, Mounted, need_mount};
+use agentfs_tests::mounted::{self, BRANCH, Mounted, likest, need_any_mount, need_mount};
+use agentfs_tests::need::is_root;
 use agentfs_tests::{Done, Sandbox, cmd, leak, wait};
 
 fn fill(dir: &Path) {
@@ -32,7 +33,7 @@ fn open_files(pid: i32) -> Vec<String> {
 
 #[test]
 fn cycles_leave_nothing_behind() {
-    if !need_mount() {
+    if !need_any_mount() {
         return;
     }
     let mut m = Mounted::new(fill);
@@ -49,7 +50,8 @@ fn cycles_leave_nothing_behind() {
         let daemons = m.sandbox.daemons();
         assert_eq!(daemons.len(), 1, "one daemon a mount: {daemons:?}");
         // What is open once the file is closed is the same in each cycle, whatever came before.
-        if cycle >= 7 {
+        // (The descriptors of a user's daemon are closed to that user too.)
+        if cycle >= 7 && is_root() {
             wait::until("the daemon lets go of what it had open", || {
                 let now = open_files(daemons[0]).len();
                 settled.first().is_none_or(|first| *first >= now)
@@ -60,7 +62,7 @@ fn cycles_leave_nothing_behind() {
         let left = m.sandbox.daemons();
         assert!(left.is_empty(), "umount returned before {left:?} ended");
         assert!(leak::mounts_below(m.sandbox.root()).is_empty());
-        m.mount(LIKE_LOCAL);
+        m.mount(likest());
     }
 }
 
@@ -107,7 +109,7 @@ fn refused(sandbox: &Sandbox, done: Done, words: &[&str]) {
 
 #[test]
 fn mounts_that_cannot_be_are_refused_and_leave_nothing() {
-    if !need_mount() {
+    if !need_any_mount() {
         return;
     }
     let sandbox = Sandbox::new();
@@ -158,25 +160,19 @@ fn mounts_that_cannot_be_are_refused_and_leave_nothing() {
     // A daemon that cannot be started.
     let mut command = sandbox.agentfs(&["mount", "b"]);
     command.arg(at("mnt")).arg("--base").arg(at("base"));
-    command.env("AGENTFS_FSD", at("none"));
-    let done = cmd::run(&mut command);
-    if done.code() == 0 {
-        // The launcher found its daemon another way, which is as good.
-        mounted::umount(&sandbox, &at("mnt"));
-    } else {
-        refused(&sandbox, done, &["agentfs-fsd"]);
-    }
+    command.env("AGENTFS_FUSE_HOST_BIN", at("none"));
+    refused(&sandbox, cmd::run(&mut command), &["none"]);
 }
 
 #[test]
 fn a_branch_is_mounted_once() {
-    if !need_mount() {
+    if !need_any_mount() {
         return;
     }
     let mut m = Mounted::new(fill);
     let second = m.sandbox.root().join("second");
     fs::create_dir(&second).expect("mkdir");
-    let done = mounted::mount(&m.sandbox, BRANCH, &second, &m.base(), LIKE_LOCAL);
+    let done = mounted::mount(&m.sandbox, BRANCH, &second, &m.base(), likest());
     done.expect(125).says(&["live", "daemon"]);
     fs::write(m.mnt().join("file"), b"goes on").expect("write");
     // In use: refused, and it goes on.
@@ -191,7 +187,7 @@ fn a_branch_is_mounted_once() {
 
 #[test]
 fn a_killed_daemon_is_an_error_and_its_mount_can_be_taken_away() {
-    if !need_mount() {
+    if !need_any_mount() {
         return;
     }
     let mut m = Mounted::new(fill);
@@ -206,15 +202,16 @@ fn a_killed_daemon_is_an_error_and_its_mount_can_be_taken_away() {
         error.raw_os_error().is_some_and(|e| gone.contains(&e)),
         "{error}"
     );
-    let mnt = m.mnt();
-    let command = format!("umount {}", mnt.display());
-    let done = cmd::run(m.sandbox.agentfs(&["umount"]).arg(&mnt));
-    if done.code() != 0 {
-        // A dead mount point can not even be resolved; the host's own tool takes it away.
-        eprintln!("{}", done.report());
-        m.sandbox.host_sh(&command);
-    }
-    m.mount(LIKE_LOCAL);
+    let again = mounted::mount(&m.sandbox, "other", &m.mnt(), &m.base(), likest());
+    again
+        .expect(125)
+        .says(&["daemon is gone", "agentfs umount"]);
+    let state = || m.sandbox.row(BRANCH)["state"].clone();
+    let killed = state();
+    cmd::run(m.sandbox.agentfs(&["umount"]).arg(m.mnt())).ok();
+    assert_eq!(state(), killed, "no clean end is made of it");
+    assert!(leak::mounts_below(m.sandbox.root()).is_empty());
+    m.mount(likest());
     assert_eq!(
         fs::read(m.mnt().join("kept")).expect("read"),
         b"answered for"
@@ -224,7 +221,7 @@ fn a_killed_daemon_is_an_error_and_its_mount_can_be_taken_away() {
 
 #[test]
 fn many_branches_at_once() {
-    if !need_mount() {
+    if !need_any_mount() {
         return;
     }
     let sandbox = Sandbox::new();
@@ -240,7 +237,7 @@ fn many_branches_at_once() {
                     if round == 0 {
                         fs::create_dir(&mnt).expect("mkdir");
                     }
-                    mounted::mount(sandbox, &branch, &mnt, base, LIKE_LOCAL).ok();
+                    mounted::mount(sandbox, &branch, &mnt, base, likest()).ok();
                     for file in 0..50 {
                         let (path, text) = (mnt.join(format!("{file}")), format!("{i} {file}"));
                         if round == 0 {
@@ -260,7 +257,7 @@ fn many_branches_at_once() {
 
 #[test]
 fn one_of_many_mounts_of_a_branch_wins() {
-    if !need_mount() {
+    if !need_any_mount() {
         return;
     }
     let sandbox = Sandbox::new();
@@ -273,7 +270,7 @@ fn one_of_many_mounts_of_a_branch_wins() {
     let codes: Vec<i32> = std::thread::scope(|scope| {
         let start = |i| {
             let (sandbox, mnt) = (&sandbox, at(format!("m{i}")));
-            scope.spawn(move || mounted::mount(sandbox, "one", &mnt, base, LIKE_LOCAL).code())
+            scope.spawn(move || mounted::mount(sandbox, "one", &mnt, base, likest()).code())
         };
         let all: Vec<_> = (0..6).map(start).collect();
         all.into_iter()
@@ -332,7 +329,7 @@ fn remounts_change_what_may_be_done() {
 
 #[test]
 fn the_helper_mounts_as_fstab_would() {
-    if !need_mount() {
+    if !need_any_mount() {
         return;
     }
     let sandbox = Sandbox::new();
@@ -360,4 +357,51 @@ fn the_helper_mounts_as_fstab_would() {
         b"of the base\n"
     );
     mounted::umount(&sandbox, &at("mnt"));
+}
+
+#[test]
+fn root_only_options_are_refused_to_others() {
+    if is_root() || !need_any_mount() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let at = |name: &str| sandbox.root().join(name);
+    for dir in ["base", "mnt"] {
+        fs::create_dir(at(dir)).expect("mkdir");
+    }
+    for option in ["suid", "dev"] {
+        let done = mounted::mount(&sandbox, "b", &at("mnt"), &at("base"), option);
+        refused(&sandbox, done, &["suid and dev", "are for root"]);
+    }
+    // The mount helper's own refusals come through: the place is not the caller's.
+    let done = mounted::mount(&sandbox, "b", Path::new("/usr"), &at("base"), "rw");
+    refused(&sandbox, done, &["/usr", "own the directory"]);
+}
+
+#[test]
+fn a_mount_belongs_to_who_made_it() {
+    if !need_any_mount() {
+        return;
+    }
+    let mut m = Mounted::new(fill);
+    m.umount();
+    m.mount("ro,noexec,fsname=of mine");
+    let table = fs::read_to_string("/proc/self/mounts").expect("the mounts");
+    let mnt = m.mnt().display().to_string();
+    let line = table.lines().find(|line| line.contains(&mnt));
+    let line = line.expect("the mount").to_owned();
+    let me = nix::unistd::geteuid();
+    for word in [
+        "of\\040mine ",
+        " fuse.agentfs ro,",
+        "nosuid",
+        "nodev",
+        "noexec",
+        &format!("user_id={me}"),
+    ] {
+        assert!(line.contains(word), "{word}: {line}");
+    }
+    assert!(!line.contains("allow_other"), "{line}");
+    let error = fs::write(m.mnt().join("file"), b"x").expect_err("read-only");
+    assert_eq!(error.raw_os_error(), Some(nix::libc::EROFS));
 }
