@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Returns whether `what` is there; a test that gets `false` returns at once.
 ///
-/// `what`: `root`, `user` (an ordinary one), `userns`, `fuse`, `crate`, or `program:NAME`.
+/// `what`: `root`, `user` (an ordinary one), `userns`, `fuse`, `loop`, `crate`, or `program:NAME`.
 #[must_use]
 pub fn need(what: &str) -> bool {
     let missing = match what {
@@ -13,6 +13,10 @@ pub fn need(what: &str) -> bool {
         "user" => is_root().then(|| "this runs as root".to_owned()),
         "userns" => probe("unshare", &["--user", "--map-root-user", "true"]),
         "fuse" => open_fuse().err(),
+        "loop" => match find_program("losetup") {
+            Some(losetup) => probe(losetup, &["--find"]),
+            None => Some("no program losetup".to_owned()),
+        },
         "crate" => third_party_crate().err(),
         other => match other.strip_prefix("program:") {
             Some(name) => find_program(name)
@@ -43,11 +47,12 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-fn probe(program: &str, args: &[&str]) -> Option<String> {
+fn probe(program: impl AsRef<Path>, args: &[&str]) -> Option<String> {
+    let program = program.as_ref();
     match std::process::Command::new(program).args(args).output() {
         Ok(out) if out.status.success() => None,
         Ok(out) => Some(String::from_utf8_lossy(&out.stderr).trim().to_owned()),
-        Err(e) => Some(format!("{program}: {e}")),
+        Err(e) => Some(format!("{}: {e}", program.display())),
     }
 }
 
