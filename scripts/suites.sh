@@ -8,4 +8,4 @@ suites_both="run_main run_signals run_setup run_branches run_view programs progr
 
 # Once: nothing in them depends on who runs them, or only root can.
 # shellcheck disable=SC2034
-suites_once="model layering posix run_devices"
+suites_once="model layering posix run_devices run_cached"
