@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// Returns whether `what` is there; a test that gets `false` returns at once.
 ///
-/// `what`: `root`, `user` (an ordinary one), `userns`, `fuse`, `loop`, `crate`, or `program:NAME`.
+/// `what`: `root`, `user` (an ordinary one), `userns`, `fuse`, `loop`, `crate`, `group-file`, or
+/// `program:NAME`.
 #[must_use]
 pub fn need(what: &str) -> bool {
     let missing = match what {
@@ -17,6 +18,9 @@ pub fn need(what: &str) -> bool {
             Some(losetup) => probe(losetup, &["--find"]),
             None => Some("no program losetup".to_owned()),
         },
+        "group-file" => group_file().is_none().then(|| {
+            "root has to make it (scripts/test-user.sh), for AGENTFS_TEST_GROUP_FILE".to_owned()
+        }),
         "crate" => third_party_crate().err(),
         other => match other.strip_prefix("program:") {
             Some(name) => find_program(name)
@@ -27,7 +31,11 @@ pub fn need(what: &str) -> bool {
     };
     let Some(why) = missing else { return true };
     // Who runs the test is the runner's choice (it makes both passes), not a lack of the machine.
-    let is_choice = matches!(what, "root" | "user");
+    let is_choice = match what {
+        "root" | "user" => true,
+        "group-file" => std::env::var_os("AGENTFS_TEST_WITHOUT_ROOT").is_some(),
+        _ => false,
+    };
     assert!(
         is_choice || std::env::var_os("AGENTFS_MUST_RUN").is_none(),
         "AGENTFS_MUST_RUN is set and this needs {what}: {why}"
@@ -45,6 +53,11 @@ pub fn need_run() -> bool {
 /// Whether this process is the host's root.
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
+}
+
+/// The file that scripts/test-user.sh made: root's, readable for the user's second group only.
+pub fn group_file() -> Option<PathBuf> {
+    std::env::var_os("AGENTFS_TEST_GROUP_FILE").map(PathBuf::from)
 }
 
 fn probe(program: impl AsRef<Path>, args: &[&str]) -> Option<String> {
