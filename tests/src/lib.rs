@@ -7,6 +7,7 @@ pub mod base;
 pub mod bins;
 pub mod cmd;
 pub mod driver;
+pub mod gate;
 pub mod leak;
 pub mod load;
 pub mod manifest;

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// Returns whether `what` is there; a test that gets `false` returns at once.
 ///
-/// `what`: `root`, `user` (an ordinary one), `userns`, `fuse`, `crate`, or `program:NAME`.
+/// `what`: `root`, `user` (an ordinary one), `userns`, `fuse`, `loop`, `crate`, `group-file`, or
+/// `program:NAME`.
 #[must_use]
 pub fn need(what: &str) -> bool {
     let missing = match what {
@@ -13,6 +14,13 @@ pub fn need(what: &str) -> bool {
         "user" => is_root().then(|| "this runs as root".to_owned()),
         "userns" => probe("unshare", &["--user", "--map-root-user", "true"]),
         "fuse" => open_fuse().err(),
+        "loop" => match find_program("losetup") {
+            Some(losetup) => probe(losetup, &["--find"]),
+            None => Some("no program losetup".to_owned()),
+        },
+        "group-file" => group_file().is_none().then(|| {
+            "root has to make it (scripts/test-user.sh), for AGENTFS_TEST_GROUP_FILE".to_owned()
+        }),
         "crate" => third_party_crate().err(),
         other => match other.strip_prefix("program:") {
             Some(name) => find_program(name)
@@ -23,7 +31,11 @@ pub fn need(what: &str) -> bool {
     };
     let Some(why) = missing else { return true };
     // Who runs the test is the runner's choice (it makes both passes), not a lack of the machine.
-    let is_choice = matches!(what, "root" | "user");
+    let is_choice = match what {
+        "root" | "user" => true,
+        "group-file" => std::env::var_os("AGENTFS_TEST_WITHOUT_ROOT").is_some(),
+        _ => false,
+    };
     assert!(
         is_choice || std::env::var_os("AGENTFS_MUST_RUN").is_none(),
         "AGENTFS_MUST_RUN is set and this needs {what}: {why}"
@@ -43,11 +55,17 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-fn probe(program: &str, args: &[&str]) -> Option<String> {
+/// The file that scripts/test-user.sh made: root's, readable for the user's second group only.
+pub fn group_file() -> Option<PathBuf> {
+    std::env::var_os("AGENTFS_TEST_GROUP_FILE").map(PathBuf::from)
+}
+
+fn probe(program: impl AsRef<Path>, args: &[&str]) -> Option<String> {
+    let program = program.as_ref();
     match std::process::Command::new(program).args(args).output() {
         Ok(out) if out.status.success() => None,
         Ok(out) => Some(String::from_utf8_lossy(&out.stderr).trim().to_owned()),
-        Err(e) => Some(format!("{program}: {e}")),
+        Err(e) => Some(format!("{}: {e}", program.display())),
     }
 }
 

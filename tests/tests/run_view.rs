@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use agentfs_tests::need::{find_program, is_root, need_run};
+use agentfs_tests::need::{find_program, group_file, is_root, need, need_run};
 use agentfs_tests::{Done, Manifest, Sandbox, base, bins};
 
 /// Runs a script on branch `b` with further flags.
@@ -350,15 +350,10 @@ fn supplementary_groups_still_open_files() {
         assert!(out.split_whitespace().any(|g| g == "4242"), "{out}");
         return;
     }
-    // scripts/test-user.sh made this one: root's, readable for the user's second group only.
-    let Some(file) = std::env::var_os("AGENTFS_TEST_GROUP_FILE") else {
-        assert!(
-            std::env::var_os("AGENTFS_MUST_RUN").is_none(),
-            "AGENTFS_TEST_GROUP_FILE is not set"
-        );
+    if !need("group-file") {
         return;
-    };
-    let file = std::path::PathBuf::from(file);
+    }
+    let file = group_file().expect("it is there");
     assert_eq!(
         fs::read_to_string(&file).expect("the control: readable outside"),
         "for the group\n"

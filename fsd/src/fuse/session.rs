@@ -219,6 +219,57 @@ mod tests {
         assert_eq!(MAX_BACKGROUND.read(Some("-1")), 64);
     }
 
+    /// What a session that wants passthrough answers to the INIT of a kernel with these features:
+    /// the features agreed on, and the depth of stacking. A socket plays the device.
+    fn greeted(features: InitFlags) -> (InitFlags, u32) {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType};
+        let (kernel, device) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .expect("socketpair");
+        // Source: linux/fuse.h, fuse_in_header and fuse_init_in of 7.40.
+        const FUSE_INIT: u32 = 26;
+        let offered = (features | InitFlags::FUSE_INIT_EXT).bits();
+        let header = [104, FUSE_INIT, 1, 0, 0, 0, 0, 0, 0, 0];
+        let init = [7, 40, 1 << 17, offered as u32, (offered >> 32) as u32];
+        let words = header.iter().chain(&init).chain(&[0; 11]);
+        let request: Vec<u8> = words.flat_map(|word| word.to_le_bytes()).collect();
+        rustix::io::write(&kernel, &request).expect("INIT");
+
+        let face = Face {
+            root: Ino::ROOT,
+            one_user: None,
+        };
+        let session = FuseSession::start(Arc::default(), face, device, Options::from_env(Some(2)));
+        session.expect("a session");
+        let mut reply = [0; 256];
+        let bytes = rustix::io::read(&kernel, &mut reply).expect("the answer");
+        // fuse_out_header, then fuse_init_out.
+        let word = |at: usize| {
+            let word = reply[at..at + 4].try_into().expect("four bytes");
+            u32::from_le_bytes(word)
+        };
+        assert_eq!([word(0), word(4)], [bytes as u32, 0], "length and error");
+        let flags = u64::from(word(28)) | u64::from(word(48)) << 32;
+        (InitFlags::from_bits_retain(flags), word(52))
+    }
+
+    #[test]
+    fn a_kernel_without_passthrough_is_served_all_the_same() {
+        let features: InitFlags = WANTED.iter().copied().collect();
+        let (agreed, depth) = greeted(features);
+        assert!(!agreed.contains(InitFlags::FUSE_PASSTHROUGH), "{agreed:?}");
+        assert!(agreed.contains(features), "{agreed:?}");
+        assert_eq!(depth, 0);
+        // The same with one feature more.
+        let (agreed, depth) = greeted(features | InitFlags::FUSE_PASSTHROUGH);
+        assert!(agreed.contains(InitFlags::FUSE_PASSTHROUGH), "{agreed:?}");
+        assert_eq!(depth, 2);
+    }
+
     #[test]
     fn readers_follow_the_cpus() {
         assert_eq!([1, 2, 3, 64].map(readers), [2, 2, 3, 4]);

@@ -11,7 +11,7 @@ use agentfs_tests::manifest::Scope;
 use agentfs_tests::model::Model;
 use agentfs_tests::ops::Op;
 use agentfs_tests::realfs::RealTree;
-use agentfs_tests::{Manifest, load};
+use agentfs_tests::{Manifest, gate, load};
 
 fn main() {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -29,6 +29,7 @@ fn main() {
         "load" => run_load(&path(1), &path(2), number(3)),
         "verify" => verify(&path(1), number(2), number(3)),
         "fds" => fds(),
+        "gate" => gate::stand_between(&args[1..]).map(|status| std::process::exit(status)),
         "manifest" => {
             print!("{}", Manifest::of(&path(1)).lines());
             Ok(())

@@ -131,13 +131,14 @@ impl FsCore {
         if let Some(base_dir) = &base_dir
             && exposed.is_none()
         {
-            let entries = match self.base.list(base_dir) {
-                Ok(entries) => entries,
+            let found = self.base.list(base_dir);
+            let (entries, dev) = match found.and_then(|list| Ok((list, self.base_dev(tree, ino)?)))
+            {
+                Ok(found) => found,
                 // The host removed the directory: what the branch holds in it is still there.
-                Err(e) if crate::core::ops::lookup::is_missing(&e) => Vec::new(),
+                Err(e) if crate::core::ops::lookup::is_missing(&e) => (Vec::new(), 0),
                 Err(e) => return Err(e),
             };
-            let dev = self.base_dev(tree, ino)?;
             for entry in entries {
                 if recorded.contains_key(&entry.name) {
                     continue;
@@ -191,12 +192,13 @@ impl FsCore {
         Ok(())
     }
 
-    /// The host device of a merged directory's base.
+    /// The number that the host device of a merged directory's base has now: the one in a record may
+    /// be another device's since.
     fn base_dev(&self, tree: &Tree, ino: Ino) -> Result<u64, FsError> {
         let node = tree.node(ino)?;
         match &node.seen {
-            Some(seen) => Ok(seen.dev),
-            None => {
+            Some(seen) if node.record.is_none() => Ok(seen.dev),
+            _ => {
                 let loc = node.base.as_ref().ok_or(FsError::Stale(ino))?;
                 Ok(self.base.stat(loc)?.fingerprint.dev)
             }
