@@ -276,6 +276,50 @@ fn a_large_base_file_is_never_copied_for_a_small_write() {
     }
 }
 
+/// The kernel does not pass these modes on to a FUSE file system; other transports may.
+#[test]
+fn ranges_are_cut_out_and_put_in() {
+    use rustix::fs::{FallocateFlags as Mode, fallocate};
+    const BLOCK: usize = 4096;
+    let bytes = |len: usize| (0..len).map(|i| (i / 7) as u8).collect::<Vec<_>>();
+    let (small, large) = (bytes(10 * BLOCK + 5), bytes((2 << 20) + 5));
+    let mut bench = Bench::new(|base| {
+        fs::write(base.join("small"), &small).unwrap();
+        fs::write(base.join("large"), &large).unwrap();
+    });
+    let plain = tempfile::tempdir_in(bench.store.path()).unwrap();
+    for (file, was) in [("small", small), ("large", large)] {
+        let host = plain.path().join(file);
+        fs::write(&host, &was).unwrap();
+        bench.write(file, 9 * BLOCK as u64, b"changed");
+        let held = fs::File::options().write(true).open(&host).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&held, b"changed", 9 * BLOCK as u64).unwrap();
+        let ranges = [
+            (Mode::COLLAPSE_RANGE, 2 * BLOCK, BLOCK),
+            (Mode::INSERT_RANGE, BLOCK, 3 * BLOCK),
+            (Mode::COLLAPSE_RANGE, 0, was.len() + BLOCK),
+            (Mode::COLLAPSE_RANGE, 1, BLOCK),
+            (Mode::INSERT_RANGE, was.len() + 8 * BLOCK, BLOCK),
+        ];
+        for (mode, at, len) in ranges {
+            let (at, len) = (at as u64, len as u64);
+            let ino = bench.walk(file).unwrap().ino;
+            let fh = bench.core().open(&ME, ino, O_RDWR).unwrap().fh;
+            let bits = mode.bits() as i32;
+            let ours = bench.core().fallocate(&ME, ino, fh, bits, at, len);
+            bench.core().release(fh);
+            let theirs = fallocate(&held, mode, at, len);
+            assert_eq!(ours.is_ok(), theirs.is_ok(), "{mode:?} {at}: {ours:?}");
+            assert!(
+                bench.read(file) == fs::read(&host).unwrap(),
+                "{mode:?} {at}"
+            );
+        }
+        bench.reopen(false);
+        assert!(bench.read(file) == fs::read(&host).unwrap());
+    }
+}
+
 #[test]
 fn a_removed_and_remade_directory_shows_nothing_of_the_base() {
     let mut bench = Bench::new(|base| {
