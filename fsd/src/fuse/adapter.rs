@@ -98,6 +98,7 @@ impl Adapter {
         }
     }
 
+    /// Serves a request whose thread waits for the answer: it has those to its earlier ones.
     fn call<T>(
         &self,
         op: &'static str,
@@ -105,7 +106,44 @@ impl Adapter {
         ino: INodeNo,
         call: impl FnOnce(&FsCore) -> Result<T, FsError>,
     ) -> Result<T, Errno> {
+        self.call_unawaited(op, request, ino, |core| {
+            core.removals().thread_goes_on(request.pid());
+            call(core)
+        })
+    }
+
+    /// As [`Adapter::call`], for a request that the kernel makes under the lock of `ino`.
+    fn call_locked<T>(
+        &self,
+        op: &'static str,
+        request: &Request,
+        ino: INodeNo,
+        call: impl FnOnce(&FsCore) -> Result<T, FsError>,
+    ) -> Result<T, Errno> {
+        self.call(op, request, ino, |core| {
+            core.removals().lock_was_free(self.ino(ino));
+            call(core)
+        })
+    }
+
+    /// Serves a request that comes when it comes, whatever its thread has asked since.
+    fn call_unawaited<T>(
+        &self,
+        op: &'static str,
+        request: &Request,
+        ino: INodeNo,
+        call: impl FnOnce(&FsCore) -> Result<T, FsError>,
+    ) -> Result<T, Errno> {
         Meta::of(op, request, ino).serve(&self.core, call)
+    }
+
+    /// Sees to it that the kernel does not keep the attributes of `ino` that are about to be sent,
+    /// if it still has to take a link off them by itself. Not needed where it asked under the lock
+    /// of the inode.
+    fn before_attributes(&self, core: &FsCore, ino: Ino) {
+        if core.removals().is_under_way(ino) {
+            self.stale.attributes(INodeNo(ino.0));
+        }
     }
 
     /// Runs a call that may block for long on a worker, which gives the answer.
@@ -155,7 +193,10 @@ impl Filesystem for Adapter {
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let found = self.call(op::LOOKUP, req, parent, |core| {
             match core.lookup(self.ino(parent), &name_of(name)?) {
-                Ok(found) => Ok(Some(found)),
+                Ok(found) => {
+                    self.before_attributes(core, found.attr.ino);
+                    Ok(Some(found))
+                }
                 Err(FsError::NoEntry { .. }) => Ok(None),
                 Err(e) => Err(e),
             }
@@ -170,14 +211,19 @@ impl Filesystem for Adapter {
 
     // A batch comes here one by one: fuser hides the type that overriding it would need.
     fn forget(&self, req: &Request, ino: INodeNo, lookups: u64) {
-        let _ = self.call(op::FORGET, req, ino, |core| {
+        let _ = self.call_unawaited(op::FORGET, req, ino, |core| {
             core.forget(self.ino(ino), lookups);
             Ok(())
         });
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.call(op::GETATTR, req, ino, |core| core.getattr(self.ino(ino))) {
+        let call = |core: &FsCore| {
+            let attr = core.getattr(self.ino(ino))?;
+            self.before_attributes(core, attr.ino);
+            Ok(attr)
+        };
+        match self.call(op::GETATTR, req, ino, call) {
             Ok(attr) => reply.attr(&FOREVER, &self.shown(&attr)),
             Err(errno) => reply.error(errno),
         }
@@ -215,7 +261,7 @@ impl Filesystem for Adapter {
         };
         let fh = fh.map(|fh| Fh(fh.0));
         let call = |core: &FsCore| core.setattr(&caller(req), self.ino(ino), fh, &set);
-        match self.call(op::SETATTR, req, ino, call) {
+        match self.call_locked(op::SETATTR, req, ino, call) {
             Ok(attr) => reply.attr(&FOREVER, &self.shown(&attr)),
             Err(errno) => reply.error(errno),
         }
@@ -239,7 +285,7 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let made = self.call(op::MKNOD, req, parent, |core| {
+        let made = self.call_locked(op::MKNOD, req, parent, |core| {
             let kind = Kind::from_mode(mode).ok_or(FsError::Invalid("file type"))?;
             let (c, name) = (caller(req), name_of(name)?);
             core.mknod(
@@ -263,7 +309,7 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let made = self.call(op::MKDIR, req, parent, |core| {
+        let made = self.call_locked(op::MKDIR, req, parent, |core| {
             core.mkdir(
                 &caller(req),
                 self.ino(parent),
@@ -283,14 +329,14 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let target = target.as_os_str().as_bytes();
-        let made = self.call(op::SYMLINK, req, parent, |core| {
+        let made = self.call_locked(op::SYMLINK, req, parent, |core| {
             core.symlink(&caller(req), self.ino(parent), &name_of(name)?, target)
         });
         self.entry(reply, made);
     }
 
     fn link(&self, req: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let made = self.call(op::LINK, req, ino, |core| {
+        let made = self.call_locked(op::LINK, req, ino, |core| {
             core.link(
                 &caller(req),
                 self.ino(ino),
@@ -302,14 +348,14 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let gone = self.call(op::UNLINK, req, parent, |core| {
+        let gone = self.call_locked(op::UNLINK, req, parent, |core| {
             core.unlink(&caller(req), self.ino(parent), &name_of(name)?)
         });
         done(reply, gone);
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let gone = self.call(op::RMDIR, req, parent, |core| {
+        let gone = self.call_locked(op::RMDIR, req, parent, |core| {
             core.rmdir(&caller(req), self.ino(parent), &name_of(name)?)
         });
         done(reply, gone);
@@ -325,7 +371,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let moved = self.call(op::RENAME, req, parent, |core| {
+        let moved = self.call_locked(op::RENAME, req, parent, |core| {
             let mode = rename_mode(flags)?;
             let (from_name, to_name) = (name_of(name)?, name_of(to_name)?);
             core.rename(
@@ -381,7 +427,7 @@ impl Filesystem for Adapter {
                 flags,
             )
         };
-        let (entry, Opened { fh, io }) = match self.call(op::CREATE, req, parent, call) {
+        let (entry, Opened { fh, io }) = match self.call_locked(op::CREATE, req, parent, call) {
             Ok(made) => made,
             Err(errno) => return reply.error(errno),
         };
@@ -418,7 +464,7 @@ impl Filesystem for Adapter {
                 buffer.resize(size, 0);
             }
             let room = &mut buffer[..size];
-            match self.call(op::READ, req, ino, |core| {
+            match self.call_unawaited(op::READ, req, ino, |core| {
                 core.read(self.ino(ino), Fh(fh.0), offset, room)
             }) {
                 Ok(bytes) => reply.data(&buffer[..bytes]),
@@ -441,7 +487,7 @@ impl Filesystem for Adapter {
     ) {
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         tracing::trace!(target: "agentfs::write", ino = ino.0, offset, bytes = data.len());
-        let written = self.call(op::WRITE, req, ino, |core| {
+        let written = self.call_unawaited(op::WRITE, req, ino, |core| {
             let killed = kill && core.kill_privileges(&caller(req), self.ino(ino))?;
             let bytes = core.write(self.ino(ino), Fh(fh.0), offset, data, false)?;
             Ok((bytes, killed))
@@ -469,7 +515,7 @@ impl Filesystem for Adapter {
     ) {
         // The backing first: the core may delete or reuse the file when its last handle closes.
         self.backings.release(Fh(fh.0));
-        let released = self.call(op::RELEASE, req, ino, |core| {
+        let released = self.call_unawaited(op::RELEASE, req, ino, |core| {
             core.release(Fh(fh.0));
             Ok(())
         });
@@ -551,7 +597,7 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectory,
     ) {
         let mut taken = 0u32;
-        let listed = self.call(op::READDIR, req, ino, |core| {
+        let listed = self.call_locked(op::READDIR, req, ino, |core| {
             core.readdir(self.ino(ino), offset, &mut |e| {
                 let (kind, name) = (file_type(e.kind), OsStr::from_bytes(e.name.as_bytes()));
                 let took = !reply.add(INodeNo(e.ino.0), e.cookie, kind, name);
@@ -576,10 +622,13 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         let mut taken = 0u32;
-        let listed = self.call(op::READDIRPLUS, req, ino, |core| {
+        let listed = self.call_locked(op::READDIRPLUS, req, ino, |core| {
             core.readdirplus(self.ino(ino), offset, &mut |e, entry| {
                 let (ttl, attr, generation) = match (&e.name, entry) {
-                    (_, Some(entry)) => (FOREVER, self.shown(&entry.attr), entry.generation),
+                    (_, Some(entry)) => {
+                        self.before_attributes(core, entry.attr.ino);
+                        (FOREVER, self.shown(&entry.attr), entry.generation)
+                    }
                     // The kernel takes the number of a dot for d_ino and makes no inode of it.
                     (StreamName::Dot | StreamName::DotDot, None) => {
                         (Duration::ZERO, bare_attr(e.ino.0, e.kind), 0)

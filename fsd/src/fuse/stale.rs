@@ -3,6 +3,9 @@
 //! Needed where a request changes the mode and its reply has no room to say so: a write, or an
 //! open with O_TRUNC, that takes suid and sgid off. The kernel asks again for size and times by
 //! itself, but would trust the old mode for good, and give the bits to whoever executes the file.
+//!
+//! And where a reply brings attributes that the kernel must not keep, because it still has to take
+//! a link off what it has (see `core::removals`): it keeps none that it asked for before the notice.
 
 use std::sync::OnceLock;
 
@@ -30,7 +33,7 @@ impl Stale {
         if let Some(notifier) = self.0.get()
             && let Err(error) = notifier.inval_inode(ino, -1, 0)
         {
-            tracing::warn!(%ino, %error, "the kernel keeps an outdated mode");
+            tracing::warn!(%ino, %error, "the kernel keeps outdated attributes");
         }
     }
 }

@@ -124,7 +124,11 @@ impl FsCore {
 
     /// Gives back `count` references to `ino`.
     pub fn forget(&self, ino: Ino, count: u64) {
-        crate::sync::lock(&self.tree).forget(ino, count);
+        let mut tree = crate::sync::lock(&self.tree);
+        tree.forget(ino, count);
+        if tree.nodes.get(&ino).is_none_or(|n| n.lookups == 0) {
+            self.removals.was_dropped(ino);
+        }
     }
 
     /// What stat(2) shows of `ino`.

@@ -177,6 +177,9 @@ impl FsCore {
         }
         tree.commit(change)?;
         tree.set_parent(from.ino, new_dir);
+        if let Some(target) = target {
+            self.note_removal(tree, target.ino, new_dir, caller);
+        }
         Ok(())
     }
 
