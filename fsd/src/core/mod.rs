@@ -31,6 +31,7 @@ use std::path::PathBuf;
 
 pub use error::FsError;
 pub use ops::open::{OpenIo, Opened};
+pub use ops::rename::Moved;
 
 use crate::backstore::LiveBranch;
 use crate::core::base::BaseTree;

@@ -21,13 +21,13 @@ use fuser::{
 use crate::core::access::keeps_privileges;
 use crate::core::error::FsError;
 use crate::core::types::{Attr, Entry, Fh, Ino, Kind, Name, SetAttr, StreamName};
-use crate::core::{FsCore, OpenIo, Opened};
+use crate::core::{FsCore, Moved, OpenIo, Opened};
 use crate::fuse::backing::Backings;
 use crate::fuse::convert::{
     FOREVER, bare_attr, caller, file_attr, file_type, new_mode, rdev_in, rename_mode, time_in,
     time_set,
 };
-use crate::fuse::request::{Meta, op};
+use crate::fuse::request::op;
 use crate::fuse::session::{Face, Options};
 use crate::fuse::stale::Stale;
 use crate::fuse::workers::Workers;
@@ -47,12 +47,12 @@ thread_local! {
 /// Serves one mount from one core.
 #[derive(Debug)]
 pub(super) struct Adapter {
-    core: Arc<Gate<FsCore>>,
+    pub(super) core: Arc<Gate<FsCore>>,
     face: Face,
     options: Options,
     backings: Backings<BackingId>,
-    workers: Workers,
-    stale: Stale,
+    pub(super) workers: Workers,
+    pub(super) stale: Stale,
 }
 
 impl Adapter {
@@ -90,74 +90,12 @@ impl Adapter {
     }
 
     /// The inode a request is about: the kernel calls the mount's root 1, whatever it is.
-    fn ino(&self, ino: INodeNo) -> Ino {
+    pub(super) fn ino(&self, ino: INodeNo) -> Ino {
         if ino == INodeNo::ROOT {
             self.face.root
         } else {
             Ino(ino.0)
         }
-    }
-
-    /// Serves a request whose thread waits for the answer: it has those to its earlier ones.
-    fn call<T>(
-        &self,
-        op: &'static str,
-        request: &Request,
-        ino: INodeNo,
-        call: impl FnOnce(&FsCore) -> Result<T, FsError>,
-    ) -> Result<T, Errno> {
-        self.call_unawaited(op, request, ino, |core| {
-            core.removals().thread_goes_on(request.pid());
-            call(core)
-        })
-    }
-
-    /// As [`Adapter::call`], for a request that the kernel makes under the lock of `ino`.
-    fn call_locked<T>(
-        &self,
-        op: &'static str,
-        request: &Request,
-        ino: INodeNo,
-        call: impl FnOnce(&FsCore) -> Result<T, FsError>,
-    ) -> Result<T, Errno> {
-        self.call(op, request, ino, |core| {
-            core.removals().lock_was_free(self.ino(ino));
-            call(core)
-        })
-    }
-
-    /// Serves a request that comes when it comes, whatever its thread has asked since.
-    fn call_unawaited<T>(
-        &self,
-        op: &'static str,
-        request: &Request,
-        ino: INodeNo,
-        call: impl FnOnce(&FsCore) -> Result<T, FsError>,
-    ) -> Result<T, Errno> {
-        Meta::of(op, request, ino).serve(&self.core, call)
-    }
-
-    /// Sees to it that the kernel does not keep the attributes of `ino` that are about to be sent,
-    /// if it still has to take a link off them by itself. Not needed where it asked under the lock
-    /// of the inode.
-    fn before_attributes(&self, core: &FsCore, ino: Ino) {
-        if core.removals().is_under_way(ino) {
-            self.stale.attributes(INodeNo(ino.0));
-        }
-    }
-
-    /// Runs a call that may block for long on a worker, which gives the answer.
-    fn call_aside<T>(
-        &self,
-        op: &'static str,
-        request: &Request,
-        ino: INodeNo,
-        call: impl FnOnce(&FsCore) -> Result<T, FsError> + Send + 'static,
-        answer: impl FnOnce(Result<T, Errno>) + Send + 'static,
-    ) {
-        let meta = Meta::of(op, request, ino);
-        let core = Arc::clone(&self.core);
-        self.workers.run(move || answer(meta.serve(&core, call)));
     }
 }
 
@@ -219,7 +157,7 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, req: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let call = |core: &FsCore| {
-            let attr = core.getattr(self.ino(ino))?;
+            let attr = core.getattr_for(req.pid(), self.ino(ino))?;
             self.before_attributes(core, attr.ino);
             Ok(attr)
         };
@@ -285,7 +223,7 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let made = self.call_locked(op::MKNOD, req, parent, |core| {
+        let made = self.call_naming(op::MKNOD, req, parent, |core| {
             let kind = Kind::from_mode(mode).ok_or(FsError::Invalid("file type"))?;
             let (c, name) = (caller(req), name_of(name)?);
             core.mknod(
@@ -309,7 +247,7 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let made = self.call_locked(op::MKDIR, req, parent, |core| {
+        let made = self.call_naming(op::MKDIR, req, parent, |core| {
             core.mkdir(
                 &caller(req),
                 self.ino(parent),
@@ -329,7 +267,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let target = target.as_os_str().as_bytes();
-        let made = self.call_locked(op::SYMLINK, req, parent, |core| {
+        let made = self.call_naming(op::SYMLINK, req, parent, |core| {
             core.symlink(&caller(req), self.ino(parent), &name_of(name)?, target)
         });
         self.entry(reply, made);
@@ -337,25 +275,23 @@ impl Filesystem for Adapter {
 
     fn link(&self, req: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let made = self.call_locked(op::LINK, req, ino, |core| {
-            core.link(
-                &caller(req),
-                self.ino(ino),
-                self.ino(parent),
-                &name_of(name)?,
-            )
+            let (file, dir) = (self.ino(ino), self.ino(parent));
+            let made = core.link(&caller(req), file, dir, &name_of(name)?)?;
+            self.after_change(core, req, parent);
+            Ok(made)
         });
         self.entry(reply, made);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let gone = self.call_locked(op::UNLINK, req, parent, |core| {
+        let gone = self.call_naming(op::UNLINK, req, parent, |core| {
             core.unlink(&caller(req), self.ino(parent), &name_of(name)?)
         });
         done(reply, gone);
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let gone = self.call_locked(op::RMDIR, req, parent, |core| {
+        let gone = self.call_naming(op::RMDIR, req, parent, |core| {
             core.rmdir(&caller(req), self.ino(parent), &name_of(name)?)
         });
         done(reply, gone);
@@ -371,17 +307,17 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let moved = self.call_locked(op::RENAME, req, parent, |core| {
+        let moved = self.call_naming(op::RENAME, req, parent, |core| {
             let mode = rename_mode(flags)?;
             let (from_name, to_name) = (name_of(name)?, name_of(to_name)?);
-            core.rename(
-                &caller(req),
-                self.ino(parent),
-                &from_name,
-                self.ino(to),
-                &to_name,
-                mode,
-            )
+            let (dir, new_dir) = (self.ino(parent), self.ino(to));
+            let caller = caller(req);
+            let Moved(moved) = core.rename(&caller, dir, &from_name, new_dir, &to_name, mode)?;
+            self.after_change(core, req, to);
+            for ino in moved.into_iter().flatten() {
+                self.after_change(core, req, INodeNo(ino.0));
+            }
+            Ok(())
         });
         done(reply, moved);
     }
@@ -427,7 +363,7 @@ impl Filesystem for Adapter {
                 flags,
             )
         };
-        let (entry, Opened { fh, io }) = match self.call_locked(op::CREATE, req, parent, call) {
+        let (entry, Opened { fh, io }) = match self.call_naming(op::CREATE, req, parent, call) {
             Ok(made) => made,
             Err(errno) => return reply.error(errno),
         };
@@ -552,13 +488,12 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (file, caller) = (self.ino(ino), caller(req));
-        let stale = (!keeps_privileges(&caller)).then(|| self.stale());
+        let stale = self.stale();
         let call =
             move |core: &FsCore| core.fallocate(&caller, file, Fh(fh.0), mode, offset, length);
         self.call_aside(op::FALLOCATE, req, ino, call, move |result| {
-            if let Some(stale) = stale {
-                stale.attributes(ino);
-            }
+            // Seldom enough to be told of whoever was sent some, and of lost privileges.
+            stale.attributes(ino);
             done(reply, result);
         });
     }
@@ -675,7 +610,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let set = self.call(op::SETXATTR, req, ino, |core| {
-            core.setxattr(&caller(req), self.ino(ino), name.as_bytes(), value, flags)
+            core.setxattr(&caller(req), self.ino(ino), name.as_bytes(), value, flags)?;
+            self.after_change(core, req, ino);
+            Ok(())
         });
         done(reply, set);
     }
@@ -692,7 +629,9 @@ impl Filesystem for Adapter {
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let removed = self.call(op::REMOVEXATTR, req, ino, |core| {
-            core.removexattr(&caller(req), self.ino(ino), name.as_bytes())
+            core.removexattr(&caller(req), self.ino(ino), name.as_bytes())?;
+            self.after_change(core, req, ino);
+            Ok(())
         });
         done(reply, removed);
     }

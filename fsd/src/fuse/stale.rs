@@ -4,8 +4,10 @@
 //! open with O_TRUNC, that takes suid and sgid off. The kernel asks again for size and times by
 //! itself, but would trust the old mode for good, and give the bits to whoever executes the file.
 //!
-//! And where a reply brings attributes that the kernel must not keep, because it still has to take
-//! a link off what it has (see `core::removals`): it keeps none that it asked for before the notice.
+//! And where the kernel could come to keep attributes that it should not: from before a change that
+//! it does not number (a new or removed name for the directory, an extended attribute, a hole) or
+//! from after one that it will number (a removed link, see `core::removals`). The notice gives the
+//! inode a new number; what the kernel asked for before that it does not keep.
 
 use std::sync::OnceLock;
 
