@@ -52,6 +52,10 @@ test-fuse-negative-ops:
 test-fuse-overlay-ops:
     scripts/fuse-suite.sh fuse-overlay-ops posix overlay::
 
+# Attributes, links and listings while other threads change and look
+test-fuse-races:
+    scripts/fuse-suite.sh fuse-races races::
+
 # A hundred times mount and unmount: nothing may be left
 test-fuse-mount-cycle CYCLES="100":
     AGENTFS_MOUNT_CYCLES={{CYCLES}} scripts/fuse-suite.sh fuse-mount-cycle mounts cycles the_daemon

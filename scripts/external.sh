@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The short form of the suites that others wrote, for CI: pjdfstest whole and fsx with few operations.
-# Prints what they print, and the sum of it in the last line.
+# What CI runs of the long suites, in short: pjdfstest whole, fsx with few operations, eight processes
+# at once for some seconds. Prints what they print, and the sum of it in the last line.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ "$(id -u)" -ne 0 ]; then
-  echo "note: run as root to run pjdfstest and fsx" >&2
+  echo "note: run as root to run pjdfstest, fsx and stress" >&2
   echo "0 passed, 0 failed"
   exit 0
 fi
@@ -22,5 +22,6 @@ one() { # SCRIPT ARGUMENT..
 }
 one scripts/pjdfstest.sh
 one scripts/fsx.sh 5000 2
+one scripts/stress.sh 8
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

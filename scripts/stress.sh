@@ -21,7 +21,8 @@ again() {
   umount_branch "$mnt"
   mount_branch stress "$mnt" "$base"
 }
-# Where the store is checked once it can be: `agentfs fsck stress`, with the branch unmounted.
+# Commands that check the store with the branch unmounted, one a line; $bin and $store are theirs.
+# `"$bin/agentfs" fsck stress` belongs here: a function like `again`, named in the list.
 store_checks=()
 
 mount_branch stress "$mnt" "$base"

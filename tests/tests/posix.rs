@@ -9,5 +9,7 @@ mod negative;
 mod overlay;
 #[path = "posix/owners.rs"]
 mod owners;
+#[path = "posix/races.rs"]
+mod races;
 #[path = "posix/space.rs"]
 mod space;

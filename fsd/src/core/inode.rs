@@ -45,6 +45,43 @@ pub struct Node {
     pub stream: Option<Arc<Stream>>,
     /// How its open handles do their I/O.
     pub io: IoMode,
+    /// Who may be about to take in attributes of it that a change makes old.
+    pub shown: Shown,
+}
+
+/// The threads that were given attributes of an inode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shown {
+    /// None.
+    #[default]
+    Nobody,
+    /// This one alone.
+    To(u32),
+    /// More than one, or one that has no name.
+    Several,
+}
+
+impl Shown {
+    /// Adds `thread`; 0 stands for one without a name.
+    pub fn add(&mut self, thread: u32) {
+        *self = match *self {
+            Shown::Nobody if thread != 0 => Shown::To(thread),
+            Shown::To(known) if known == thread => Shown::To(known),
+            _ => Shown::Several,
+        };
+    }
+
+    /// Whether anybody but `thread` is among them; then they are forgotten.
+    pub fn take(&mut self, thread: u32) -> bool {
+        match *self {
+            Shown::Nobody => false,
+            Shown::To(known) if known == thread => false,
+            _ => {
+                *self = Shown::Nobody;
+                true
+            }
+        }
+    }
 }
 
 /// How the open handles of a file move bytes; the kernel allows one way at a time.
@@ -81,11 +118,33 @@ impl Node {
             exposed: None,
             stream: None,
             io: IoMode::Cached,
+            shown: Shown::Nobody,
         }
     }
 
     /// Whether nothing refers to it any more.
     pub fn is_idle(&self) -> bool {
         self.lookups == 0 && self.opens == 0 && self.children == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_shown_attributes_is_known_until_others_must_be_told() {
+        let mut shown = Shown::default();
+        assert!(!shown.take(1), "nobody was");
+        shown.add(1);
+        shown.add(1);
+        assert!(!shown.take(1), "a thread has what it was given");
+        assert!(shown.take(2), "the first may not have");
+        assert!(!shown.take(2), "it was told");
+        shown.add(1);
+        shown.add(2);
+        assert!(shown.take(2), "the first may not have");
+        shown.add(0);
+        assert!(shown.take(0), "who has no name may be anybody");
     }
 }

@@ -1,8 +1,8 @@
 //! The branch core: inode based, transport free. Everything a branch answers is decided here.
 //!
-//! Lock order, ascending: a file's `Stream::bytes` (rank 1) < the tree (rank 2) < the handle table
-//! and the process table (rank 3). Bytes are moved under rank 1 alone; under rank 2 only records
-//! are changed and base metadata is read.
+//! Lock order, ascending: a file's `Stream::bytes` (rank 1) < the tree (rank 2) < the handle table,
+//! the process table and the removals (rank 3). Bytes are moved under rank 1 alone; under rank 2
+//! only records are changed and base metadata is read.
 
 pub mod access;
 mod acl;
@@ -20,6 +20,7 @@ pub(crate) mod number;
 mod ops;
 mod process;
 pub mod record;
+mod removals;
 mod stream;
 mod superblock;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use std::path::PathBuf;
 
 pub use error::FsError;
 pub use ops::open::{OpenIo, Opened};
+pub use ops::rename::Moved;
 
 use crate::backstore::LiveBranch;
 use crate::core::base::BaseTree;
@@ -37,6 +39,7 @@ use crate::core::clock::StampClock;
 use crate::core::exposed::Exposed;
 use crate::core::handle::Handles;
 use crate::core::process::Processes;
+use crate::core::removals::Removals;
 use crate::core::superblock::Tree;
 use crate::sync::Mutex;
 
@@ -63,6 +66,7 @@ pub struct FsCore {
     clock: StampClock,
     handles: Handles,
     processes: Processes,
+    removals: Removals,
     passthrough: bool,
 }
 
@@ -80,8 +84,14 @@ impl FsCore {
             clock: StampClock::default(),
             handles: Handles::default(),
             processes: Processes::default(),
+            removals: Removals::default(),
             passthrough: config.passthrough,
         })
+    }
+
+    /// Removed links that the kernel may not have heard of.
+    pub fn removals(&self) -> &Removals {
+        &self.removals
     }
 
     /// Registers a process of a run, so that its groups are known without asking procfs again.

@@ -135,6 +135,7 @@ impl Bench {
         let (a, b) = (self.walk(from.0).unwrap().ino, self.walk(to.0).unwrap().ino);
         self.core()
             .rename(&ME, a, &name(from.1), b, &name(to.1), RenameMode::Replace)
+            .map(drop)
     }
 }
 

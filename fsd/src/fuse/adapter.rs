@@ -21,13 +21,13 @@ use fuser::{
 use crate::core::access::keeps_privileges;
 use crate::core::error::FsError;
 use crate::core::types::{Attr, Entry, Fh, Ino, Kind, Name, SetAttr, StreamName};
-use crate::core::{FsCore, OpenIo, Opened};
+use crate::core::{FsCore, Moved, OpenIo, Opened};
 use crate::fuse::backing::Backings;
 use crate::fuse::convert::{
     FOREVER, bare_attr, caller, file_attr, file_type, new_mode, rdev_in, rename_mode, time_in,
     time_set,
 };
-use crate::fuse::request::{Meta, op};
+use crate::fuse::request::op;
 use crate::fuse::session::{Face, Options};
 use crate::fuse::stale::Stale;
 use crate::fuse::workers::Workers;
@@ -47,12 +47,12 @@ thread_local! {
 /// Serves one mount from one core.
 #[derive(Debug)]
 pub(super) struct Adapter {
-    core: Arc<Gate<FsCore>>,
+    pub(super) core: Arc<Gate<FsCore>>,
     face: Face,
     options: Options,
     backings: Backings<BackingId>,
-    workers: Workers,
-    stale: Stale,
+    pub(super) workers: Workers,
+    pub(super) stale: Stale,
 }
 
 impl Adapter {
@@ -90,36 +90,12 @@ impl Adapter {
     }
 
     /// The inode a request is about: the kernel calls the mount's root 1, whatever it is.
-    fn ino(&self, ino: INodeNo) -> Ino {
+    pub(super) fn ino(&self, ino: INodeNo) -> Ino {
         if ino == INodeNo::ROOT {
             self.face.root
         } else {
             Ino(ino.0)
         }
-    }
-
-    fn call<T>(
-        &self,
-        op: &'static str,
-        request: &Request,
-        ino: INodeNo,
-        call: impl FnOnce(&FsCore) -> Result<T, FsError>,
-    ) -> Result<T, Errno> {
-        Meta::of(op, request, ino).serve(&self.core, call)
-    }
-
-    /// Runs a call that may block for long on a worker, which gives the answer.
-    fn call_aside<T>(
-        &self,
-        op: &'static str,
-        request: &Request,
-        ino: INodeNo,
-        call: impl FnOnce(&FsCore) -> Result<T, FsError> + Send + 'static,
-        answer: impl FnOnce(Result<T, Errno>) + Send + 'static,
-    ) {
-        let meta = Meta::of(op, request, ino);
-        let core = Arc::clone(&self.core);
-        self.workers.run(move || answer(meta.serve(&core, call)));
     }
 }
 
@@ -155,7 +131,10 @@ impl Filesystem for Adapter {
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let found = self.call(op::LOOKUP, req, parent, |core| {
             match core.lookup(self.ino(parent), &name_of(name)?) {
-                Ok(found) => Ok(Some(found)),
+                Ok(found) => {
+                    self.before_attributes(core, found.attr.ino);
+                    Ok(Some(found))
+                }
                 Err(FsError::NoEntry { .. }) => Ok(None),
                 Err(e) => Err(e),
             }
@@ -170,14 +149,19 @@ impl Filesystem for Adapter {
 
     // A batch comes here one by one: fuser hides the type that overriding it would need.
     fn forget(&self, req: &Request, ino: INodeNo, lookups: u64) {
-        let _ = self.call(op::FORGET, req, ino, |core| {
+        let _ = self.call_unawaited(op::FORGET, req, ino, |core| {
             core.forget(self.ino(ino), lookups);
             Ok(())
         });
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.call(op::GETATTR, req, ino, |core| core.getattr(self.ino(ino))) {
+        let call = |core: &FsCore| {
+            let attr = core.getattr_for(req.pid(), self.ino(ino))?;
+            self.before_attributes(core, attr.ino);
+            Ok(attr)
+        };
+        match self.call(op::GETATTR, req, ino, call) {
             Ok(attr) => reply.attr(&FOREVER, &self.shown(&attr)),
             Err(errno) => reply.error(errno),
         }
@@ -215,7 +199,7 @@ impl Filesystem for Adapter {
         };
         let fh = fh.map(|fh| Fh(fh.0));
         let call = |core: &FsCore| core.setattr(&caller(req), self.ino(ino), fh, &set);
-        match self.call(op::SETATTR, req, ino, call) {
+        match self.call_locked(op::SETATTR, req, ino, call) {
             Ok(attr) => reply.attr(&FOREVER, &self.shown(&attr)),
             Err(errno) => reply.error(errno),
         }
@@ -239,7 +223,7 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let made = self.call(op::MKNOD, req, parent, |core| {
+        let made = self.call_naming(op::MKNOD, req, parent, |core| {
             let kind = Kind::from_mode(mode).ok_or(FsError::Invalid("file type"))?;
             let (c, name) = (caller(req), name_of(name)?);
             core.mknod(
@@ -263,7 +247,7 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let made = self.call(op::MKDIR, req, parent, |core| {
+        let made = self.call_naming(op::MKDIR, req, parent, |core| {
             core.mkdir(
                 &caller(req),
                 self.ino(parent),
@@ -283,33 +267,31 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let target = target.as_os_str().as_bytes();
-        let made = self.call(op::SYMLINK, req, parent, |core| {
+        let made = self.call_naming(op::SYMLINK, req, parent, |core| {
             core.symlink(&caller(req), self.ino(parent), &name_of(name)?, target)
         });
         self.entry(reply, made);
     }
 
     fn link(&self, req: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let made = self.call(op::LINK, req, ino, |core| {
-            core.link(
-                &caller(req),
-                self.ino(ino),
-                self.ino(parent),
-                &name_of(name)?,
-            )
+        let made = self.call_locked(op::LINK, req, ino, |core| {
+            let (file, dir) = (self.ino(ino), self.ino(parent));
+            let made = core.link(&caller(req), file, dir, &name_of(name)?)?;
+            self.after_change(core, req, parent);
+            Ok(made)
         });
         self.entry(reply, made);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let gone = self.call(op::UNLINK, req, parent, |core| {
+        let gone = self.call_naming(op::UNLINK, req, parent, |core| {
             core.unlink(&caller(req), self.ino(parent), &name_of(name)?)
         });
         done(reply, gone);
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let gone = self.call(op::RMDIR, req, parent, |core| {
+        let gone = self.call_naming(op::RMDIR, req, parent, |core| {
             core.rmdir(&caller(req), self.ino(parent), &name_of(name)?)
         });
         done(reply, gone);
@@ -325,17 +307,17 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let moved = self.call(op::RENAME, req, parent, |core| {
+        let moved = self.call_naming(op::RENAME, req, parent, |core| {
             let mode = rename_mode(flags)?;
             let (from_name, to_name) = (name_of(name)?, name_of(to_name)?);
-            core.rename(
-                &caller(req),
-                self.ino(parent),
-                &from_name,
-                self.ino(to),
-                &to_name,
-                mode,
-            )
+            let (dir, new_dir) = (self.ino(parent), self.ino(to));
+            let caller = caller(req);
+            let Moved(moved) = core.rename(&caller, dir, &from_name, new_dir, &to_name, mode)?;
+            self.after_change(core, req, to);
+            for ino in moved.into_iter().flatten() {
+                self.after_change(core, req, INodeNo(ino.0));
+            }
+            Ok(())
         });
         done(reply, moved);
     }
@@ -381,7 +363,7 @@ impl Filesystem for Adapter {
                 flags,
             )
         };
-        let (entry, Opened { fh, io }) = match self.call(op::CREATE, req, parent, call) {
+        let (entry, Opened { fh, io }) = match self.call_naming(op::CREATE, req, parent, call) {
             Ok(made) => made,
             Err(errno) => return reply.error(errno),
         };
@@ -418,7 +400,7 @@ impl Filesystem for Adapter {
                 buffer.resize(size, 0);
             }
             let room = &mut buffer[..size];
-            match self.call(op::READ, req, ino, |core| {
+            match self.call_unawaited(op::READ, req, ino, |core| {
                 core.read(self.ino(ino), Fh(fh.0), offset, room)
             }) {
                 Ok(bytes) => reply.data(&buffer[..bytes]),
@@ -441,7 +423,7 @@ impl Filesystem for Adapter {
     ) {
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         tracing::trace!(target: "agentfs::write", ino = ino.0, offset, bytes = data.len());
-        let written = self.call(op::WRITE, req, ino, |core| {
+        let written = self.call_unawaited(op::WRITE, req, ino, |core| {
             let killed = kill && core.kill_privileges(&caller(req), self.ino(ino))?;
             let bytes = core.write(self.ino(ino), Fh(fh.0), offset, data, false)?;
             Ok((bytes, killed))
@@ -469,7 +451,7 @@ impl Filesystem for Adapter {
     ) {
         // The backing first: the core may delete or reuse the file when its last handle closes.
         self.backings.release(Fh(fh.0));
-        let released = self.call(op::RELEASE, req, ino, |core| {
+        let released = self.call_unawaited(op::RELEASE, req, ino, |core| {
             core.release(Fh(fh.0));
             Ok(())
         });
@@ -506,13 +488,12 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let (file, caller) = (self.ino(ino), caller(req));
-        let stale = (!keeps_privileges(&caller)).then(|| self.stale());
+        let stale = self.stale();
         let call =
             move |core: &FsCore| core.fallocate(&caller, file, Fh(fh.0), mode, offset, length);
         self.call_aside(op::FALLOCATE, req, ino, call, move |result| {
-            if let Some(stale) = stale {
-                stale.attributes(ino);
-            }
+            // Seldom enough to be told of whoever was sent some, and of lost privileges.
+            stale.attributes(ino);
             done(reply, result);
         });
     }
@@ -551,7 +532,7 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectory,
     ) {
         let mut taken = 0u32;
-        let listed = self.call(op::READDIR, req, ino, |core| {
+        let listed = self.call_locked(op::READDIR, req, ino, |core| {
             core.readdir(self.ino(ino), offset, &mut |e| {
                 let (kind, name) = (file_type(e.kind), OsStr::from_bytes(e.name.as_bytes()));
                 let took = !reply.add(INodeNo(e.ino.0), e.cookie, kind, name);
@@ -576,10 +557,13 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         let mut taken = 0u32;
-        let listed = self.call(op::READDIRPLUS, req, ino, |core| {
+        let listed = self.call_locked(op::READDIRPLUS, req, ino, |core| {
             core.readdirplus(self.ino(ino), offset, &mut |e, entry| {
                 let (ttl, attr, generation) = match (&e.name, entry) {
-                    (_, Some(entry)) => (FOREVER, self.shown(&entry.attr), entry.generation),
+                    (_, Some(entry)) => {
+                        self.before_attributes(core, entry.attr.ino);
+                        (FOREVER, self.shown(&entry.attr), entry.generation)
+                    }
                     // The kernel takes the number of a dot for d_ino and makes no inode of it.
                     (StreamName::Dot | StreamName::DotDot, None) => {
                         (Duration::ZERO, bare_attr(e.ino.0, e.kind), 0)
@@ -626,7 +610,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let set = self.call(op::SETXATTR, req, ino, |core| {
-            core.setxattr(&caller(req), self.ino(ino), name.as_bytes(), value, flags)
+            core.setxattr(&caller(req), self.ino(ino), name.as_bytes(), value, flags)?;
+            self.after_change(core, req, ino);
+            Ok(())
         });
         done(reply, set);
     }
@@ -643,7 +629,9 @@ impl Filesystem for Adapter {
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let removed = self.call(op::REMOVEXATTR, req, ino, |core| {
-            core.removexattr(&caller(req), self.ino(ino), name.as_bytes())
+            core.removexattr(&caller(req), self.ino(ino), name.as_bytes())?;
+            self.after_change(core, req, ino);
+            Ok(())
         });
         done(reply, removed);
     }

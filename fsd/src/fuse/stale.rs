@@ -3,6 +3,11 @@
 //! Needed where a request changes the mode and its reply has no room to say so: a write, or an
 //! open with O_TRUNC, that takes suid and sgid off. The kernel asks again for size and times by
 //! itself, but would trust the old mode for good, and give the bits to whoever executes the file.
+//!
+//! And where the kernel could come to keep attributes that it should not: from before a change that
+//! it does not number (a new or removed name for the directory, an extended attribute, a hole) or
+//! from after one that it will number (a removed link, see `core::removals`). The notice gives the
+//! inode a new number; what the kernel asked for before that it does not keep.
 
 use std::sync::OnceLock;
 
@@ -30,7 +35,7 @@ impl Stale {
         if let Some(notifier) = self.0.get()
             && let Err(error) = notifier.inval_inode(ino, -1, 0)
         {
-            tracing::warn!(%ino, %error, "the kernel keeps an outdated mode");
+            tracing::warn!(%ino, %error, "the kernel keeps outdated attributes");
         }
     }
 }

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -271,7 +272,7 @@ impl Worker {
 
     fn step(&mut self) -> Fallible<()> {
         let crowded = self.entries.len() > ENTRIES_MAX;
-        match self.random(20) {
+        match self.random(21) {
             0 | 1 if !crowded => self.create(),
             0..=2 => self.unlink(),
             3..=7 => self.change_bytes(),
@@ -284,6 +285,7 @@ impl Worker {
             16 => self.metadata(),
             17 => self.unlinked_open(),
             18 => self.copy(),
+            19 => self.look_around(),
             _ => self.check_listing(),
         }
     }
@@ -492,7 +494,7 @@ impl Worker {
             .any(|e| e.starts_with(&path) && *e != path);
         match fs::remove_dir(self.dir.join(&path)) {
             Ok(()) if is_empty => drop(self.entries.remove(&path)),
-            Err(e) if !is_empty && e.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
+            Err(e) if !is_empty && e.kind() == ErrorKind::DirectoryNotEmpty => {}
             other => {
                 return Err(format!(
                     "rmdir {} (empty: {is_empty}): {other:?}",
@@ -591,6 +593,13 @@ impl Worker {
         Ok(())
     }
 
+    /// Looks at everything of some process, also while that is at work.
+    fn look_around(&mut self) -> Fallible<()> {
+        let parts = say("list", &self.dir, agentfs_tests::manifest::list(&self.dir))?;
+        let part = self.random(parts.len() as u64) as usize;
+        walk(&self.dir.join(&parts[part])).map(drop)
+    }
+
     /// The shared directory holds each name of this process once, whatever the others do.
     fn check_listing(&mut self) -> Fallible<()> {
         let shared = Path::new("shared");
@@ -631,12 +640,17 @@ fn walk(dir: &Path) -> Fallible<Vec<(PathBuf, fs::Metadata)>> {
     let mut found = Vec::new();
     while let Some(relative) = todo.pop() {
         let full = dir.join(&relative);
-        for name in say("list", &full, agentfs_tests::manifest::list(&full))? {
+        let names = match agentfs_tests::manifest::list(&full) {
+            // Another process at work.
+            Err(e) if e.kind() == ErrorKind::NotFound && relative != Path::new("") => continue,
+            names => say("list", &full, names)?,
+        };
+        for name in names {
             let path = relative.join(name);
             let meta = match dir.join(&path).symlink_metadata() {
                 Ok(meta) => meta,
                 // Another process at work.
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 Err(e) => return Err(format!("stat {}: {e}", path.display())),
             };
             if meta.is_dir() {

@@ -37,6 +37,7 @@ impl FsCore {
         if others != SetAttr::default() {
             self.set_metadata(&mut tree, caller, ino, &others)?;
         }
+        tree.node_mut(ino)?.shown.add(caller.pid);
         tree.attr(&self.base, ino)
     }
 

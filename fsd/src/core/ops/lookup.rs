@@ -5,7 +5,8 @@ use std::path::Path;
 
 use crate::backstore::Records;
 use crate::core::base::{BaseLoc, BaseStat};
-use crate::core::exposed::Shown;
+use crate::core::exposed::Shown as Visible;
+use crate::core::inode::Shown;
 use crate::core::record::Dentry;
 use crate::core::superblock::Tree;
 use crate::core::types::{Attr, Entry, Ino, Kind, Name};
@@ -23,6 +24,7 @@ impl FsCore {
             .map_err(|e| vanished(e, parent, name));
         let node = tree.node_mut(ino)?;
         node.lookups += 1;
+        node.shown = Shown::Several;
         let generation = node.record.as_ref().map_or(0, |r| r.generation);
         match attr {
             Ok(attr) => Ok(Entry { attr, generation }),
@@ -75,7 +77,7 @@ impl FsCore {
         let mut tree = crate::sync::lock(&self.tree);
         let dir = tree.dir(parent)?;
         let shown = dir.exposed.as_ref().map(|e| e.get(name));
-        if shown == Some(Shown::Nothing) || dir.unlinked {
+        if shown == Some(Visible::Nothing) || dir.unlinked {
             return Err(no_entry());
         }
         let base_dir = dir.base_dir.clone();
@@ -124,15 +126,34 @@ impl FsCore {
 
     /// Gives back `count` references to `ino`.
     pub fn forget(&self, ino: Ino, count: u64) {
-        crate::sync::lock(&self.tree).forget(ino, count);
+        let mut tree = crate::sync::lock(&self.tree);
+        tree.forget(ino, count);
+        if tree.nodes.get(&ino).is_none_or(|n| n.lookups == 0) {
+            self.removals.was_dropped(ino);
+        }
     }
 
     /// What stat(2) shows of `ino`.
     ///
     /// Errors: `Stale`, `Base`, `Store`.
     pub fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
-        let tree = crate::sync::lock(&self.tree);
+        self.getattr_for(0, ino)
+    }
+
+    /// As [`FsCore::getattr`], for the thread that has this number; 0: one that has none.
+    pub fn getattr_for(&self, thread: u32, ino: Ino) -> Result<Attr, FsError> {
+        let mut tree = crate::sync::lock(&self.tree);
+        tree.node_mut(ino)?.shown.add(thread);
         tree.attr(&self.base, ino)
+    }
+
+    /// Whether anybody but `thread`, which has just changed `ino`, may still have to take in older
+    /// attributes that were given out. To be asked before the change is answered; says so once.
+    pub fn take_shown(&self, thread: u32, ino: Ino) -> bool {
+        let mut tree = crate::sync::lock(&self.tree);
+        tree.nodes
+            .get_mut(&ino)
+            .is_some_and(|n| n.shown.take(thread))
     }
 
     /// The target of a symbolic link.
@@ -156,11 +177,11 @@ impl FsCore {
 }
 
 /// Says in a found node where it is and what of it the mount shows.
-fn arrive(tree: &mut Tree, parent: Ino, ino: Ino, shown: Option<Shown>) -> Result<(), FsError> {
+fn arrive(tree: &mut Tree, parent: Ino, ino: Ino, shown: Option<Visible>) -> Result<(), FsError> {
     tree.set_parent(ino, parent);
     tree.node_mut(ino)?.exposed = match shown {
-        Some(Shown::Skeleton(below)) => Some(below),
-        Some(Shown::Root | Shown::Nothing) | None => None,
+        Some(Visible::Skeleton(below)) => Some(below),
+        Some(Visible::Root | Visible::Nothing) | None => None,
     };
     Ok(())
 }

@@ -7,7 +7,7 @@ mod link;
 mod lookup;
 pub mod open;
 mod readdir;
-mod rename;
+pub mod rename;
 mod sync;
 mod unlink;
 mod xattr;

@@ -19,6 +19,10 @@ struct Side<'a> {
     kind: Kind,
 }
 
+/// The inodes that a rename gave another name: none, one, or by an exchange two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved(pub [Option<Ino>; 2]);
+
 impl FsCore {
     /// Moves `name` of `parent` to `new_name` of `new_parent`.
     ///
@@ -32,7 +36,7 @@ impl FsCore {
         new_parent: Ino,
         new_name: &Name,
         mode: RenameMode,
-    ) -> Result<(), FsError> {
+    ) -> Result<Moved, FsError> {
         // Both are looked up first, so that their nodes are there when the tree is locked for good.
         let (mut tree, ino) = self.find(parent, name)?;
         tree.node_mut(ino)?.lookups += 1;
@@ -51,7 +55,7 @@ impl FsCore {
                 .still_there(&tree, parent, name, ino)
                 .and_then(|()| self.sides(&tree, parent, name, ino, new_parent, new_name, *target))
                 .and_then(|(from, to)| self.rename_sides(&mut tree, caller, from, to, mode)),
-            Err(_) => Ok(()),
+            Err(_) => Ok(Moved::default()),
         };
         tree.forget(ino, 1);
         match target {
@@ -115,11 +119,11 @@ impl FsCore {
         from: Side<'_>,
         (new_dir, new_name, target): (Ino, &Name, Option<Side<'_>>),
         mode: RenameMode,
-    ) -> Result<(), FsError> {
+    ) -> Result<Moved, FsError> {
         let now = self.clock.now();
         if mode != RenameMode::NoReplace && target.is_some_and(|t| t.ino == from.ino) {
             // Two names of one file: POSIX has rename do nothing.
-            return Ok(());
+            return Ok(Moved::default());
         }
         if mode == RenameMode::Exchange {
             let missing = || FsError::NoEntry {
@@ -177,7 +181,10 @@ impl FsCore {
         }
         tree.commit(change)?;
         tree.set_parent(from.ino, new_dir);
-        Ok(())
+        if let Some(target) = target {
+            self.note_removal(tree, target.ino, new_dir, caller);
+        }
+        Ok(Moved([Some(from.ino), None]))
     }
 
     fn exchange(
@@ -186,7 +193,7 @@ impl FsCore {
         a: Side<'_>,
         b: Side<'_>,
         now: Time,
-    ) -> Result<(), FsError> {
+    ) -> Result<Moved, FsError> {
         if tree.node(a.ino)?.exposed.is_some() || tree.node(b.ino)?.exposed.is_some() {
             return Err(FsError::ReadOnly);
         }
@@ -214,7 +221,7 @@ impl FsCore {
         tree.commit(change)?;
         tree.set_parent(a.ino, b.dir);
         tree.set_parent(b.ino, a.dir);
-        Ok(())
+        Ok(Moved([Some(a.ino), Some(b.ino)]))
     }
 
     /// Refuses to move a directory below itself. The kernel checks it too, for a mount.

@@ -2,6 +2,7 @@
 
 use crate::core::base::BaseLoc;
 use crate::core::change::Change;
+use crate::core::inode::Node;
 use crate::core::ops::attr::touch;
 use crate::core::ops::create::add_subdir;
 use crate::core::record::{Delta, Dentry};
@@ -13,20 +14,29 @@ impl FsCore {
     /// Removes the name of anything but a directory.
     ///
     /// Errors: `NoEntry`, `IsADirectory`, `ReadOnly`, `Base`, `Store`.
-    pub fn unlink(&self, _caller: &Caller, parent: Ino, name: &Name) -> Result<(), FsError> {
-        self.remove(parent, name, false)
+    pub fn unlink(&self, caller: &Caller, parent: Ino, name: &Name) -> Result<(), FsError> {
+        self.remove(caller, parent, name, false)
     }
 
     /// Removes an empty directory.
     ///
     /// Errors: `NoEntry`, `NotADirectory`, `NotEmpty`, `ReadOnly`, `Base`, `Store`.
-    pub fn rmdir(&self, _caller: &Caller, parent: Ino, name: &Name) -> Result<(), FsError> {
-        self.remove(parent, name, true)
+    pub fn rmdir(&self, caller: &Caller, parent: Ino, name: &Name) -> Result<(), FsError> {
+        self.remove(caller, parent, name, true)
     }
 
-    fn remove(&self, parent: Ino, name: &Name, want_dir: bool) -> Result<(), FsError> {
+    fn remove(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: &Name,
+        want_dir: bool,
+    ) -> Result<(), FsError> {
         let (mut tree, ino) = self.find(parent, name)?;
         let result = self.remove_found(&mut tree, parent, name, ino, want_dir);
+        if result.is_ok() {
+            self.note_removal(&tree, ino, parent, caller);
+        }
         tree.drop_if_idle(ino);
         result
     }
@@ -56,6 +66,14 @@ impl FsCore {
             add_subdir(dir, -1);
         }
         tree.commit(change)
+    }
+
+    /// Notes that the kernel is to count a link less to `ino`, which was in `dir`, if more are left.
+    pub(in crate::core) fn note_removal(&self, tree: &Tree, ino: Ino, dir: Ino, caller: &Caller) {
+        let lives_on = |node: &Node| node.kind != Kind::Dir && !node.unlinked;
+        if tree.nodes.get(&ino).is_some_and(lives_on) {
+            self.removals.begin(ino, dir, caller.pid);
+        }
     }
 
     /// Takes one link off `ino`: the last one unlinks it. A directory must be empty.

@@ -129,6 +129,7 @@ impl ByPath {
                 let ((from, old), (to, new)) = (self.split(PATHS[a])?, self.split(PATHS[b])?);
                 self.0
                     .rename(&me(), from, &old, to, &new, RenameMode::Replace)
+                    .map(drop)
             }
         }
     }
