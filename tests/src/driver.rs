@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use agentfs_fsd::backstore::check::{Finding, Level};
 use agentfs_fsd::backstore::{NewBranch, Store};
 use agentfs_fsd::core::types::{
     Attr, BranchName, Caller, Entry, Ino, Kind, Name, RenameMode, SetAttr, StreamName, Time,
@@ -74,7 +75,18 @@ impl CoreDriver {
         driver
     }
 
+    /// What a check of the store has against it, live or not; nothing, after whatever steps.
+    #[must_use]
+    pub fn store_problems(&self) -> Vec<Finding> {
+        let report = self.store.check(&[], &mut |_, _, _| {}).expect("a check");
+        assert_eq!(report.branches.len(), 1);
+        let damage = |finding: &Finding| finding.level == Level::Damage;
+        report.left.into_iter().filter(damage).collect()
+    }
+
     fn open_core(&mut self) {
+        // Before the opening tidies anything up.
+        assert_eq!(self.store_problems(), [], "of the idle store");
         let branch = self
             .store
             .open_live(&self.branch)

@@ -102,6 +102,15 @@ fn check(ops: &[Op], passthrough: bool) -> Result<(), TestCaseError> {
             count,
             step
         );
+        if contents {
+            prop_assert_eq!(
+                core.store_problems(),
+                [],
+                "after step {}: {:?}",
+                count,
+                step
+            );
+        }
     }
     for step in [Step::Remount, Step::Crash] {
         core.apply(&step).expect("a restart");
