@@ -441,3 +441,76 @@ fn a_renamed_base_file_is_as_long_as_the_host_makes_it() {
         assert_eq!(bench.read("g"), b"longer than before");
     }
 }
+
+impl Bench {
+    /// What a check of the store, while the branch is live, calls damage.
+    fn damage(&self) -> Vec<String> {
+        let store = Store::open(self.store.path()).unwrap().unwrap();
+        let report = store.check(&[], &mut |_, _, _| {}).unwrap();
+        let damage = |f: &&crate::backstore::check::Finding| {
+            f.level == crate::backstore::check::Level::Damage
+        };
+        report
+            .left
+            .iter()
+            .filter(damage)
+            .map(|f| format!("{f:?}"))
+            .collect()
+    }
+
+    fn unlink(&self, dir: &str, file: &str) {
+        let dir = self.walk(dir).unwrap().ino;
+        self.core().unlink(&ME, dir, &name(file)).unwrap();
+    }
+}
+
+#[test]
+fn a_recorded_directory_that_the_host_moves_does_not_become_two_places() {
+    let mut bench = Bench::new(|base| {
+        fs::create_dir(base.join("dir")).unwrap();
+        fs::write(base.join("dir/one"), "1").unwrap();
+    });
+    bench.create("/dir", "new", b"n");
+    fs::rename(
+        bench.base.path().join("dir"),
+        bench.base.path().join("moved"),
+    )
+    .unwrap();
+    for clean in [true, false] {
+        bench.reopen(clean);
+        assert_eq!(bench.names("/"), ["dir", "moved"]);
+        assert_eq!(bench.names("/dir"), ["new"]);
+        bench.create("/moved", if clean { "a" } else { "b" }, b"x");
+        assert_ne!(
+            bench.walk("/dir").unwrap().ino,
+            bench.walk("/moved").unwrap().ino
+        );
+        assert_eq!(bench.names("/dir"), ["new"]);
+        assert!(bench.names("/moved").contains(&"one".to_owned()));
+        assert_eq!(bench.damage(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_changed_file_that_the_host_moves_outlives_the_other_name() {
+    for edit_the_other in [false, true] {
+        for remove in ["file", "moved"] {
+            let mut bench = Bench::new(|base| fs::write(base.join("file"), "base").unwrap());
+            bench.write("/file", 0, b"MINE");
+            let from = bench.base.path().join("file");
+            fs::rename(from, bench.base.path().join("moved")).unwrap();
+            bench.reopen(true);
+            if edit_the_other {
+                bench.write("/moved", 0, b"ALSO");
+            }
+            bench.unlink("/", remove);
+            bench.reopen(true);
+            assert_eq!(bench.damage(), Vec::<String>::new());
+            let rest = if remove == "file" { "/moved" } else { "/file" };
+            let held = bench.read(rest);
+            let lost = remove == "file" && !edit_the_other;
+            let mine = [b"MINE", b"ALSO"].iter().any(|bytes| held == **bytes);
+            assert!(mine != lost, "{rest} after {remove} went: {held:?}");
+        }
+    }
+}
