@@ -156,6 +156,9 @@ impl LiveBranch {
                     }
                 }
             }
+        } else {
+            // A checkpoint before that says that their numbers are settled, and must say what of.
+            top.ledger.orphans.extend(gone);
         }
         Ok(())
     }

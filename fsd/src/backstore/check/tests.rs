@@ -1,5 +1,6 @@
 //! Each kind of damage is found, named for what it is, and mended; a sound store is clean.
 
+mod faults;
 mod files;
 mod records;
 
