@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::types::*;
 use super::*;
@@ -512,5 +513,55 @@ fn a_changed_file_that_the_host_moves_outlives_the_other_name() {
             let mine = [b"MINE", b"ALSO"].iter().any(|bytes| held == **bytes);
             assert!(mine != lost, "{rest} after {remove} went: {held:?}");
         }
+    }
+}
+
+#[test]
+fn a_truncation_that_could_not_be_recorded_stays_one() {
+    use crate::backstore::fault::{Fault, FaultMedia};
+    use crate::backstore::{DirMedia, LiveBranch};
+    let size = |size| SetAttr {
+        size: Some(size),
+        ..SetAttr::default()
+    };
+    for at in 0.. {
+        let mut bench = Bench::new(|base| fs::write(base.join("big"), vec![7; 3 << 20]).unwrap());
+        bench.write("big", 2 << 20, b"mine");
+        bench.core.take().unwrap().close().unwrap();
+        let dir = DirMedia::open(bench.store.path()).unwrap();
+        let media = Arc::new(FaultMedia::new(Arc::new(dir), at, Fault::Once(28)));
+        let store = Store::on_media(media.clone(), bench.store.path(), false);
+        let opened = store.map(|s| s.unwrap().open_live(&BranchName::new("b").unwrap()));
+        let Ok(Ok(live)) = opened else { continue };
+        let live: LiveBranch = live;
+        let config = CoreConfig {
+            base: bench.base.path().into(),
+            roots: vec!["/".into()],
+            conceal: vec![],
+            mountpoint: None,
+            passthrough: false,
+        };
+        bench.core = Some(FsCore::new(live, config).unwrap());
+        let ino = bench.walk("big").unwrap().ino;
+        let cut = bench.core().setattr(&ME, ino, None, &size(100));
+        if !media.has_struck() {
+            cut.unwrap();
+            break;
+        }
+        let now = bench.walk("big").unwrap().size;
+        assert!(now == 100 || now == 3 << 20, "call {at}: {now}");
+        bench.reopen(false);
+        assert_eq!(bench.damage(), Vec::<String>::new(), "call {at}");
+        let ino = bench.walk("big").unwrap().ino;
+        bench
+            .core()
+            .setattr(&ME, ino, None, &size(3 << 20))
+            .unwrap();
+        let held = bench.read("big");
+        let tail = &held[100..];
+        assert!(
+            now != 100 || tail.iter().all(|b| *b == 0),
+            "call {at}: old bytes are back"
+        );
     }
 }
