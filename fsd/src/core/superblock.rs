@@ -188,8 +188,19 @@ impl Tree {
             }
             ino = hashed_ino(ino, print.btime);
         }
+        // Whiteouts are left of a directory that the branch removed. The number is the same where
+        // the host gives it out again, or moved the directory: they are not about this one.
+        while stat.kind == Kind::Dir
+            && !self.nodes.contains_key(&ino)
+            && self.branch.inode(ino)?.is_none()
+            && !self.branch.dentries(ino)?.is_empty()
+        {
+            ino = hashed_ino(ino, print.btime);
+        }
         let stale = self.nodes.get(&ino).is_some_and(|node| {
-            node.seen.is_some_and(|seen| seen.btime != print.btime) || node.kind != stat.kind
+            node.seen.is_some_and(|seen| seen.btime != print.btime)
+                || node.kind != stat.kind
+                || (node.unlinked && stat.kind == Kind::Dir)
         });
         if stale {
             ino = hashed_ino(ino, print.btime);

@@ -565,3 +565,38 @@ fn a_truncation_that_could_not_be_recorded_stays_one() {
         );
     }
 }
+
+#[test]
+fn a_directory_with_the_number_of_a_removed_one_hides_nothing() {
+    for is_held in [false, true] {
+        for clean in [true, false] {
+            let mut bench = Bench::new(|base| {
+                fs::create_dir(base.join("dir")).unwrap();
+                fs::write(base.join("dir/one"), "1").unwrap();
+                fs::create_dir(base.join("empty")).unwrap();
+            });
+            let held = bench.walk("/dir").unwrap().ino;
+            bench.unlink("/dir", "one");
+            for dir in ["dir", "empty"] {
+                bench.core().rmdir(&ME, Ino::ROOT, &name(dir)).unwrap();
+            }
+            if !is_held {
+                bench.core().forget(held, 1);
+                bench.reopen(clean);
+            }
+            // The same number: as good as one that the host has given out again.
+            for dir in ["dir", "empty"] {
+                let to = bench.base.path().join(format!("{dir}2"));
+                fs::rename(bench.base.path().join(dir), to).unwrap();
+            }
+            assert_eq!(bench.names("/dir2"), ["one"], "{is_held} {clean}");
+            assert_eq!(bench.read("/dir2/one"), b"1");
+            bench.create("/dir2", "two", b"2");
+            bench.create("/empty2", "three", b"3");
+            bench.reopen(clean);
+            assert_eq!(bench.names("/dir2"), ["one", "two"]);
+            assert_eq!(bench.names("/empty2"), ["three"]);
+            assert_eq!(bench.damage(), Vec::<String>::new());
+        }
+    }
+}
