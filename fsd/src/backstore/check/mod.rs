@@ -3,7 +3,8 @@
 //!
 //! [`Store::check`] and [`Store::repair`] are the ways in. `layer` looks at the files of a layer,
 //! `records` at what the layers of a branch say together, `objects` at the files that hold bytes,
-//! `places` at the store around them. `repair`, `rebuild`, `mend` and `keep` change things; nothing
+//! `places` at the store around them,
+//! `whereabouts` finds the paths to tell. `repair`, `rebuild`, `mend` and `keep` change things; nothing
 //! else here does. Refuses to look at the base: what the host has now proves nothing about a branch.
 
 mod keep;
@@ -16,6 +17,7 @@ mod records;
 mod repair;
 #[cfg(test)]
 mod tests;
+mod whereabouts;
 
 use std::path::{Path, PathBuf};
 

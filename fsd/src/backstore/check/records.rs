@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::objects::{Looked, Objects};
-use super::{Code, Finding, Progress};
+use super::{Code, Finding, Progress, whereabouts};
 use crate::backstore::error::StoreError;
 use crate::backstore::stack::{Records, Stack};
 use crate::core::record::{Content, Dentry, ExtentSource, InodeRec, ObjectId};
@@ -115,7 +115,7 @@ pub fn check(
     walk.reach();
     walk.take_lost_names()?;
     walk.counts();
-    walk.describe_places()?;
+    whereabouts::describe(stack, &mut walk.out.problems)?;
     Ok(walk.out)
 }
 
@@ -521,74 +521,6 @@ impl Walk<'_, '_> {
             }
         }
     }
-
-    /// Says in the findings where in the branch they are.
-    fn describe_places(&mut self) -> Result<(), StoreError> {
-        let mut wanted: HashMap<Ino, Option<(Ino, Name)>> = HashMap::new();
-        for finding in self.out.problems.iter().filter_map(|p| p.finding.as_ref()) {
-            if let Some(ino) = finding.ino {
-                wanted.insert(ino, None);
-            }
-        }
-        // A round for each level at most; the last one finds nothing new.
-        let stack = self.stack;
-        while wanted.values().any(Option::is_none) {
-            let mut above = Vec::new();
-            stack.each_dentry(&mut |dir, name, dentry| {
-                if let Dentry::Present { ino, .. } = dentry
-                    && let Some(place @ None) = wanted.get_mut(&ino)
-                {
-                    *place = Some((dir, name.clone()));
-                    above.push(dir);
-                }
-                Ok(())
-            })?;
-            if above.is_empty() {
-                break;
-            }
-            wanted.retain(|_, place| place.is_some());
-            for dir in above {
-                wanted.entry(dir).or_insert(None);
-            }
-        }
-        for problem in &mut self.out.problems {
-            let Some(finding) = &mut problem.finding else {
-                continue;
-            };
-            let Some(ino) = finding.ino else { continue };
-            let path = path_of(&wanted, ino);
-            finding.place = match (path, finding.place.take()) {
-                (Some(mut path), Some(name)) => {
-                    path.push(b'/');
-                    path.extend(name);
-                    Some(path)
-                }
-                (path, name) => path.or(name),
-            };
-        }
-        Ok(())
-    }
-}
-
-/// The path of an inode, as far as it is known to lead to the root; the root's is empty.
-fn path_of(known: &HashMap<Ino, Option<(Ino, Name)>>, ino: Ino) -> Option<Vec<u8>> {
-    let mut parts: Vec<&Name> = Vec::new();
-    let mut at = ino;
-    while at != Ino::ROOT {
-        let (dir, name) = known.get(&at)?.as_ref()?;
-        // A loop is longer than anything else.
-        if parts.len() > known.len() {
-            return None;
-        }
-        parts.push(name);
-        at = *dir;
-    }
-    let mut out = Vec::new();
-    for part in parts.iter().rev() {
-        out.push(b'/');
-        out.extend_from_slice(part.as_bytes());
-    }
-    Some(out)
 }
 
 /// What a record says against itself or its number.
