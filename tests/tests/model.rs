@@ -137,3 +137,25 @@ fn a_branch_with_passthrough_agrees_with_the_model() {
 fn long_histories_agree_with_the_model() {
     proptest!(config(12), |(ops in ops(500, true))| check(&ops, false)?);
 }
+
+#[test]
+fn a_branch_is_sound_after_every_frame() {
+    proptest!(config(8), |(ops in ops(60, true))| {
+        let dir = scratch();
+        let base = dir.path().join("base");
+        std::fs::create_dir_all(base.join(TOP)).expect("mkdir");
+        base::small(&base.join(TOP));
+        let mut model = Model::of(&base.join(TOP));
+        let mut core = CoreDriver::new(&dir.path().join("store"), &base, false);
+        for op in &ops {
+            let Some(step) = op.resolve(&model.listing()) else { continue };
+            // A clean end could take the frames into a table.
+            if !matches!(step, Step::Remount) {
+                prop_assert_eq!(model.apply(&step), core.apply(&step), "{:?}", step);
+            }
+        }
+        let problems = core.journal_problems(&dir.path().join("copy"));
+        prop_assert!(problems.is_empty(), "{:#?}", problems);
+        core.close();
+    });
+}
