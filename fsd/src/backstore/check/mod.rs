@@ -166,7 +166,7 @@ impl Finding {
             place: None,
             ino: None,
             what: what.into(),
-            repairable: true,
+            repairable: !matches!(code, Code::Kept | Code::LeftOut),
         }
     }
 
