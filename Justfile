@@ -30,7 +30,7 @@ run:
 
 # A killed daemon, again and again
 crash:
-    scripts/test.sh run_branches
+    scripts/test.sh run_branches fsck
 
 # The example project of the README
 demo:

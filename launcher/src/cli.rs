@@ -114,6 +114,18 @@ With a link /sbin/mount.fuse.agentfs to agentfs, mount(8) and fstab can do it:
     Mount(MountArgs),
     /// Unmount a branch, and wait until its state is safely closed
     Umount(UmountArgs),
+    /// Check the store and its branches for damage, and mend it when asked to
+    #[command(after_help = "\
+Examples:
+  agentfs fsck                   check everything; changes nothing, also while branches run
+  agentfs fsck feature           one branch, and what it stands on
+  agentfs fsck --repair          mend what can be mended of branches that nobody holds
+
+What a repair takes out is kept below lost+found/ in the store, never thrown away.
+
+Exit status: 0 clean (notes are no damage), 1 damage found, or left after a repair, 125 when the
+check could not be made.")]
+    Fsck(FsckArgs),
     /// Try each thing that `run` needs, and print how to fix what is missing
     Doctor(DoctorArgs),
 }
@@ -294,6 +306,22 @@ pub struct RmArgs {
     /// The branches to drop; a running one is refused
     #[arg(required = true, value_name = "NAME", value_parser = NameParser, allow_hyphen_values = true)]
     pub branches: Vec<BranchName>,
+}
+
+/// `agentfs fsck`.
+#[derive(Debug, Args)]
+pub struct FsckArgs {
+    /// The branches to check [default: all, and the store around them]
+    #[arg(value_name = "NAME", value_parser = NameParser, allow_hyphen_values = true)]
+    pub branches: Vec<BranchName>,
+
+    /// Mend what is damaged, and remove what nothing uses
+    #[arg(long)]
+    pub repair: bool,
+
+    /// One JSON object, in a schema that stays
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `agentfs doctor`.

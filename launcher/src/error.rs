@@ -146,7 +146,8 @@ fn store_fix(e: &StoreError) -> &'static str {
         StoreError::BranchExists(_) => "choose another name; `agentfs ls` lists those in use",
         StoreError::Locked { .. } => "`agentfs ls` shows what runs on it; end that, or wait for it",
         StoreError::Damaged { .. } => {
-            "the other branches are not affected; `agentfs rm NAME` drops a damaged one"
+            "the other branches are not affected; `agentfs fsck` tells all that is wrong, and with \
+             --repair mends what can be; `agentfs rm NAME` drops a damaged one"
         }
         StoreError::Poisoned { .. } => {
             "end the commands on the branch and start anew, which recovers all that was \

@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         Command::Rm(args) => cmd::rm::run(args, &globals),
         Command::Mount(args) => cmd::mount::mount(args, &globals),
         Command::Umount(args) => cmd::mount::umount(args, &globals),
+        Command::Fsck(args) => cmd::fsck::run(args, &globals),
         Command::Doctor(args) => cmd::doctor::run(args, &globals),
     };
     answer.unwrap_or_else(|e| {

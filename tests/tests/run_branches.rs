@@ -140,6 +140,7 @@ fn everything_acknowledged_survives_a_killed_daemon() {
             done.report()
         );
         sandbox.assert_quiet();
+        sandbox.call(&["fsck", "b"]).ok();
 
         let acked = acked().to_string();
         let helper = helper.to_str().expect("UTF-8");

@@ -156,6 +156,9 @@ impl LiveBranch {
                     }
                 }
             }
+        } else {
+            // A checkpoint before that says that their numbers are settled, and must say what of.
+            top.ledger.orphans.extend(gone);
         }
         Ok(())
     }
@@ -168,6 +171,11 @@ impl LiveBranch {
     /// Whether the top layer says nothing and never did.
     pub(super) fn top_is_blank(&self) -> bool {
         self.stack.layers.last().is_some_and(LayerView::is_blank)
+    }
+
+    /// The layers, for a check of them.
+    pub(super) fn stack(&self) -> &Stack {
+        &self.stack
     }
 
     fn top_mut(&mut self) -> Result<&mut LayerView, StoreError> {
@@ -427,12 +435,12 @@ impl LiveBranch {
 }
 
 /// Where a clean end notes how much of which journal was sound and durable.
-const SOUND_FILE: &str = "sound";
+pub(super) const SOUND_FILE: &str = "sound";
 /// Largest such file, in bytes.
 const SOUND_MAX_BYTES: u64 = 64;
 
 /// Notes that this journal is whole: what goes bad in it later is damage, not a torn append.
-fn note_sound(media: &dyn Media, generation: u64, frame_bytes: u64) {
+pub(super) fn note_sound(media: &dyn Media, generation: u64, frame_bytes: u64) {
     let text = format!("{generation} {frame_bytes}\n");
     if let Err(e) = media::replace_file(media, Path::new(SOUND_FILE), text.as_bytes(), false) {
         // Without it a damaged journal would be cut like a torn one; nothing else hangs on it.
@@ -440,16 +448,22 @@ fn note_sound(media: &dyn Media, generation: u64, frame_bytes: u64) {
     }
 }
 
+/// The generation and the bytes of frames that a clean end noted as sound, if one did.
+pub(super) fn read_sound(media: &dyn Media) -> Option<(u64, u64)> {
+    let text = media::read_small(media, Path::new(SOUND_FILE), SOUND_MAX_BYTES).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let mut words = text.split_ascii_whitespace().map(str::parse::<u64>);
+    match (words.next(), words.next()) {
+        (Some(Ok(generation)), Some(Ok(frame_bytes))) => Some((generation, frame_bytes)),
+        _ => None,
+    }
+}
+
 /// Refuses a journal that has lost what an earlier clean end found sound in it.
 ///
 /// Errors: `Damaged`; nothing has been changed then.
 fn check_sound(media: &dyn Media, tail: &Tail) -> Result<(), StoreError> {
-    let Ok(text) = media::read_small(media, Path::new(SOUND_FILE), SOUND_MAX_BYTES) else {
-        return Ok(());
-    };
-    let text = String::from_utf8_lossy(&text);
-    let mut words = text.split_ascii_whitespace().map(str::parse::<u64>);
-    let (Some(Ok(generation)), Some(Ok(frame_bytes))) = (words.next(), words.next()) else {
+    let Some((generation, frame_bytes)) = read_sound(media) else {
         return Ok(());
     };
     let have = tail.len.saturating_sub(journal::HEADER_BYTES);

@@ -16,7 +16,9 @@ use rustix::fs::{
     AtFlags, CWD, Dir, FallocateFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, SeekFrom,
 };
 
-use super::media::{Listing, LockGuard, LockWait, Media, MediaFile, ObjectStat, OpenMode, SeekFor};
+use super::media::{
+    FileFacts, Listing, LockGuard, LockWait, Media, MediaFile, ObjectStat, OpenMode, SeekFor,
+};
 use crate::core::types::Time;
 
 /// A directory of the host.
@@ -144,6 +146,33 @@ impl Media for DirMedia {
             });
         }
         Ok(out)
+    }
+
+    fn facts(&self, path: &Path) -> io::Result<FileFacts> {
+        let fd = self.openat(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?;
+        let stat = rustix::fs::fstat(fd)?;
+        Ok(FileFacts {
+            is_file: FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile,
+            len: stat.st_size as u64,
+            perm: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+        })
+    }
+
+    fn make_private(&self, path: &Path, uid: u32) -> io::Result<()> {
+        let parent = path.parent().unwrap_or(Path::new(""));
+        let dir = self.openat(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if stat.st_uid != uid {
+            let owner = rustix::process::Uid::from_raw(uid);
+            rustix::fs::chownat(&dir, name, Some(owner), None, AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        let mode = Mode::RUSR | Mode::WUSR;
+        Ok(rustix::fs::chmodat(&dir, name, mode, AtFlags::empty())?)
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

@@ -34,3 +34,10 @@ pub fn overlay(map: &mut ExtentMap, offset: u64, len: u64, source: ExtentSource)
     }
     map.insert(start, (end - start, source));
 }
+
+/// The part of a map before `end`.
+pub fn cut(map: &ExtentMap, end: u64) -> ExtentMap {
+    map.range(..end)
+        .map(|(&at, &(len, source))| (at, (len.min(end - at), source)))
+        .collect()
+}

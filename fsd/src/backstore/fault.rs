@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::media::{Listing, LockGuard, LockWait, Media, MediaFile, ObjectStat, OpenMode, SeekFor};
+use super::media::{
+    FileFacts, Listing, LockGuard, LockWait, Media, MediaFile, ObjectStat, OpenMode, SeekFor,
+};
 
 /// What happens at the chosen operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +181,16 @@ impl Media for FaultMedia {
     fn list(&self, path: &Path) -> io::Result<Vec<Listing>> {
         self.plan.alive()?;
         self.inner.list(path)
+    }
+
+    fn facts(&self, path: &Path) -> io::Result<FileFacts> {
+        self.plan.alive()?;
+        self.inner.facts(path)
+    }
+
+    fn make_private(&self, path: &Path, uid: u32) -> io::Result<()> {
+        self.plan
+            .run(Takes::Nothing, || self.inner.make_private(path, uid))
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

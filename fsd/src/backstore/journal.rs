@@ -348,6 +348,25 @@ impl Journal {
         }
     }
 
+    /// Writes the header of a journal that is there anew, durably: the frames carry their own
+    /// numbers and checksums.
+    pub fn write_header(media: &dyn Media, header: JournalHeader) -> Result<(), StoreError> {
+        let name = file_name(header.generation);
+        let written = media.open(&name, OpenMode::ReadWrite).and_then(|file| {
+            write_all_at(&*file, &header.encode(), 0)?;
+            file.sync(true)
+        });
+        written.map_err(|e| StoreError::io("write", media.describe(&name), e).while_writing())
+    }
+
+    /// The sequence number at which a layer's journal begins, if its header is sound.
+    pub fn first_seq(media: &dyn Media, layer: LayerId, generation: u64) -> Option<u64> {
+        let name = file_name(generation);
+        let file = media.open(&name, OpenMode::Read).ok()?;
+        let header = JournalHeader::read(&*file, &name).ok()?;
+        ((header.layer, header.generation) == (layer, generation)).then_some(header.first_seq)
+    }
+
     /// Goes on with a journal that [`Frames`] has read up to `len` and `next_seq`; what lies
     /// behind is cut.
     pub fn resume(

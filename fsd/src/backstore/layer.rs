@@ -106,26 +106,30 @@ pub struct Tail {
 }
 
 /// The files of a layer directory, by number.
-#[derive(Debug, PartialEq, Eq)]
-struct Files {
-    tables: BTreeSet<u64>,
-    journals: BTreeSet<u64>,
-    stages: Vec<OsString>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Files {
+    pub tables: BTreeSet<u64>,
+    pub journals: BTreeSet<u64>,
+    pub stages: Vec<OsString>,
+    /// Everything else.
+    pub others: Vec<OsString>,
 }
 
 impl Files {
-    fn list(media: &dyn Media) -> Result<Self, StoreError> {
+    pub fn list(media: &dyn Media) -> Result<Self, StoreError> {
         let here = Path::new("");
         let mut out = Files {
             tables: BTreeSet::new(),
             journals: BTreeSet::new(),
             stages: Vec::new(),
+            others: Vec::new(),
         };
         let entries = media
             .list(here)
             .map_err(|e| StoreError::io("list", media.describe(here), e))?;
         for entry in entries {
             let Some(text) = entry.name.to_str() else {
+                out.others.push(entry.name);
                 continue;
             };
             let number = |prefix: &str| text.strip_prefix(prefix)?.parse::<u64>().ok();
@@ -135,6 +139,8 @@ impl Files {
                 out.tables.insert(n);
             } else if let Some(n) = number("journal.") {
                 out.journals.insert(n);
+            } else {
+                out.others.push(entry.name);
             }
         }
         Ok(out)
@@ -241,7 +247,7 @@ impl LayerView {
 
     /// Whether a journal without a table of its number has no frames: then a checkpoint made it
     /// and never finished.
-    fn is_empty_journal(&self, generation: u64) -> Result<bool, StoreError> {
+    pub(super) fn is_empty_journal(&self, generation: u64) -> Result<bool, StoreError> {
         let name = journal::file_name(generation);
         let path = self.media.describe(&name);
         let file = missing_is_damage(

@@ -35,6 +35,19 @@ pub struct ObjectStat {
     pub mtime: Time,
 }
 
+/// What lstat(2) shows of a file of the store, as far as a check of the store asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileFacts {
+    /// Whether it is a regular file.
+    pub is_file: bool,
+    /// Length in bytes.
+    pub len: u64,
+    /// Low 12 bits of the mode.
+    pub perm: u32,
+    /// Its owner.
+    pub uid: u32,
+}
+
 /// What [`MediaFile::seek`] looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SeekFor {
@@ -101,6 +114,10 @@ pub trait Media: Debug + Send + Sync {
     fn rmdir(&self, path: &Path) -> io::Result<()>;
     /// Lists a directory in no particular order, without the dots.
     fn list(&self, path: &Path) -> io::Result<Vec<Listing>>;
+    /// What is at `path`, without opening it; for the root itself with an empty path.
+    fn facts(&self, path: &Path) -> io::Result<FileFacts>;
+    /// Gives the regular file at `path` mode 0600 and, where it is another's, the owner `uid`.
+    fn make_private(&self, path: &Path, uid: u32) -> io::Result<()>;
     /// Makes the entries of a directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// The tree below a directory, held: it stays valid when the directory is renamed.

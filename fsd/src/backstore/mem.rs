@@ -12,7 +12,9 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::media::{Listing, LockGuard, LockWait, Media, MediaFile, ObjectStat, OpenMode, SeekFor};
+use super::media::{
+    FileFacts, Listing, LockGuard, LockWait, Media, MediaFile, ObjectStat, OpenMode, SeekFor,
+};
 use crate::core::types::Time;
 
 /// What a crash takes away.
@@ -383,6 +385,25 @@ impl Media for MemMedia {
                 is_dir: is_dir(node),
             })
             .collect())
+    }
+
+    fn facts(&self, path: &Path) -> io::Result<FileFacts> {
+        let mut inner = self.lock_tree();
+        let node = inner.find(self.dir, path)?;
+        let (is_file, len) = match &mut inner.nodes[node as usize] {
+            Node::File { data, .. } => (true, data.len() as u64),
+            Node::Dir { .. } => (false, 0),
+        };
+        Ok(FileFacts {
+            is_file,
+            len,
+            perm: 0o600,
+            uid: 0,
+        })
+    }
+
+    fn make_private(&self, path: &Path, _uid: u32) -> io::Result<()> {
+        self.lock_tree().find(self.dir, path).map(drop)
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

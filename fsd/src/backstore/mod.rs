@@ -3,6 +3,7 @@
 //! [`Store`] is the way in. All access to the disk goes through [`media`].
 
 mod branch;
+pub mod check;
 mod checkpoint;
 mod codec;
 mod create;

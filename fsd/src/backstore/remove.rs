@@ -71,7 +71,7 @@ impl Store {
     }
 
     /// Removes what was moved away, as far as it can be; the rest goes the next time.
-    fn empty_trash(&self) {
+    pub(super) fn empty_trash(&self) {
         for entry in self.media.list(Path::new(TRASH)).unwrap_or_default() {
             self.remove_tree(&Path::new(TRASH).join(entry.name));
         }
@@ -79,7 +79,7 @@ impl Store {
 
     /// Removes what creations that were cut short have left. Needs the store's lock: whoever
     /// stages something here holds it.
-    fn remove_stages(&self) {
+    pub(super) fn remove_stages(&self) {
         for entry in self.media.list(Path::new(STAGE)).unwrap_or_default() {
             self.remove_tree(&Path::new(STAGE).join(entry.name));
         }

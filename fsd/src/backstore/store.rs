@@ -33,16 +33,16 @@ use crate::core::types::BranchName;
 /// Newest layout of the store directory.
 pub const STORE_VERSION: u32 = 1;
 
-const FORMAT: &str = "format";
-const STORE_LOCK: &str = "store.lock";
+pub(super) const FORMAT: &str = "format";
+pub(super) const STORE_LOCK: &str = "store.lock";
 pub(super) const BRANCHES: &str = "branches";
 pub(super) const LAYERS: &str = "layers";
 pub(super) const STAGE: &str = "stage";
 pub(super) const TRASH: &str = "trash";
 pub(super) const BRANCH_FILE: &str = "branch.json";
-const BRANCH_LOCK: &str = "branch.lock";
-const RUN_FILE: &str = "run.json";
-const CONTROL_SOCKET: &str = "control.sock";
+pub(super) const BRANCH_LOCK: &str = "branch.lock";
+pub(super) const RUN_FILE: &str = "run.json";
+pub(super) const CONTROL_SOCKET: &str = "control.sock";
 
 /// A store directory. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -67,8 +67,8 @@ pub enum Listed {
 
 /// The file `format`.
 #[derive(Serialize, Deserialize)]
-struct FormatFile {
-    version: u32,
+pub(super) struct FormatFile {
+    pub version: u32,
 }
 
 impl Store {
@@ -154,8 +154,33 @@ impl Store {
         Ok(Some(store))
     }
 
+    /// The store on `media` for a check, in whatever state it is; `None` if nothing is there.
+    pub(super) fn for_check(
+        media: Arc<dyn Media>,
+        path: &Path,
+    ) -> Result<Option<Store>, StoreError> {
+        let store = Store {
+            media,
+            path: path.into(),
+        };
+        match store.has_format() {
+            Ok(true) => return Ok(Some(store)),
+            Ok(false) if store.is_fresh()? => return Ok(None),
+            Err(e @ StoreError::NewerFormat { .. }) => return Err(e),
+            Ok(false) | Err(_) => {}
+        }
+        // Without a good `format` it is one only if all else looks like it.
+        for dir in [BRANCHES, LAYERS] {
+            if store.media.sub(Path::new(dir)).is_err() {
+                let at = store.media.describe(Path::new(dir));
+                return Err(StoreError::damaged(at, "is missing: this is no store"));
+            }
+        }
+        Ok(Some(store))
+    }
+
     /// Whether the store has said which format it is of, and it is one we know.
-    fn has_format(&self) -> Result<bool, StoreError> {
+    pub(super) fn has_format(&self) -> Result<bool, StoreError> {
         let path = Path::new(FORMAT);
         let bytes = match read_small(&*self.media, path, meta::LIMIT_BYTES) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -193,7 +218,7 @@ impl Store {
     }
 
     /// Whether it had to be made.
-    fn mkdir_if_missing(&self, path: &Path) -> Result<bool, StoreError> {
+    pub(super) fn mkdir_if_missing(&self, path: &Path) -> Result<bool, StoreError> {
         if self.media.sub(path).is_ok() {
             return Ok(false);
         }
@@ -366,7 +391,7 @@ impl Store {
         }
     }
 
-    fn load_stack(&self, info: &BranchInfo) -> Result<(Stack, Tail), StoreError> {
+    pub(super) fn load_stack(&self, info: &BranchInfo) -> Result<(Stack, Tail), StoreError> {
         let mut layers: Vec<LayerView> = Vec::with_capacity(info.layers.len());
         let mut last_tail = None;
         for id in &info.layers {

@@ -4,6 +4,7 @@
 //! one. The records sit in a redb database inside the file; [`image`] checks what redb reads.
 
 mod image;
+mod salvage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -16,6 +17,7 @@ use redb::{
 
 pub use image::TableFacts;
 use image::{Cause, CheckedImage, StageBackend, StageImage};
+pub use salvage::{Salvaged, salvage, salvage_facts};
 
 use super::codec;
 use super::delta::InodeWord;
@@ -155,6 +157,25 @@ fn engine_error(
         (None, redb::Error::PreviousIo) => io(io::Error::other("an earlier access failed")),
         (None, other) => StoreError::damaged(path, other.to_string()),
     }
+}
+
+/// Reads all of a table, also what no lookup touches, and says which of its blocks are bad. Calls
+/// `each` with the bytes read at a time.
+///
+/// Errors: those of opening it: then header or block list are bad.
+pub fn bad_blocks(
+    media: &dyn Media,
+    layer: LayerId,
+    generation: u64,
+    each: &mut dyn FnMut(u64),
+) -> Result<Vec<u64>, StoreError> {
+    let name = file_name(generation);
+    let path = media.describe(&name);
+    let file = media
+        .open(&name, OpenMode::Read)
+        .map_err(|e| StoreError::io("open", &path, e))?;
+    let (image, _) = CheckedImage::open(file, path, layer, generation)?;
+    Ok(image.bad_blocks(each))
 }
 
 /// A published table, open for lookups.

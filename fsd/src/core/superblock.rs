@@ -13,7 +13,7 @@ use crate::core::exposed::Exposed;
 use crate::core::inode::Node;
 use crate::core::listing::Listings;
 use crate::core::number;
-use crate::core::record::{Content, Delta, InodeRec};
+use crate::core::record::{Content, Delta, Dentry, InodeRec};
 use crate::core::types::{Attr, Ino, Kind, Name};
 
 /// The live state of one branch.
@@ -153,16 +153,15 @@ impl Tree {
         let print = &stat.fingerprint;
         let loc = BaseLoc::Child(dir.clone(), name.clone());
         let mut ino = self.base_ino(base, &loc, print.dev, print.ino)?;
-        let record = match self.nodes.get(&ino) {
+        while let Some(record) = match self.nodes.get(&ino) {
             Some(node) => node.record.clone(),
             None => self.branch.inode(ino)?,
-        };
-        if let Some(record) = record {
+        } {
             let same = record.origin.as_ref().is_some_and(|origin| {
                 let known = &origin.fingerprint;
                 (known.ino, known.btime) == (print.ino, print.btime)
             });
-            if same {
+            if same && !self.is_placed_for_good(ino, &record, stat)? {
                 let node = self
                     .nodes
                     .entry(ino)
@@ -178,8 +177,19 @@ impl Tree {
             }
             ino = number::hashed(ino, print.btime);
         }
+        // Whiteouts are left of a directory that the branch removed. The number is the same where
+        // the host gives it out again, or moved the directory: they are not about this one.
+        while stat.kind == Kind::Dir
+            && !self.nodes.contains_key(&ino)
+            && self.branch.inode(ino)?.is_none()
+            && !self.branch.dentries(ino)?.is_empty()
+        {
+            ino = number::hashed(ino, print.btime);
+        }
         let stale = self.nodes.get(&ino).is_some_and(|node| {
-            node.seen.is_some_and(|seen| seen.btime != print.btime) || node.kind != stat.kind
+            node.seen.is_some_and(|seen| seen.btime != print.btime)
+                || node.kind != stat.kind
+                || (node.unlinked && stat.kind == Kind::Dir)
         });
         if stale {
             ino = number::hashed(ino, print.btime);
@@ -208,9 +218,49 @@ impl Tree {
             node
         });
         // Of several names, the one seen last is the likeliest to be there still.
-        node.base = Some(loc);
-        node.unplaced = Some((dir.clone(), name.clone()));
+        if node.base.is_none() || node.kind != Kind::Dir {
+            node.base = Some(loc);
+            node.unplaced = Some((dir.clone(), name.clone()));
+        }
         Ok(ino)
+    }
+
+    /// Whether a recorded base object has its place in the branch, so that a name which only the
+    /// base has for it cannot be one more link: the host has moved the object (or shows it at two
+    /// places). The branch's changes stay where they were made, and are counted as links there.
+    fn is_placed_for_good(
+        &self,
+        ino: Ino,
+        record: &InodeRec,
+        stat: &BaseStat,
+    ) -> Result<bool, FsError> {
+        if record.kind == Kind::Dir {
+            return Ok(true);
+        }
+        if stat.nlink > 1 {
+            return Ok(false);
+        }
+        // Nearly always it is where it came from.
+        let mut at = Some(Ino::ROOT);
+        let path = record.origin.as_ref().map_or(&[][..], |o| &o.path[..]);
+        for part in path.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
+            let (Some(dir), Ok(name)) = (at, Name::new(part)) else {
+                break;
+            };
+            at = match self.branch.dentry(dir, &name)? {
+                Some(Dentry::Present { ino, .. }) => Some(ino),
+                Some(Dentry::Whiteout) | None => None,
+            };
+        }
+        if at == Some(ino) {
+            return Ok(true);
+        }
+        let mut found = false;
+        self.branch.each_dentry(&mut |_, _, dentry| {
+            found |= matches!(dentry, Dentry::Present { ino: to, .. } if to == ino);
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     /// What stat(2) shows of a live inode. Reads the base or the object where they are the truth.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::types::*;
 use super::*;
@@ -508,5 +509,163 @@ fn a_renamed_base_file_is_as_long_as_the_host_makes_it() {
         bench.reopen(clean);
         assert_eq!(bench.walk("g").unwrap().size, 18);
         assert_eq!(bench.read("g"), b"longer than before");
+    }
+}
+
+impl Bench {
+    /// What a check of the store, while the branch is live, calls damage.
+    fn damage(&self) -> Vec<String> {
+        let store = Store::open(self.store.path()).unwrap().unwrap();
+        let report = store.check(&[], &mut |_, _, _| {}).unwrap();
+        let damage = |f: &&crate::backstore::check::Finding| {
+            f.level == crate::backstore::check::Level::Damage
+        };
+        report
+            .left
+            .iter()
+            .filter(damage)
+            .map(|f| format!("{f:?}"))
+            .collect()
+    }
+
+    fn unlink(&self, dir: &str, file: &str) {
+        let dir = self.walk(dir).unwrap().ino;
+        self.core().unlink(&ME, dir, &name(file)).unwrap();
+    }
+}
+
+#[test]
+fn a_recorded_directory_that_the_host_moves_does_not_become_two_places() {
+    let mut bench = Bench::new(|base| {
+        fs::create_dir(base.join("dir")).unwrap();
+        fs::write(base.join("dir/one"), "1").unwrap();
+    });
+    bench.create("/dir", "new", b"n");
+    fs::rename(
+        bench.base.path().join("dir"),
+        bench.base.path().join("moved"),
+    )
+    .unwrap();
+    for clean in [true, false] {
+        bench.reopen(clean);
+        assert_eq!(bench.names("/"), ["dir", "moved"]);
+        assert_eq!(bench.names("/dir"), ["new"]);
+        bench.create("/moved", if clean { "a" } else { "b" }, b"x");
+        assert_ne!(
+            bench.walk("/dir").unwrap().ino,
+            bench.walk("/moved").unwrap().ino
+        );
+        assert_eq!(bench.names("/dir"), ["new"]);
+        assert!(bench.names("/moved").contains(&"one".to_owned()));
+        assert_eq!(bench.damage(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_changed_file_that_the_host_moves_outlives_the_other_name() {
+    for edit_the_other in [false, true] {
+        for remove in ["file", "moved"] {
+            let mut bench = Bench::new(|base| fs::write(base.join("file"), "base").unwrap());
+            bench.write("/file", 0, b"MINE");
+            let from = bench.base.path().join("file");
+            fs::rename(from, bench.base.path().join("moved")).unwrap();
+            bench.reopen(true);
+            if edit_the_other {
+                bench.write("/moved", 0, b"ALSO");
+            }
+            bench.unlink("/", remove);
+            bench.reopen(true);
+            assert_eq!(bench.damage(), Vec::<String>::new());
+            let rest = if remove == "file" { "/moved" } else { "/file" };
+            let held = bench.read(rest);
+            let lost = remove == "file" && !edit_the_other;
+            let mine = [b"MINE", b"ALSO"].iter().any(|bytes| held == **bytes);
+            assert!(mine != lost, "{rest} after {remove} went: {held:?}");
+        }
+    }
+}
+
+#[test]
+fn a_truncation_that_could_not_be_recorded_stays_one() {
+    use crate::backstore::fault::{Fault, FaultMedia};
+    use crate::backstore::{DirMedia, LiveBranch};
+    let size = |size| SetAttr {
+        size: Some(size),
+        ..SetAttr::default()
+    };
+    for at in 0.. {
+        let mut bench = Bench::new(|base| fs::write(base.join("big"), vec![7; 3 << 20]).unwrap());
+        bench.write("big", 2 << 20, b"mine");
+        bench.core.take().unwrap().close().unwrap();
+        let dir = DirMedia::open(bench.store.path()).unwrap();
+        let media = Arc::new(FaultMedia::new(Arc::new(dir), at, Fault::Once(28)));
+        let store = Store::on_media(media.clone(), bench.store.path(), false);
+        let opened = store.map(|s| s.unwrap().open_live(&BranchName::new("b").unwrap()));
+        let Ok(Ok(live)) = opened else { continue };
+        let live: LiveBranch = live;
+        let config = CoreConfig {
+            base: bench.base.path().into(),
+            roots: vec!["/".into()],
+            conceal: vec![],
+            mountpoint: None,
+            passthrough: false,
+        };
+        bench.core = Some(FsCore::new(live, config).unwrap());
+        let ino = bench.walk("big").unwrap().ino;
+        let cut = bench.core().setattr(&ME, ino, None, &size(100));
+        if !media.has_struck() {
+            cut.unwrap();
+            break;
+        }
+        let now = bench.walk("big").unwrap().size;
+        assert!(now == 100 || now == 3 << 20, "call {at}: {now}");
+        bench.reopen(false);
+        assert_eq!(bench.damage(), Vec::<String>::new(), "call {at}");
+        let ino = bench.walk("big").unwrap().ino;
+        bench
+            .core()
+            .setattr(&ME, ino, None, &size(3 << 20))
+            .unwrap();
+        let held = bench.read("big");
+        let tail = &held[100..];
+        assert!(
+            now != 100 || tail.iter().all(|b| *b == 0),
+            "call {at}: old bytes are back"
+        );
+    }
+}
+
+#[test]
+fn a_directory_with_the_number_of_a_removed_one_hides_nothing() {
+    for is_held in [false, true] {
+        for clean in [true, false] {
+            let mut bench = Bench::new(|base| {
+                fs::create_dir(base.join("dir")).unwrap();
+                fs::write(base.join("dir/one"), "1").unwrap();
+                fs::create_dir(base.join("empty")).unwrap();
+            });
+            let held = bench.walk("/dir").unwrap().ino;
+            bench.unlink("/dir", "one");
+            for dir in ["dir", "empty"] {
+                bench.core().rmdir(&ME, Ino::ROOT, &name(dir)).unwrap();
+            }
+            if !is_held {
+                bench.core().forget(held, 1);
+                bench.reopen(clean);
+            }
+            // The same number: as good as one that the host has given out again.
+            for dir in ["dir", "empty"] {
+                let to = bench.base.path().join(format!("{dir}2"));
+                fs::rename(bench.base.path().join(dir), to).unwrap();
+            }
+            assert_eq!(bench.names("/dir2"), ["one"], "{is_held} {clean}");
+            assert_eq!(bench.read("/dir2/one"), b"1");
+            bench.create("/dir2", "two", b"2");
+            bench.create("/empty2", "three", b"3");
+            bench.reopen(clean);
+            assert_eq!(bench.names("/dir2"), ["one", "two"]);
+            assert_eq!(bench.names("/empty2"), ["three"]);
+            assert_eq!(bench.damage(), Vec::<String>::new());
+        }
     }
 }

@@ -128,6 +128,8 @@ struct Walk<'a> {
     inodes: HashMap<Ino, Arc<InodeRec>>,
     /// Indexes in the numbers of inodes, by device key; several for copies of one file system.
     devices: HashMap<u64, Vec<u16>>,
+    /// Numbers that a dentry leads to.
+    placed: HashSet<Ino>,
     /// Recorded directories that some path led to.
     reached: HashSet<Ino>,
     todo: Vec<Pair>,
@@ -143,7 +145,11 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn load(records: &'a dyn Records, base: &'a Base, effort: Effort) -> Result<Self, ReviewError> {
         let mut names: HashMap<Ino, Vec<(Name, Dentry)>> = HashMap::new();
+        let mut placed = HashSet::new();
         records.each_dentry(&mut |parent, name, dentry| {
+            if let Dentry::Present { ino, .. } = dentry {
+                placed.insert(ino);
+            }
             names
                 .entry(parent)
                 .or_default()
@@ -185,6 +191,7 @@ impl<'a> Walk<'a> {
             names,
             inodes,
             devices,
+            placed,
             visited: Visited::default(),
             reached: HashSet::from([Ino::ROOT]),
             todo: Vec::new(),

@@ -3,6 +3,7 @@
 pub mod diff;
 pub mod doctor;
 pub mod exec;
+pub mod fsck;
 pub mod ls;
 pub mod mount;
 pub mod report;

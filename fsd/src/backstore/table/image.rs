@@ -210,6 +210,69 @@ impl CheckedImage {
         Ok((image, facts))
     }
 
+    /// Opens a table of which header or list may be bad, to save what can be: a block counts only
+    /// if its own checksum is right. `None`: not even the list can be found. The facts, where the
+    /// header can be believed.
+    pub fn open_damaged(
+        file: Box<dyn MediaFile>,
+        path: PathBuf,
+    ) -> Option<(Self, Option<TableFacts>)> {
+        let len = file.stat().ok()?.len;
+        let mut head = vec![0u8; HEADER_BYTES as usize];
+        read_exact_at(&*file, &mut head, 0).ok()?;
+        let number = |i: usize| le_u64(&head, 16 + 8 * i);
+        let is_sound = head[..8] == MAGIC && header_crc(&head) == le_u32(&head, HEADER_CRC_AT);
+        let (image_bytes, stored) = (number(2), number(3));
+        let list_bytes = image_bytes.div_ceil(BLOCK_BYTES).checked_mul(ENTRY_BYTES)?;
+        let list_at = stored.checked_mul(BLOCK_BYTES)?.checked_add(HEADER_BYTES)?;
+        if list_at.checked_add(list_bytes)? != len {
+            return None;
+        }
+        let mut list = vec![0u8; usize::try_from(list_bytes).ok()?];
+        read_exact_at(&*file, &mut list, list_at).ok()?;
+        let facts = is_sound.then(|| TableFacts {
+            layer: LayerId(number(0)),
+            generation: number(1),
+            next_ino: number(4),
+            next_object: number(5),
+            next_seq: number(6),
+            inodes: number(7),
+            dentries: number(8),
+        });
+        let image = Self {
+            file: file.into(),
+            path,
+            image_bytes,
+            stored_bytes: stored * BLOCK_BYTES,
+            list,
+            cause: Arc::new(OnceLock::new()),
+        };
+        Some((image, facts))
+    }
+
+    /// Blocks of the image.
+    pub fn blocks(&self) -> u64 {
+        self.list.len() as u64 / ENTRY_BYTES
+    }
+
+    /// Reads one block; whether it is as it was written.
+    pub fn read_good(&self, block: u64, buf: &mut [u8]) -> bool {
+        block < self.blocks() && self.read_block(block, buf).is_ok()
+    }
+
+    /// The blocks that cannot be read as they were written.
+    pub fn bad_blocks(&self, each: &mut dyn FnMut(u64)) -> Vec<u64> {
+        let mut buf = [0u8; BLOCK_BYTES as usize];
+        let mut bad = Vec::new();
+        for block in 0..self.blocks() {
+            if self.read_block(block, &mut buf).is_err() {
+                bad.push(block);
+            }
+            each(BLOCK_BYTES);
+        }
+        bad
+    }
+
     /// Where the first failed read leaves its cause.
     pub fn cause(&self) -> Arc<OnceLock<Cause>> {
         self.cause.clone()

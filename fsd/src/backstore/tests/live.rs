@@ -540,6 +540,12 @@ mod reads {
         fn list(&self, path: &Path) -> io::Result<Vec<Listing>> {
             self.inner.list(path)
         }
+        fn facts(&self, path: &Path) -> io::Result<FileFacts> {
+            self.inner.facts(path)
+        }
+        fn make_private(&self, path: &Path, uid: u32) -> io::Result<()> {
+            self.inner.make_private(path, uid)
+        }
         fn sync_dir(&self, path: &Path) -> io::Result<()> {
             self.inner.sync_dir(path)
         }

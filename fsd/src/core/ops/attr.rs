@@ -193,6 +193,17 @@ impl FsCore {
             let record = tree.edit(&self.base, &mut change, ino)?;
             copy_up::fold_into(self, record, &bytes)?;
             record.dirty = false;
+            // A clean record says that its extents end with the file: then a truncation that could
+            // not be recorded must be by now, or what it cut shows when the file grows.
+            if let Bytes::Extents(extents) = &*bytes
+                && extents.unrecorded
+            {
+                record.content = Content::Extents {
+                    own: extents.own.0,
+                    base_bytes: extents.base_bytes,
+                };
+                change.push(Delta::SetExtents(ino, Arc::new(extents.map.clone())));
+            }
             tree.commit(change)?;
             stream
                 .marked_dirty

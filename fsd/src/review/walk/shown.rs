@@ -55,7 +55,8 @@ impl Walk<'_> {
     }
 
     /// The number of the record that the branch has of the base object `entry`, if any. The same
-    /// rule as the core's: by the scheme, or hashed where the host has reused an inode number.
+    /// rule as the core's: by the scheme, or hashed where the host has reused an inode number; and
+    /// an object of one name that has its place in the branch is there and nowhere else.
     fn record_of_base(&self, entry: &BaseEntry) -> Option<Ino> {
         if entry.node.kind == Kind::Dir {
             return None;
@@ -65,7 +66,8 @@ impl Walk<'_> {
             let known = &record.origin.as_ref()?.fingerprint;
             let now = &entry.fingerprint;
             let same = (known.ino, known.btime) == (now.ino, now.btime);
-            Some(same && record.kind == entry.node.kind)
+            let free = entry.node.nlink > 1 || !self.placed.contains(ino);
+            Some(same && free && record.kind == entry.node.kind)
         };
         let indexes = self.devices.get(&entry.device)?.iter();
         let mut numbers = indexes.flat_map(|index| {

@@ -1,0 +1,360 @@
+//! `agentfs fsck`: checks the store and its branches, and mends them when asked to.
+
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+
+use agentfs_fsd::backstore::check::{Finding, Level, Repaired, Report};
+use agentfs_fsd::backstore::{Store, StoreError};
+use agentfs_fsd::core::types::BranchName;
+
+use crate::cli::FsckArgs;
+use crate::cmd::Globals;
+use crate::error::CmdError;
+use crate::review::json::{self, put_bytes};
+use crate::review::style::escape_word;
+use crate::review::table;
+
+/// Exit status when damage was found, or is left after a repair.
+const EXIT_DAMAGED: u8 = 1;
+/// Time between two pictures of the progress.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+/// Columns of the progress bar.
+const BAR_COLUMNS: u64 = 30;
+
+/// Runs the subcommand.
+pub fn run(args: &FsckArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
+    let report = match Store::open_for_check(&globals.store_path).map_err(no_check)? {
+        Some(store) => look(&store, args)?,
+        None => match args.branches.first() {
+            Some(name) => return Err(no_check(StoreError::NoBranch(name.to_string()))),
+            None => {
+                let path = escape_word(globals.store_path.as_os_str().as_bytes());
+                eprintln!("agentfs: there is no store at {path}; the first run makes one");
+                Report::default()
+            }
+        },
+    };
+    let text = match args.json {
+        true => format!("{:#}\n", to_json(&report, args.repair)),
+        false => to_text(&report, args.repair),
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            return Err(CmdError::io("write", "stdout", e));
+        }
+        _ => {}
+    }
+    Ok(match report.is_clean() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(EXIT_DAMAGED),
+    })
+}
+
+fn look(store: &Store, args: &FsckArgs) -> Result<Report, CmdError> {
+    let mut bar = Bar::new();
+    let mut show = |what: &str, done: u64, total: u64| bar.show(what, done, total);
+    let report = match args.repair {
+        true => store.repair(&args.branches, &mut show),
+        false => store.check(&args.branches, &mut show),
+    };
+    bar.clear();
+    report.map_err(no_check)
+}
+
+/// What keeps the store from being checked at all.
+fn no_check(e: StoreError) -> CmdError {
+    match e {
+        StoreError::Damaged { path, what } => CmdError::refused(
+            format!("fsck {}", escape_word(path.as_os_str().as_bytes())),
+            what,
+            "give the directory of a store with --store DIR or AGENTFS_STORE",
+        ),
+        other => other.into(),
+    }
+}
+
+/// One line on a terminal that says how far the check is; nothing anywhere else. A bar of a line is
+/// not worth a dependency.
+struct Bar {
+    last: Option<Instant>,
+    on: bool,
+}
+
+impl Bar {
+    fn new() -> Self {
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        Self {
+            last: None,
+            on: io::stderr().is_terminal() && !dumb,
+        }
+    }
+
+    fn show(&mut self, what: &str, done: u64, total: u64) {
+        if !self.on
+            || self
+                .last
+                .is_some_and(|last| last.elapsed() < PROGRESS_EVERY)
+        {
+            return;
+        }
+        self.last = Some(Instant::now());
+        let line = match total {
+            0 => format!("{what}: {done}"),
+            total => {
+                let filled =
+                    (u128::from(done) * u128::from(BAR_COLUMNS) / u128::from(total)) as usize;
+                let bar = format!("{}{}", "#".repeat(filled), ".".repeat(30 - filled.min(30)));
+                format!("{what}: [{bar}] {}", table::size(done))
+            }
+        };
+        // Nothing hangs on it.
+        let _ = write!(io::stderr(), "\r\x1b[K{line}");
+    }
+
+    fn clear(&self) {
+        if self.on && self.last.is_some() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+fn counted(n: usize, what: &str) -> String {
+    match n {
+        1 => format!("1 {what}"),
+        n => format!("{n} {what}s"),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    let text = table::size(bytes);
+    match text.ends_with(|c: char| c.is_ascii_digit()) {
+        true => text + " bytes",
+        false => text,
+    }
+}
+
+fn path_word(path: &Path) -> String {
+    escape_word(path.as_os_str().as_bytes())
+}
+
+/// One line: how bad, of which branches, where, what.
+fn line(finding: &Finding) -> String {
+    let level = match finding.level {
+        Level::Note => "note",
+        Level::Damage => "damage",
+    };
+    let mut out = format!("{level} {}", finding.code.as_str());
+    if !finding.branches.is_empty() {
+        let names: Vec<&str> = finding.branches.iter().map(BranchName::as_str).collect();
+        out += &format!(" in {}", names.join(", "));
+    }
+    out.push(':');
+    if let Some(place) = finding.place.as_ref().filter(|place| !place.is_empty()) {
+        out += &format!(" {}:", escape_word(place));
+    } else if let Some(ino) = finding.ino {
+        out += &format!(" inode {ino}:");
+    }
+    if let Some(file) = &finding.file {
+        out += &format!(" {}:", path_word(file));
+    }
+    out + " " + &escape_word(finding.what.as_bytes())
+}
+
+fn did(word: &str, done: &Repaired) -> String {
+    let of = match &done.branch {
+        Some(branch) => format!(" in {branch}"),
+        None => String::new(),
+    };
+    format!("{word}{of}: {}\n", escape_word(done.what.as_bytes()))
+}
+
+fn to_text(report: &Report, repair: bool) -> String {
+    let mut out = String::new();
+    for finding in &report.findings {
+        out += &line(finding);
+        out.push('\n');
+    }
+    for done in &report.repaired {
+        out += &did("repaired", done);
+    }
+    for skipped in &report.skipped {
+        out += &did("not repaired", skipped);
+    }
+    let is_damage = |finding: &&Finding| finding.level == Level::Damage;
+    let left: Vec<&Finding> = report.left.iter().filter(is_damage).collect();
+    if repair {
+        for finding in &left {
+            out += &format!("left: {}\n", line(finding));
+        }
+    }
+    for branch in &report.branches {
+        let live = if branch.live { ", live" } else { "" };
+        out += &format!(
+            "branch {}: {}, {}, {}{live}\n",
+            branch.branch,
+            counted(branch.inodes as usize, "record"),
+            counted(branch.names as usize, "name"),
+            counted(branch.objects as usize, "object"),
+        );
+    }
+    let verdict = match left.len() {
+        0 => "clean".to_owned(),
+        n => counted(n, "problem"),
+    };
+    out += &format!(
+        "{} checked, checksums of {} verified: {verdict}\n",
+        match report.branches.len() {
+            1 => "1 branch".to_owned(),
+            n => format!("{n} branches"),
+        },
+        size(report.verified_bytes)
+    );
+    if !repair && left.iter().any(|finding| finding.repairable) {
+        out += "  fix: `agentfs fsck --repair` mends what can be mended, and keeps what it takes out\n";
+    }
+    if left.iter().any(|finding| !finding.repairable) {
+        out += "  fix: what cannot be mended stays: take what you need out of the branch, then \
+                `agentfs rm NAME`; no other branch is affected\n";
+    }
+    out
+}
+
+/// `agentfs fsck --json`:
+///
+/// ```text
+/// version     1
+/// clean       whether no damage was found; with --repair: whether none is left
+/// repair      whether --repair was given
+/// verified_bytes  of tables and journals whose checksums were verified
+/// branches    [{ name, live, records, names, objects }] that were looked at
+/// findings    [finding]; with --repair: before the repair
+/// repaired    [{ branch: name or null, what }]
+/// skipped     [{ branch, what }] that a repair had to leave, and why
+/// left        [finding] after a repair; without one the same as findings
+///
+/// finding     { code, level: note|damage, branches: [name], repairable, what }, and where known
+///             file: of the store, path: in the branch, inode: a string of digits
+/// ```
+/// The codes are those of [`agentfs_fsd::backstore::check::Code`]; FORMAT.md lists them.
+fn to_json(report: &Report, repair: bool) -> Value {
+    let branches: Vec<Value> = report
+        .branches
+        .iter()
+        .map(|branch| {
+            json!({
+                "name": branch.branch.as_str(), "live": branch.live, "records": branch.inodes,
+                "names": branch.names, "objects": branch.objects,
+            })
+        })
+        .collect();
+    json!({
+        "version": json::VERSION,
+        "clean": report.is_clean(),
+        "repair": repair,
+        "verified_bytes": report.verified_bytes,
+        "branches": branches,
+        "findings": report.findings.iter().map(finding).collect::<Vec<_>>(),
+        "repaired": report.repaired.iter().map(done).collect::<Vec<_>>(),
+        "skipped": report.skipped.iter().map(done).collect::<Vec<_>>(),
+        "left": report.left.iter().map(finding).collect::<Vec<_>>(),
+    })
+}
+
+fn done(done: &Repaired) -> Value {
+    json!({ "branch": done.branch.as_ref().map(BranchName::as_str), "what": done.what })
+}
+
+fn finding(finding: &Finding) -> Value {
+    let mut object = Map::new();
+    object.insert("code".into(), finding.code.as_str().into());
+    let level = match finding.level {
+        Level::Note => "note",
+        Level::Damage => "damage",
+    };
+    object.insert("level".into(), level.into());
+    let names = finding
+        .branches
+        .iter()
+        .map(|name| Value::from(name.as_str()));
+    object.insert("branches".into(), names.collect());
+    object.insert("repairable".into(), finding.repairable.into());
+    object.insert("what".into(), finding.what.as_str().into());
+    if let Some(file) = &finding.file {
+        put_bytes(&mut object, "file", file.as_os_str().as_bytes());
+    }
+    if let Some(place) = &finding.place {
+        put_bytes(&mut object, "path", place);
+    }
+    if let Some(ino) = finding.ino {
+        object.insert("inode".into(), ino.to_string().into());
+    }
+    Value::Object(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use agentfs_fsd::backstore::NewBranch;
+
+    use super::*;
+
+    fn args(repair: bool) -> FsckArgs {
+        FsckArgs {
+            branches: Vec::new(),
+            repair,
+            json: false,
+        }
+    }
+
+    #[test]
+    fn damage_is_told_with_its_place_and_cure() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open_or_create(dir.path()).unwrap();
+        let name = BranchName::new("b").unwrap();
+        let workspace = "/".into();
+        store
+            .create_branch(&name, None, NewBranch { workspace })
+            .unwrap();
+        let report = look(&store, &args(false)).unwrap();
+        let text = to_text(&report, false);
+        assert!(
+            text.ends_with("1 branch checked, checksums of 40 bytes verified: clean\n"),
+            "{text}"
+        );
+        let journal = |entry: &std::fs::DirEntry| entry.path().join("journal.0");
+        let layer = std::fs::read_dir(dir.path().join("layers"))
+            .unwrap()
+            .next()
+            .unwrap();
+        let path = journal(&layer.unwrap());
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[20] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let report = look(&store, &args(false)).unwrap();
+        let text = to_text(&report, false);
+        assert!(text.starts_with("damage journal in b: "), "{text}");
+        assert!(
+            text.contains("journal.0: bad checksum of the header\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("1 problem\n  fix: `agentfs fsck --repair`"),
+            "{text}"
+        );
+        let object = to_json(&report, false);
+        assert_eq!(object["clean"], false);
+        assert_eq!(object["findings"][0]["code"], "journal");
+        assert_eq!(object["findings"][0]["branches"][0], "b");
+        let report = look(&store, &args(true)).unwrap();
+        let text = to_text(&report, true);
+        assert!(
+            text.contains("repaired in b: wrote the header of "),
+            "{text}"
+        );
+        assert!(text.ends_with("verified: clean\n"), "{text}");
+    }
+}
