@@ -67,11 +67,44 @@ fn lands_after(prepare: &str, script: &str) {
     sandbox.call(&args).ok();
     before.assert_still();
     land(&sandbox, "b");
-    assert_eq!(
-        portable(&sandbox, &format!("{out}/tree")),
-        portable(&sandbox, "."),
-        "{script}"
-    );
+    let held = portable(&sandbox, &format!("{out}/tree"));
+    assert_eq!(held, portable(&sandbox, "."), "{script}");
+    // The branch goes on with all that it had, and has nothing more to land.
+    let copy = "cp -a . ../out/again";
+    let args = [
+        "run", "-q", "--branch", "b", "--rw", &out, "--", "bash", "-c", copy,
+    ];
+    sandbox.call(&args).ok();
+    let again = portable(&sandbox, &format!("{out}/again"));
+    assert_eq!(held, again, "after landing: {script}");
+    assert_eq!(sandbox.call(&["diff", "b"]).ok().out(), "", "{script}");
+}
+
+#[test]
+fn what_the_host_saves_anew_stays_readable() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, _) = repository();
+    // None of these has bytes of its own on the branch.
+    sandbox
+        .sh(
+            "b",
+            "chmod 700 file; mv text moved; touch -d @1 no-newline; ln binary linked",
+        )
+        .ok();
+    sandbox.host_sh("for f in file text no-newline binary; do sed -i '1s/^/host /' $f; done");
+    let read =
+        "for f in file moved no-newline binary linked; do head -c 5 $f; done; stat -c %a file";
+    let done = sandbox.sh("b", read).ok();
+    assert_eq!(done.out(), "host host host host host 700\n");
+    sandbox
+        .sh("b", "echo more >> moved && echo all > file && rm linked")
+        .ok();
+    let done = sandbox
+        .sh("b", "cat file; tail -n 1 moved; ls linked")
+        .expect(2);
+    assert_eq!(done.out(), "all\nmore\n");
 }
 
 #[test]

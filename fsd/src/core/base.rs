@@ -124,6 +124,11 @@ fn base_error(op: &'static str) -> impl FnOnce(rustix::io::Errno) -> FsError {
     }
 }
 
+/// Another object stands where one was seen. The kernel looks the path up again then.
+pub fn replaced() -> FsError {
+    base_error("find again")(rustix::io::Errno::STALE)
+}
+
 /// The path of an object on the host, relative to the directory that plays `/`.
 fn relative(path: &[u8]) -> &[u8] {
     let rest = path.strip_prefix(b"/").unwrap_or(path);
@@ -304,6 +309,18 @@ impl BaseTree {
                 .and_then(|fd| self.statx_at(&fd, b"")),
         };
         stat.map(|s| base_stat(&s)).map_err(base_error("stat"))
+    }
+
+    /// Stats an object that is open.
+    pub fn stat_open(&self, file: &File) -> Result<BaseStat, FsError> {
+        statx(file, b"")
+            .map(|s| base_stat(&s))
+            .map_err(base_error("stat"))
+    }
+
+    /// Drops the cached descriptor of a directory that has come to lie elsewhere.
+    pub fn forget_dir(&self, ino: Ino) {
+        crate::sync::lock(&self.open_dirs).by_ino.remove(&ino);
     }
 
     /// Drops a cached directory that the host has removed meanwhile; says whether it did.
@@ -495,7 +512,7 @@ fn sized(
     }
 }
 
-fn statx(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<Statx> {
+fn statx(dir: impl AsFd, name: &[u8]) -> rustix::io::Result<Statx> {
     rfs::statx(
         dir,
         name,

@@ -8,7 +8,7 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use crate::core::FsError;
-use crate::core::base::{BaseDir, BaseLoc, BaseTree};
+use crate::core::base::{self, BaseDir, BaseLoc, BaseStat, BaseTree};
 use crate::core::record::{Content, Delta, Dentry, InodeRec};
 use crate::core::superblock::Tree;
 use crate::core::types::{Ino, Kind};
@@ -56,7 +56,7 @@ impl Tree {
             Some(record) => Ok(InodeRec::clone(record)),
             None => {
                 let loc = node.base.as_ref().ok_or(FsError::Stale(ino))?;
-                record_from_base(base, loc)
+                record_from_base(base, loc, self.seen_stat(base, ino)?)
             }
         }
     }
@@ -114,9 +114,12 @@ impl Tree {
             if change.records.contains_key(&dir.ino) || self.is_recorded(dir.ino)? {
                 return Ok(());
             }
-            change
-                .records
-                .insert(dir.ino, record_from_base(base, &dir.loc)?);
+            let stat = base.stat(&dir.loc)?;
+            if stat.kind != Kind::Dir {
+                return Err(base::replaced());
+            }
+            let record = record_from_base(base, &dir.loc, stat)?;
+            change.records.insert(dir.ino, record);
             change.placed.push(dir.ino);
             let present = Dentry::Present {
                 ino: dir.ino,
@@ -232,9 +235,8 @@ impl Tree {
     }
 }
 
-/// A record that says of a base object what the base says of it.
-pub fn record_from_base(base: &BaseTree, loc: &BaseLoc) -> Result<InodeRec, FsError> {
-    let stat = base.stat(loc)?;
+/// A record that says of the base object at `loc`, of which `stat` was had, what the base says of it.
+fn record_from_base(base: &BaseTree, loc: &BaseLoc, stat: BaseStat) -> Result<InodeRec, FsError> {
     let print = stat.fingerprint;
     let symlink = match stat.kind {
         Kind::Symlink => Some(base.readlink(loc)?),

@@ -13,6 +13,7 @@ mod copy_up;
 pub mod error;
 mod exposed;
 pub mod extents;
+mod found;
 mod handle;
 mod inode;
 mod listing;

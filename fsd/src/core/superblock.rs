@@ -12,9 +12,8 @@ use crate::core::base::{BaseDir, BaseLoc, BaseStat, BaseTree};
 use crate::core::exposed::Exposed;
 use crate::core::inode::Node;
 use crate::core::listing::Listings;
-use crate::core::number;
-use crate::core::record::{Content, Delta, Dentry, InodeRec};
-use crate::core::types::{Attr, Ino, Kind, Name};
+use crate::core::record::{Content, InodeRec};
+use crate::core::types::{Attr, Ino, Kind};
 
 /// The live state of one branch.
 #[derive(Debug)]
@@ -27,7 +26,7 @@ pub struct Tree {
     pub listings: Listings,
     /// Indexes in the inode scheme by host device, as met since the branch was opened; the branch
     /// records them by a key that outlives the device number. Index 0 is never used.
-    devices: HashMap<u64, u16>,
+    pub(super) devices: HashMap<u64, u16>,
 }
 
 impl Tree {
@@ -81,47 +80,6 @@ impl Tree {
         }
     }
 
-    /// The inode number of a base object: `dev` and `host_ino` as stat(2) shows them at `loc`.
-    ///
-    /// Errors: `Store` when a device is met for the first time and cannot be recorded.
-    pub fn base_ino(
-        &mut self,
-        base: &BaseTree,
-        loc: &BaseLoc,
-        dev: u64,
-        host_ino: u64,
-    ) -> Result<Ino, FsError> {
-        let index = match self.devices.get(&dev) {
-            Some(index) => *index,
-            None => self.meet_device(base.device_key(loc, dev), dev)?,
-        };
-        Ok(number::of_base(index, host_ino))
-    }
-
-    /// Gives a device that was not seen since the branch was opened its index: the one recorded for
-    /// its key, unless another device of this session has it already (a copied file system image).
-    fn meet_device(&mut self, key: u64, dev: u64) -> Result<u16, FsError> {
-        let recorded = self.branch.devices();
-        let free = |index: &u16| !self.devices.values().any(|used| used == index);
-        let known = recorded
-            .iter()
-            .filter(|(_, k)| *k == key)
-            .map(|(index, _)| *index)
-            .find(free);
-        let index = match known {
-            Some(index) => index,
-            None => {
-                let last = recorded.iter().map(|(index, _)| *index).max().unwrap_or(0);
-                let index = last.saturating_add(1);
-                self.branch
-                    .commit(vec![Delta::PutDevice { index, dev: key }])?;
-                index
-            }
-        };
-        self.devices.insert(dev, index);
-        Ok(index)
-    }
-
     /// Brings the inode of a recorded dentry into the table.
     ///
     /// Errors: `Store`; `Damaged` inside it when a dentry leads to no record.
@@ -137,130 +95,6 @@ impl Tree {
         })?;
         self.nodes.insert(ino, node_of_record(ino, record));
         Ok(())
-    }
-
-    /// Brings the base object found as `name` in `dir` into the table and returns its inode.
-    ///
-    /// A record of the branch for that object (made under another of its names) is used, if it
-    /// is of the same object: an inode number that the host has reused gets a number of its own.
-    pub fn load_base(
-        &mut self,
-        base: &BaseTree,
-        dir: &Arc<BaseDir>,
-        name: &Name,
-        stat: &BaseStat,
-    ) -> Result<Ino, FsError> {
-        let print = &stat.fingerprint;
-        let loc = BaseLoc::Child(dir.clone(), name.clone());
-        let mut ino = self.base_ino(base, &loc, print.dev, print.ino)?;
-        while let Some(record) = match self.nodes.get(&ino) {
-            Some(node) => node.record.clone(),
-            None => self.branch.inode(ino)?,
-        } {
-            let same = record.origin.as_ref().is_some_and(|origin| {
-                let known = &origin.fingerprint;
-                (known.ino, known.btime) == (print.ino, print.btime)
-            });
-            if same && !self.is_placed_for_good(ino, &record, stat)? {
-                let node = self
-                    .nodes
-                    .entry(ino)
-                    .or_insert_with(|| node_of_record(ino, record));
-                // The host may have removed the name that the record was made from.
-                if node.kind != Kind::Dir {
-                    node.base = Some(loc);
-                }
-                if !node.unlinked && node.unplaced.is_none() {
-                    node.unplaced = Some((dir.clone(), name.clone()));
-                }
-                return Ok(ino);
-            }
-            ino = number::hashed(ino, print.btime);
-        }
-        // Whiteouts are left of a directory that the branch removed. The number is the same where
-        // the host gives it out again, or moved the directory: they are not about this one.
-        while stat.kind == Kind::Dir
-            && !self.nodes.contains_key(&ino)
-            && self.branch.inode(ino)?.is_none()
-            && !self.branch.dentries(ino)?.is_empty()
-        {
-            ino = number::hashed(ino, print.btime);
-        }
-        let stale = self.nodes.get(&ino).is_some_and(|node| {
-            node.seen.is_some_and(|seen| seen.btime != print.btime)
-                || node.kind != stat.kind
-                || (node.unlinked && stat.kind == Kind::Dir)
-        });
-        if stale {
-            ino = number::hashed(ino, print.btime);
-        }
-        if !self.nodes.contains_key(&ino)
-            && let Some(record) = self.branch.inode(ino)?
-        {
-            // Recorded under its hashed number, by another of its names.
-            let mut node = node_of_record(ino, record);
-            node.unplaced = Some((dir.clone(), name.clone()));
-            if node.kind != Kind::Dir {
-                node.base = Some(loc);
-            }
-            self.nodes.insert(ino, node);
-            return Ok(ino);
-        }
-        let node = self.nodes.entry(ino).or_insert_with(|| {
-            let mut node = Node::new(stat.kind);
-            if stat.kind == Kind::Dir {
-                node.base_dir = Some(Arc::new(BaseDir {
-                    ino,
-                    loc: loc.clone(),
-                }));
-            }
-            node.seen = Some(*print);
-            node
-        });
-        // Of several names, the one seen last is the likeliest to be there still.
-        if node.base.is_none() || node.kind != Kind::Dir {
-            node.base = Some(loc);
-            node.unplaced = Some((dir.clone(), name.clone()));
-        }
-        Ok(ino)
-    }
-
-    /// Whether a recorded base object has its place in the branch, so that a name which only the
-    /// base has for it cannot be one more link: the host has moved the object (or shows it at two
-    /// places). The branch's changes stay where they were made, and are counted as links there.
-    fn is_placed_for_good(
-        &self,
-        ino: Ino,
-        record: &InodeRec,
-        stat: &BaseStat,
-    ) -> Result<bool, FsError> {
-        if record.kind == Kind::Dir {
-            return Ok(true);
-        }
-        if stat.nlink > 1 {
-            return Ok(false);
-        }
-        // Nearly always it is where it came from.
-        let mut at = Some(Ino::ROOT);
-        let path = record.origin.as_ref().map_or(&[][..], |o| &o.path[..]);
-        for part in path.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
-            let (Some(dir), Ok(name)) = (at, Name::new(part)) else {
-                break;
-            };
-            at = match self.branch.dentry(dir, &name)? {
-                Some(Dentry::Present { ino, .. }) => Some(ino),
-                Some(Dentry::Whiteout) | None => None,
-            };
-        }
-        if at == Some(ino) {
-            return Ok(true);
-        }
-        let mut found = false;
-        self.branch.each_dentry(&mut |_, _, dentry| {
-            found |= matches!(dentry, Dentry::Present { ino: to, .. } if to == ino);
-            Ok(())
-        })?;
-        Ok(found)
     }
 
     /// What stat(2) shows of a live inode. Reads the base or the object where they are the truth.
@@ -280,10 +114,7 @@ impl Tree {
                 }
                 attr
             }
-            None => {
-                let loc = node.base.as_ref().ok_or(FsError::Stale(ino))?;
-                attr_of_base(ino, &base.stat(loc)?)
-            }
+            None => attr_of_base(ino, &self.seen_stat(base, ino)?),
         };
         if node.unlinked {
             attr.nlink = 0;
@@ -404,7 +235,7 @@ impl Tree {
 }
 
 /// The node of a recorded inode.
-fn node_of_record(ino: Ino, record: Arc<InodeRec>) -> Node {
+pub(super) fn node_of_record(ino: Ino, record: Arc<InodeRec>) -> Node {
     let mut node = Node::new(record.kind);
     if let Some(origin) = &record.origin {
         let loc = BaseLoc::Path(origin.path.clone());

@@ -519,8 +519,11 @@ impl Filesystem for Adapter {
     // go on at by the exact cookie, so a reader whose last entry was removed by somebody else, while
     // a third filled the cache anew, misses the rest of the directory. Eight processes on one
     // directory show it within seconds.
-    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(0), FopenFlags::empty());
+    fn opendir(&self, req: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        match self.call(op::OPENDIR, req, ino, |core| core.check_dir(self.ino(ino))) {
+            Ok(()) => reply.opened(FileHandle(0), FopenFlags::empty()),
+            Err(errno) => reply.error(errno),
+        }
     }
 
     fn readdir(

@@ -28,6 +28,7 @@ pub(super) mod op {
     pub(in crate::fuse) const MKDIR: &str = "mkdir";
     pub(in crate::fuse) const MKNOD: &str = "mknod";
     pub(in crate::fuse) const OPEN: &str = "open";
+    pub(in crate::fuse) const OPENDIR: &str = "opendir";
     pub(in crate::fuse) const READ: &str = "read";
     pub(in crate::fuse) const READDIR: &str = "readdir";
     pub(in crate::fuse) const READDIRPLUS: &str = "readdirplus";

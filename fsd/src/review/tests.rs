@@ -243,12 +243,54 @@ fn what_the_host_took_away_from_a_moved_directory_is_no_deletion() {
     fs::remove_file(dir.path().join("b/big")).unwrap();
     let set = review(&model, Effort::Exact).1;
     assert_eq!(paths(&set), ["/moved/new"]);
+    // What was moved alike is found at its place.
+    assert!(set.problems.is_empty(), "{:?}", set.problems);
+    // Moved elsewhere, it is lost to the branch, and said to be.
+    fs::rename(dir.path().join("moved"), dir.path().join("elsewhere")).unwrap();
+    fs::remove_file(dir.path().join("bottom")).unwrap();
+    let set = review(&model, Effort::Exact).1;
     let told: Vec<_> = set
         .problems
         .iter()
         .map(|p| p.path.escape_ascii().to_string())
         .collect();
     assert_eq!(told, ["/bottom", "/moved"], "{:?}", set.problems);
+}
+
+#[test]
+fn what_the_host_replaces_goes_by_its_name() {
+    let dir = base();
+    let at = |name: &str| dir.path().join(name);
+    let mut model = Model::new(dir.path());
+    model.chmod(b"/a/one", 0o700);
+    model.rename(b"/a/deep", b"/b/deep");
+    model.rename(b"/top", b"/a/top");
+    // Landed by a tool that writes all of it anew.
+    fs::write(at("new"), b"one\n").unwrap();
+    fs::set_permissions(at("new"), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::rename(at("new"), at("a/one")).unwrap();
+    copy(&at("a/deep"), &at("b/deep"));
+    fs::remove_dir_all(at("a/deep")).unwrap();
+    fs::copy(at("top"), at("a/top")).unwrap();
+    fs::remove_file(at("top")).unwrap();
+    let set = review(&model, Effort::Exact).1;
+    assert!(set.problems.is_empty(), "{:?}", set.problems);
+    assert_eq!(paths(&set), Vec::<&str>::new(), "{set:?}");
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (from, to) = (
+            entry.as_ref().unwrap().path(),
+            to.join(entry.unwrap().file_name()),
+        );
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            fs::copy(from, to).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -108,6 +108,8 @@ struct Pair {
     after: Option<Tree>,
     /// No later than this the branch last added or removed a name here, if known.
     since: Option<Time>,
+    /// Where the host has a directory of this name, by the host's names of those above.
+    own: Option<Arc<[u8]>>,
 }
 
 /// Names that the walk has met of one inode.
@@ -139,6 +141,8 @@ struct Walk<'a> {
     origins: HashMap<Arc<[u8]>, Arc<InodeRec>>,
     /// [`Pair::since`] of the pair that is looked at.
     since: Option<Time>,
+    /// The host directory that it merges with.
+    merged: Option<Arc<[u8]>>,
     set: ChangeSet,
 }
 
@@ -198,6 +202,7 @@ impl<'a> Walk<'a> {
             links: HashMap::new(),
             origins,
             since: None,
+            merged: None,
             set,
         })
     }
@@ -231,6 +236,7 @@ impl<'a> Walk<'a> {
             before: true,
             since: self.since_of(&tree),
             after: Some(tree),
+            own: None,
         });
         while let Some(pair) = self.todo.pop() {
             if let Err(e) = self.visit(&pair) {
@@ -268,7 +274,16 @@ impl<'a> Walk<'a> {
         let recorded = recorded
             .and_then(|ino| self.names.remove(&ino))
             .unwrap_or_default();
-        let origin = pair.after.as_ref().and_then(|tree| tree.origin.clone());
+        let mut origin = pair.after.as_ref().and_then(|tree| tree.origin.clone());
+        // What the host has moved away may have come to this place, as by the landing of the branch.
+        if let (Some(path), Some(own)) = (&origin, &pair.own)
+            && path != own
+            && open(path)?.is_none()
+            && open(own)?.is_some()
+        {
+            origin = Some(own.clone());
+        }
+        self.merged = origin.clone();
         if let Some(before) = &before
             && origin.as_deref() == Some(pair.path.as_slice())
         {
@@ -401,7 +416,7 @@ impl<'a> Walk<'a> {
         let path = join(dir, name.as_bytes());
         let shown = match new {
             Dentry::Whiteout => None,
-            Dentry::Present { ino, .. } => match self.shown_of_record(ino, old.as_ref()) {
+            Dentry::Present { ino, .. } => match self.shown_of_record(ino, &path, old.as_ref()) {
                 Ok(shown) => Some(shown),
                 Err(e) => return self.problem(&path, &e),
             },
@@ -443,6 +458,7 @@ impl<'a> Walk<'a> {
                 before: old_is_dir,
                 since: tree.as_ref().map_or(self.since, |tree| self.since_of(tree)),
                 after: tree,
+                own: self.own_place(&path),
             });
         }
         let recorded = new.as_ref().and_then(|new| new.recorded);
@@ -471,6 +487,12 @@ impl<'a> Walk<'a> {
                 links.change.get_or_insert(at);
             }
         }
+    }
+
+    /// Where the host has an object of the name that `path` ends with, if it has the directory.
+    fn own_place(&self, path: &[u8]) -> Option<Arc<[u8]>> {
+        let (_, name) = split(path);
+        Some(join(self.merged.as_deref()?, name).into())
     }
 
     fn push_if_different(&mut self, path: Vec<u8>, before: Node, after: Node) {
@@ -538,6 +560,14 @@ impl<'a> Walk<'a> {
         self.compare_bytes -= cost;
         let reader = ContentReader::new(self.base, self.records);
         same_bytes(&reader.open(before)?, &reader.open(after)?, &ranges)
+    }
+}
+
+/// Directory and name.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|b| *b == b'/') {
+        Some(0) | None => (b"/", path.strip_prefix(b"/").unwrap_or(path)),
+        Some(at) => (&path[..at], &path[at + 1..]),
     }
 }
 

@@ -2,12 +2,12 @@
 //! inode numbers; and a base that changes underneath.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use agentfs_tests::base::{pattern, small};
 use agentfs_tests::manifest::list;
-use agentfs_tests::mounted::{Mounted, need_mount};
+use agentfs_tests::mounted::{self, Mounted, need_mount};
 
 #[test]
 fn hard_links_stay_links_over_copy_up() {
@@ -271,9 +271,9 @@ fn handles_from_before_the_copy_up_see_what_is_written_after() {
 
 /// What an entry of the base that is no longer what it was may answer: never a hang or a panic.
 fn says_gone(error: &std::io::Error) -> bool {
-    use nix::libc::{EISDIR, ELOOP, ENOENT, ENOTDIR, ESTALE};
-    // The last three are what the host itself says of a directory or a symlink.
-    let fair = [ENOENT, ESTALE, EISDIR, ENOTDIR, ELOOP];
+    use nix::libc::{EISDIR, ELOOP, ENOENT, ENOTDIR, EPERM, ESTALE};
+    // The last four are what the host itself says of a directory or a symlink.
+    let fair = [ENOENT, ESTALE, EISDIR, ENOTDIR, ELOOP, EPERM];
     error.raw_os_error().is_some_and(|e| fair.contains(&e))
 }
 
@@ -327,4 +327,116 @@ fn base_entries_that_vanish_or_change_type_are_errors() {
     assert_eq!(fs::read(mnt.join("fresh")).expect("read"), b"fresh");
     // The base has what the host made of it, and nothing else.
     assert!(base.join("todir").is_dir() && !base.join("gone").exists());
+}
+
+/// The host puts something else in the place of what the kernel has looked up: the branch then
+/// answers as a plain directory does, and records nothing of what is no more.
+#[test]
+fn what_the_host_replaces_is_not_taken_for_what_was_there() {
+    if !need_mount() {
+        return;
+    }
+    let fill = |dir: &Path| {
+        for name in ["to-file", "to-link", "to-dir", "kept"] {
+            fs::create_dir(dir.join(name)).expect("mkdir");
+            fs::write(dir.join(name).join("inner"), b"inner").expect("write");
+        }
+        for name in ["f-dir", "f-fifo", "f-link", "f-file", "f-gone"] {
+            fs::write(dir.join(name), b"base").expect("write");
+        }
+    };
+    let replace = |dir: &Path| {
+        for name in ["to-file", "to-link", "to-dir"] {
+            fs::remove_dir_all(dir.join(name)).expect("rm -r");
+        }
+        for name in ["f-dir", "f-fifo", "f-link", "f-file", "f-gone"] {
+            fs::remove_file(dir.join(name)).expect("rm");
+        }
+        fs::write(dir.join("to-file"), b"a file").expect("write");
+        symlink("kept", dir.join("to-link")).expect("symlink");
+        fs::create_dir(dir.join("to-dir")).expect("mkdir");
+        fs::create_dir(dir.join("f-dir")).expect("mkdir");
+        nix::unistd::mkfifo(&dir.join("f-fifo"), nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+        symlink("kept/inner", dir.join("f-link")).expect("symlink");
+        fs::write(dir.join("f-file"), b"another").expect("write");
+    };
+    let mode = |perm| fs::Permissions::from_mode(perm);
+    type Act<'a> = (&'a str, &'a dyn Fn(&Path) -> std::io::Result<()>);
+    let acts: [Act<'_>; 10] = [
+        ("write below", &|at| fs::write(at.join("new"), b"new")),
+        ("mkdir below", &|at| fs::create_dir(at.join("made"))),
+        ("chmod", &|at| fs::set_permissions(at, mode(0o750))),
+        ("link", &|at| fs::hard_link(at, at.with_extension("linked"))),
+        ("append", &|at| {
+            let flags = nix::libc::O_NONBLOCK;
+            let file = OpenOptions::new()
+                .append(true)
+                .custom_flags(flags)
+                .open(at)?;
+            std::io::Write::write_all(&mut &file, b"more")
+        }),
+        ("read", &|at| {
+            // A FIFO must not keep the test waiting.
+            let flags = nix::libc::O_NONBLOCK;
+            let mut options = OpenOptions::new();
+            let file = options.read(true).custom_flags(flags).open(at)?;
+            std::io::Read::read(&mut &file, &mut [0; 16]).map(drop)
+        }),
+        ("times", &|at| {
+            let epoch = nix::sys::time::TimeSpec::new(1, 2);
+            nix::sys::stat::utimensat(
+                nix::fcntl::AT_FDCWD,
+                at,
+                &epoch,
+                &epoch,
+                nix::sys::stat::UtimensatFlags::NoFollowSymlink,
+            )
+            .map_err(std::io::Error::from)
+        }),
+        ("attribute", &|at| {
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(at, "user.a", b"1", flags).map_err(std::io::Error::from)
+        }),
+        ("rename", &|at| fs::rename(at, at.with_extension("moved"))),
+        ("list", &|at| fs::read_dir(at).map(drop)),
+    ];
+    for (act, call) in acts {
+        let mut m = Mounted::new(fill);
+        let names = [
+            "to-file", "to-link", "to-dir", "f-dir", "f-fifo", "f-link", "f-file", "f-gone",
+        ];
+        for name in names {
+            let path = m.mnt().join(name);
+            fs::metadata(&path).expect("stat");
+            drop(fs::read_dir(&path));
+        }
+        replace(&m.base());
+        replace(&m.plain());
+        let mut again = Vec::new();
+        for name in names {
+            let answer = |dir: &Path| call(&dir.join(name)).map_err(|e| e.raw_os_error());
+            let (ours, theirs) = (answer(&m.mnt()), answer(&m.plain()));
+            if ours == theirs {
+                continue;
+            }
+            // The kernel knows the path as it was, and may refuse by itself to go on there.
+            let Err(Some(error)) = ours else {
+                panic!("{act} {name}: done, where a plain directory says {theirs:?}");
+            };
+            let error = std::io::Error::from_raw_os_error(error);
+            assert!(says_gone(&error), "{act} {name}: {error}, plain {theirs:?}");
+            if theirs.is_ok() {
+                again.push(name);
+            }
+        }
+        m.remount();
+        for name in again {
+            call(&m.mnt().join(name)).expect(name);
+        }
+        m.assert_same_trees_over_changed_base();
+        m.umount();
+        let done = m.sandbox.call(&["fsck"]).ok();
+        assert!(done.out().contains(": clean"), "{act}: {}", done.report());
+        m.mount(mounted::likest());
+    }
 }

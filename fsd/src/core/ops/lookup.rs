@@ -84,6 +84,7 @@ impl FsCore {
         match tree.branch.dentry(parent, name)? {
             Some(Dentry::Present { ino, .. }) => {
                 tree.load_recorded(ino)?;
+                tree.anchor(&self.base, base_dir.as_ref(), name, ino)?;
                 arrive(&mut tree, parent, ino, shown)?;
                 return Ok((tree, ino));
             }
@@ -101,6 +102,7 @@ impl FsCore {
         match tree.branch.dentry(parent, name)? {
             Some(Dentry::Present { ino, .. }) => {
                 tree.load_recorded(ino)?;
+                tree.anchor(&self.base, Some(&base_dir), name, ino)?;
                 arrive(&mut tree, parent, ino, shown)?;
                 Ok((tree, ino))
             }
@@ -138,6 +140,23 @@ impl FsCore {
     /// Errors: `Stale`, `Base`, `Store`.
     pub fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
         self.getattr_for(0, ino)
+    }
+
+    /// Sees whether the directory `ino` is one still, before it is listed.
+    ///
+    /// Errors: `Stale`, `NotADirectory`, `Base`; ESTALE inside it when the host has put something
+    /// else in its place.
+    pub fn check_dir(&self, ino: Ino) -> Result<(), FsError> {
+        let tree = crate::sync::lock(&self.tree);
+        let dir = tree.dir(ino)?;
+        // One that is removed can still be looked at, and is empty.
+        if dir.record.is_some() || dir.unlinked || dir.exposed.is_some() {
+            return Ok(());
+        }
+        match tree.seen_stat(&self.base, ino) {
+            Err(e) if !is_missing(&e) => Err(e),
+            _ => Ok(()),
+        }
     }
 
     /// As [`FsCore::getattr`], for the thread that has this number; 0: one that has none.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rustix::fs::FileType;
 
-use super::{Problem, Stray, Walk};
+use super::{Problem, Stray, Walk, split};
 use crate::core::record::InodeRec;
 use crate::core::types::{Ino, Kind, Name};
 use crate::review::ReviewError;
@@ -103,7 +103,10 @@ impl Walk<'_> {
     fn is_changed(&mut self, file: &Missing) -> bool {
         let old = self.base_entry(&file.origin);
         // What cannot be compared is taken for changed: better one remark too many.
-        match (&old, self.shown_of_record(file.ino, old.as_ref())) {
+        match (
+            &old,
+            self.shown_of_record(file.ino, &file.origin, old.as_ref()),
+        ) {
             (Some(old), Ok(shown)) if old.node.kind == shown.node.kind => {
                 Difference::of_metadata(&old.node, &shown.node).any()
                     || !self.same_content(&old.node, &shown.node).unwrap_or(false)
@@ -112,7 +115,7 @@ impl Walk<'_> {
         }
     }
 
-    fn base_entry(&self, path: &[u8]) -> Option<BaseEntry> {
+    pub(super) fn base_entry(&self, path: &[u8]) -> Option<BaseEntry> {
         let (dir, name) = split(path);
         let dir = self.base.dir(dir).ok()??;
         dir.entry(self.base, &Name::new(name).ok()?).ok()?
@@ -228,11 +231,4 @@ impl Missing {
 
 fn is_wanted(dir: &[u8], tops: &[Vec<u8>]) -> bool {
     tops.iter().any(|top| is_at_or_below(dir, top))
-}
-
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|b| *b == b'/') {
-        Some(0) | None => (b"/", path.strip_prefix(b"/").unwrap_or(path)),
-        Some(at) => (&path[..at], &path[at + 1..]),
-    }
 }

@@ -1,11 +1,10 @@
 //! What the branch shows at a place: from a record, or from an entry of the base it merges with.
 
 use std::io;
-use std::sync::Arc;
 
 use super::{Tree, Walk};
 use crate::core::number;
-use crate::core::record::{Content, InodeRec};
+use crate::core::record::{Content, InodeRec, Origin};
 use crate::core::types::{Ino, Kind};
 use crate::review::base::{BaseEntry, is_compared_xattr};
 use crate::review::node::{Node, Source};
@@ -37,7 +36,7 @@ impl Walk<'_> {
     /// the inode was changed through another of its names.
     pub(super) fn shown_of_base(&self, entry: BaseEntry) -> Shown {
         if let Some(ino) = self.record_of_base(&entry)
-            && let Ok(shown) = self.shown_at(ino, Some(&entry), Some(entry.path.clone()))
+            && let Ok(shown) = self.shown_at(ino, &|_| Some(entry.clone()))
         {
             return shown;
         }
@@ -63,9 +62,7 @@ impl Walk<'_> {
         }
         let is_of = |ino: &Ino| {
             let record = self.inodes.get(ino)?;
-            let known = &record.origin.as_ref()?.fingerprint;
-            let now = &entry.fingerprint;
-            let same = (known.ino, known.btime) == (now.ino, now.btime);
+            let same = is_same(entry, record.origin.as_ref()?);
             let free = entry.node.nlink > 1 || !self.placed.contains(ino);
             Some(same && free && record.kind == entry.node.kind)
         };
@@ -77,22 +74,22 @@ impl Walk<'_> {
         numbers.find(|ino| is_of(ino) == Some(true))
     }
 
-    /// What the branch shows where a dentry leads to `ino`; `old` is what the base has there.
+    /// What the branch shows where a dentry leads to `ino`; `old` is what the base has at `path`.
     pub(super) fn shown_of_record(
         &self,
         ino: Ino,
+        path: &[u8],
         old: Option<&BaseEntry>,
     ) -> Result<Shown, String> {
-        self.shown_at(ino, old, None)
+        let find = |origin: &Origin| self.anchor(origin, path, old);
+        self.shown_at(ino, &find)
     }
 
-    /// What the record of `ino` shows, with contents of the base read at `place`: by default where
-    /// the record was made from, though the host may have removed that name and kept another.
+    /// What the record of `ino` shows, with contents of the base where `find` finds them.
     fn shown_at(
         &self,
         ino: Ino,
-        old: Option<&BaseEntry>,
-        place: Option<Arc<[u8]>>,
+        find: &dyn Fn(&Origin) -> Option<BaseEntry>,
     ) -> Result<Shown, String> {
         let Some(record) = self.inodes.get(&ino) else {
             return Err(format!("the branch has no record of {ino:?}"));
@@ -101,9 +98,8 @@ impl Walk<'_> {
         node.kind = record.kind;
         let mut lost = false;
         let origin = record.origin.as_ref().map(|origin| origin.path.clone());
-        let origin = place.or(origin);
         match record.kind {
-            Kind::File => lost = self.fill_file(&mut node, ino, record, origin.clone(), old)?,
+            Kind::File => lost = self.fill_file(&mut node, ino, record, find)?,
             Kind::Symlink => {
                 let target = record.symlink.clone().ok_or("a link without a target")?;
                 node.source = Source::Symlink(target);
@@ -123,31 +119,54 @@ impl Walk<'_> {
         })
     }
 
+    /// The base object whose contents a file shows of which the branch has no bytes: the rule is
+    /// the core's, `Tree::anchor`.
+    fn anchor(&self, origin: &Origin, path: &[u8], old: Option<&BaseEntry>) -> Option<BaseEntry> {
+        let at = |place: &[u8]| match old {
+            Some(old) if old.path.as_ref() == place => Some(old.clone()),
+            _ => self.base_entry(place),
+        };
+        let is_file = |entry: &BaseEntry| entry.node.kind == Kind::File;
+        let there = at(&origin.path).filter(is_file);
+        if there.as_ref().is_some_and(|there| is_same(there, origin)) {
+            return there;
+        }
+        let here = self.own_place(path).and_then(|own| at(&own));
+        match here.filter(is_file) {
+            Some(here) if here.fingerprint.size == origin.fingerprint.size => Some(here),
+            here => there.or(here),
+        }
+    }
+
     /// Fills in where the bytes are and how many; whether they are lost.
     fn fill_file(
         &self,
         node: &mut Node,
         ino: Ino,
         record: &InodeRec,
-        origin: Option<Arc<[u8]>>,
-        old: Option<&BaseEntry>,
+        find: &dyn Fn(&Origin) -> Option<BaseEntry>,
     ) -> Result<bool, String> {
         let mut lost = false;
         node.size = record.size;
         let own = match record.content {
             Content::Empty => None,
             Content::Base => {
-                let path = origin.ok_or("base contents without an origin")?;
-                let here = old.filter(|old| old.node.source == Source::Base(path.clone()));
-                match here {
-                    Some(old) => node.size = old.node.size,
-                    // The host may have changed it since.
-                    None => match self.base.file(&path).and_then(|file| file.metadata()) {
-                        Ok(meta) => node.size = meta.len(),
+                let origin = record.origin.as_ref();
+                let origin = origin.ok_or("base contents without an origin")?;
+                // The host may have changed it since.
+                let path = match find(origin) {
+                    Some(found) => {
+                        node.size = found.node.size;
+                        found.path
+                    }
+                    None => {
                         // What else is wrong, reading will say.
-                        Err(e) => lost = e.kind() != io::ErrorKind::PermissionDenied,
-                    },
-                }
+                        let opened = self.base.file(&origin.path);
+                        let denied = |e: &io::Error| e.kind() == io::ErrorKind::PermissionDenied;
+                        lost = !opened.as_ref().is_err_and(denied);
+                        origin.path.clone()
+                    }
+                };
                 node.source = Source::Base(path);
                 None
             }
@@ -159,7 +178,10 @@ impl Walk<'_> {
                 let map = self.records.extents(ino).map_err(|e| e.to_string())?;
                 node.source = Source::Extents {
                     own,
-                    base: origin,
+                    base: record.origin.as_ref().map(|origin| match find(origin) {
+                        Some(found) if is_same(&found, origin) => found.path,
+                        _ => origin.path.clone(),
+                    }),
                     base_bytes,
                     map,
                 };
@@ -176,6 +198,12 @@ impl Walk<'_> {
         }
         Ok(lost)
     }
+}
+
+/// Whether the entry is of the very object, under whatever name and device number.
+fn is_same(entry: &BaseEntry, origin: &Origin) -> bool {
+    let (now, known) = (&entry.fingerprint, &origin.fingerprint);
+    (now.ino, now.btime) == (known.ino, known.btime)
 }
 
 /// The attributes of a record; the kind, and what goes with it, are left to the caller.

@@ -1,0 +1,269 @@
+//! How objects of the base become inodes of the branch, and stay them: their numbers, the records
+//! that are about them, and where they are found again when the host has replaced or moved them.
+
+use std::sync::Arc;
+
+use crate::backstore::Records;
+use crate::core::FsError;
+use crate::core::base::{self, BaseDir, BaseLoc, BaseStat, BaseTree};
+use crate::core::inode::Node;
+use crate::core::number;
+use crate::core::record::{Content, Delta, Dentry, Fingerprint, InodeRec};
+use crate::core::stream::Bytes;
+use crate::core::superblock::{Tree, node_of_record};
+use crate::core::types::{Ino, Kind, Name};
+
+impl Tree {
+    /// The inode number of a base object: `dev` and `host_ino` as stat(2) shows them at `loc`.
+    ///
+    /// Errors: `Store` when a device is met for the first time and cannot be recorded.
+    pub fn base_ino(
+        &mut self,
+        base: &BaseTree,
+        loc: &BaseLoc,
+        dev: u64,
+        host_ino: u64,
+    ) -> Result<Ino, FsError> {
+        let index = match self.devices.get(&dev) {
+            Some(index) => *index,
+            None => self.meet_device(base.device_key(loc, dev), dev)?,
+        };
+        Ok(number::of_base(index, host_ino))
+    }
+
+    /// Gives a device that was not seen since the branch was opened its index: the one recorded for
+    /// its key, unless another device of this session has it already (a copied file system image).
+    fn meet_device(&mut self, key: u64, dev: u64) -> Result<u16, FsError> {
+        let recorded = self.branch.devices();
+        let free = |index: &u16| !self.devices.values().any(|used| used == index);
+        let known = recorded
+            .iter()
+            .filter(|(_, k)| *k == key)
+            .map(|(index, _)| *index)
+            .find(free);
+        let index = match known {
+            Some(index) => index,
+            None => {
+                let last = recorded.iter().map(|(index, _)| *index).max().unwrap_or(0);
+                let index = last.saturating_add(1);
+                self.branch
+                    .commit(vec![Delta::PutDevice { index, dev: key }])?;
+                index
+            }
+        };
+        self.devices.insert(dev, index);
+        Ok(index)
+    }
+
+    /// Brings the base object found as `name` in `dir` into the table and returns its inode.
+    ///
+    /// A record of the branch for that object (made under another of its names) is used, if it
+    /// is of the same object: an inode number that the host has reused gets a number of its own.
+    pub fn load_base(
+        &mut self,
+        base: &BaseTree,
+        dir: &Arc<BaseDir>,
+        name: &Name,
+        stat: &BaseStat,
+    ) -> Result<Ino, FsError> {
+        let print = &stat.fingerprint;
+        let loc = BaseLoc::Child(dir.clone(), name.clone());
+        let mut ino = self.base_ino(base, &loc, print.dev, print.ino)?;
+        while let Some(record) = match self.nodes.get(&ino) {
+            Some(node) => node.record.clone(),
+            None => self.branch.inode(ino)?,
+        } {
+            let same = record.origin.as_ref().is_some_and(|origin| {
+                let known = &origin.fingerprint;
+                (known.ino, known.btime) == (print.ino, print.btime)
+            });
+            if same && !self.is_placed_for_good(ino, &record, stat)? {
+                let node = self
+                    .nodes
+                    .entry(ino)
+                    .or_insert_with(|| node_of_record(ino, record));
+                // The host may have removed the name that the record was made from.
+                if node.kind != Kind::Dir {
+                    node.base = Some(loc);
+                }
+                if !node.unlinked && node.unplaced.is_none() {
+                    node.unplaced = Some((dir.clone(), name.clone()));
+                }
+                return Ok(ino);
+            }
+            ino = number::hashed(ino, print.btime);
+        }
+        // Whiteouts are left of a directory that the branch removed. The number is the same where
+        // the host gives it out again, or moved the directory: they are not about this one.
+        while stat.kind == Kind::Dir
+            && !self.nodes.contains_key(&ino)
+            && self.branch.inode(ino)?.is_none()
+            && !self.branch.dentries(ino)?.is_empty()
+        {
+            ino = number::hashed(ino, print.btime);
+        }
+        let stale = self.nodes.get(&ino).is_some_and(|node| {
+            node.seen.is_some_and(|seen| seen.btime != print.btime)
+                || node.kind != stat.kind
+                || (node.unlinked && stat.kind == Kind::Dir)
+        });
+        if stale {
+            ino = number::hashed(ino, print.btime);
+        }
+        if !self.nodes.contains_key(&ino)
+            && let Some(record) = self.branch.inode(ino)?
+        {
+            // Recorded under its hashed number, by another of its names.
+            let mut node = node_of_record(ino, record);
+            node.unplaced = Some((dir.clone(), name.clone()));
+            if node.kind != Kind::Dir {
+                node.base = Some(loc);
+            }
+            self.nodes.insert(ino, node);
+            return Ok(ino);
+        }
+        let node = self.nodes.entry(ino).or_insert_with(|| {
+            let mut node = Node::new(stat.kind);
+            if stat.kind == Kind::Dir {
+                node.base_dir = Some(Arc::new(BaseDir {
+                    ino,
+                    loc: loc.clone(),
+                }));
+            }
+            node.seen = Some(*print);
+            node
+        });
+        // Of several names, the one seen last is the likeliest to be there still.
+        if node.base.is_none() || node.kind != Kind::Dir {
+            node.base = Some(loc);
+            node.unplaced = Some((dir.clone(), name.clone()));
+        }
+        Ok(ino)
+    }
+
+    /// Whether a recorded base object has its place in the branch, so that a name which only the
+    /// base has for it cannot be one more link: the host has moved the object (or shows it at two
+    /// places). The branch's changes stay where they were made, and are counted as links there.
+    fn is_placed_for_good(
+        &self,
+        ino: Ino,
+        record: &InodeRec,
+        stat: &BaseStat,
+    ) -> Result<bool, FsError> {
+        if record.kind == Kind::Dir {
+            return Ok(true);
+        }
+        if stat.nlink > 1 {
+            return Ok(false);
+        }
+        // Nearly always it is where it came from.
+        let mut at = Some(Ino::ROOT);
+        let path = record.origin.as_ref().map_or(&[][..], |o| &o.path[..]);
+        for part in path.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
+            let (Some(dir), Ok(name)) = (at, Name::new(part)) else {
+                break;
+            };
+            at = match self.branch.dentry(dir, &name)? {
+                Some(Dentry::Present { ino, .. }) => Some(ino),
+                Some(Dentry::Whiteout) | None => None,
+            };
+        }
+        if at == Some(ino) {
+            return Ok(true);
+        }
+        let mut found = false;
+        self.branch.each_dentry(&mut |_, _, dentry| {
+            found |= matches!(dentry, Dentry::Present { ino: to, .. } if to == ino);
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// Stats the base object of an inode that the branch has no record of: the one that was seen,
+    /// or a directory that the host has put in its place.
+    ///
+    /// Errors: `Base`; ESTALE inside it when something else stands there now.
+    pub fn seen_stat(&self, base: &BaseTree, ino: Ino) -> Result<BaseStat, FsError> {
+        let node = self.node(ino)?;
+        let loc = node.base.as_ref().ok_or(FsError::Stale(ino))?;
+        let is_seen = |stat: &BaseStat| {
+            let same = |seen: Fingerprint| is_same(&seen, &stat.fingerprint);
+            stat.kind == node.kind && (node.kind == Kind::Dir || node.seen.is_none_or(same))
+        };
+        let found = match base.stat(loc) {
+            Ok(stat) if is_seen(&stat) => return Ok(stat),
+            Ok(_) => base::replaced(),
+            Err(e) => e,
+        };
+        // Whoever has it open goes on with what he opened.
+        if let Some(stream) = &node.stream
+            && let Ok(bytes) = stream.bytes.try_read()
+            && let Bytes::Base { file } = &*bytes
+        {
+            return base.stat_open(file);
+        }
+        Err(found)
+    }
+
+    /// Finds the base object of a recorded inode again, if the host has replaced it (as editors,
+    /// git and the landing of a branch do). `name` in `dir` is its place on the host by its name on
+    /// the branch. A file of which the branch has no bytes of its own goes by its name: to the place
+    /// where the file has the length that it had, else to where it came from. A directory goes to
+    /// its place if the one it came from is no more.
+    pub fn anchor(
+        &mut self,
+        base: &BaseTree,
+        dir: Option<&Arc<BaseDir>>,
+        name: &Name,
+        ino: Ino,
+    ) -> Result<(), FsError> {
+        let node = self.node(ino)?;
+        let Some((record, origin)) = node
+            .record
+            .as_ref()
+            .and_then(|record| Some((record, record.origin.as_ref()?)))
+        else {
+            return Ok(());
+        };
+        let is_dir = node.kind == Kind::Dir;
+        if !(is_dir || record.content == Content::Base) || node.stream.is_some() {
+            return Ok(());
+        }
+        let at = |loc: BaseLoc| {
+            let stat = base.stat(&loc).ok()?;
+            (stat.kind == node.kind && !base.is_concealed(&stat)).then_some((loc, stat))
+        };
+        if let Some((_, now)) = node.base.clone().and_then(at) {
+            let same = |seen: Fingerprint| is_same(&seen, &now.fingerprint);
+            if is_dir || node.seen.is_none_or(same) {
+                return Ok(());
+            }
+        }
+        let here = dir.and_then(|dir| at(BaseLoc::Child(dir.clone(), name.clone())));
+        let there = at(BaseLoc::Path(origin.path.clone()));
+        let as_long = |found: &(BaseLoc, BaseStat)| {
+            !is_dir && found.1.fingerprint.size == origin.fingerprint.size
+        };
+        let found = match here {
+            Some(here) if as_long(&here) => Some(here),
+            here => there.or(here),
+        };
+        let Some((loc, stat)) = found else {
+            return Ok(());
+        };
+        let node = self.node_mut(ino)?;
+        node.seen = Some(stat.fingerprint);
+        if is_dir {
+            let loc = loc.clone();
+            node.base_dir = Some(Arc::new(BaseDir { ino, loc }));
+            base.forget_dir(ino);
+        }
+        node.base = Some(loc);
+        Ok(())
+    }
+}
+
+/// Whether the two are of one object. The device number may be another since the last boot.
+fn is_same(seen: &Fingerprint, now: &Fingerprint) -> bool {
+    (seen.ino, seen.btime) == (now.ino, now.btime)
+}
