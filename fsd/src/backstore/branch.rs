@@ -95,7 +95,7 @@ impl LiveBranch {
     ) -> Result<Self, StoreError> {
         let next_ino = stack.next_ino();
         let media = top_of(&stack)?.media.clone();
-        check_sound(&*media, &tail)?;
+        check_sound(&stack, &tail)?;
         report_cut(&*media, &tail)?;
         let journal = Journal::resume(&*media, tail.header, tail.len, tail.next_seq)?;
         for name in &tail.leftovers {
@@ -462,7 +462,8 @@ pub(super) fn read_sound(media: &dyn Media) -> Option<(u64, u64)> {
 /// Refuses a journal that has lost what an earlier clean end found sound in it.
 ///
 /// Errors: `Damaged`; nothing has been changed then.
-fn check_sound(media: &dyn Media, tail: &Tail) -> Result<(), StoreError> {
+pub(super) fn check_sound(stack: &Stack, tail: &Tail) -> Result<(), StoreError> {
+    let media = &*top_of(stack)?.media;
     let Some((generation, frame_bytes)) = read_sound(media) else {
         return Ok(());
     };

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::branch::LiveBranch;
+use super::branch::{self, LiveBranch};
 use super::dir::DirMedia;
 use super::error::StoreError;
 use super::journal;
@@ -377,8 +377,13 @@ impl Store {
     pub fn read(&self, name: &BranchName) -> Result<BranchReader, StoreError> {
         let mut info = self.branch(name)?;
         loop {
-            match self.load_stack(&info) {
-                Ok((stack, _)) => return Ok(BranchReader::new(info, stack)),
+            // Again before it is taken for damage: a clean end in between notes more than was read.
+            let sound = || {
+                let (stack, tail) = self.load_stack(&info)?;
+                branch::check_sound(&stack, &tail).map(|()| stack)
+            };
+            match sound().or_else(|_| sound()) {
+                Ok(stack) => return Ok(BranchReader::new(info, stack)),
                 Err(e) => {
                     // The stack itself may have changed meanwhile, or the branch may be gone.
                     let now = self.branch(name)?;

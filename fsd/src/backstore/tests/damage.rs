@@ -90,6 +90,34 @@ fn flipped_bits_are_seen_wherever_they_are_read() {
 }
 
 #[test]
+fn a_reader_takes_a_damaged_journal_for_no_shorter_one() {
+    let (mem, state) = prepared();
+    let store = store_on(Arc::new(mem.clone()));
+    store.open_live(&branch("b")).unwrap().close().unwrap();
+    assert_eq!(try_dump(&store, "b").unwrap(), state);
+    let top = *store.branch(&branch("b")).unwrap().layers.last().unwrap();
+    let layer = format!("layers/{:016x}/", top.0);
+    let journal = mem.files().into_iter().find(|path| {
+        path.to_string_lossy()
+            .starts_with(&format!("{layer}journal."))
+    });
+    let path = journal.expect("a journal");
+    let good = mem.file_bytes(&path).unwrap();
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 1 << (at % 8);
+        mem.set_file_bytes(&path, &bad).unwrap();
+        let e = try_dump(&store, "b").expect_err("damaged");
+        assert!(
+            damaged_file(&e).is_some() || matches!(e, StoreError::NewerFormat { .. }),
+            "{e}"
+        );
+    }
+    mem.set_file_bytes(&path, &good[..good.len() - 1]).unwrap();
+    assert!(try_dump(&store, "b").is_err());
+}
+
+#[test]
 fn a_damaged_branch_is_listed_as_such_and_can_be_removed() {
     let (mem, _) = prepared();
     let store = store_on(Arc::new(mem.clone()));
