@@ -102,7 +102,8 @@ pub struct Change {
     /// hard links of the base that follow the change and lie where no one looked for them.
     pub unlisted_links: u32,
     /// The host changed, made or removed it since the branch took it over (or made or removed it
-    /// itself): putting the branch's state there undoes that. Never set for directories.
+    /// itself), or made a program of it or none: putting the branch's state there undoes that.
+    /// Never set for directories.
     pub host_changed: bool,
 }
 
@@ -113,6 +114,14 @@ impl Change {
             || self.is_type_change()
             || self.before.is_none()
             || self.after.is_none()
+    }
+
+    /// Whether one side is a program and the other none: the one mode bit that a patch carries.
+    pub fn changes_what_executes(&self) -> bool {
+        match (&self.before, &self.after) {
+            (Some(before), Some(after)) => (before.perm ^ after.perm) & 0o100 != 0,
+            _ => false,
+        }
     }
 
     /// Whether both sides exist and are of different kinds.

@@ -258,6 +258,39 @@ fn what_the_host_took_away_from_a_moved_directory_is_no_deletion() {
 }
 
 #[test]
+fn a_mode_that_the_host_changed_since_is_marked() {
+    let dir = base();
+    let mut model = Model::new(dir.path());
+    model.chmod(b"/a/one", 0o600);
+    model.write(b"/top", b"changed\n");
+    model.chmod(b"/b/big", 0o600);
+    let marked = |model: &Model| -> Vec<(String, bool)> {
+        let set = review(model, Effort::Exact).1;
+        let mark = |c: &super::Change| (c.path.escape_ascii().to_string(), c.host_changed);
+        set.changes.iter().map(mark).collect()
+    };
+    let named = |marks: [(&str, bool); 4]| marks.map(|(path, mark)| (path.to_owned(), mark));
+    let names = [
+        ("/a/one", false),
+        ("/b/big", false),
+        ("/b/one-too", false),
+        ("/top", false),
+    ];
+    assert_eq!(marked(&model), named(names));
+    for name in ["a/one", "top"] {
+        let mode = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(dir.path().join(name), mode).unwrap();
+    }
+    let names = [
+        ("/a/one", true),
+        ("/b/big", false),
+        ("/b/one-too", true),
+        ("/top", true),
+    ];
+    assert_eq!(marked(&model), named(names));
+}
+
+#[test]
 fn what_the_host_replaces_goes_by_its_name() {
     let dir = base();
     let at = |name: &str| dir.path().join(name);

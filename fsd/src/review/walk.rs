@@ -463,6 +463,7 @@ impl<'a> Walk<'a> {
         }
         let recorded = new.as_ref().and_then(|new| new.recorded);
         let host_changed = self.drifted(&path, old.as_ref(), new.as_ref());
+        let attributes_changed = self.attributes_drifted(&path, old.as_ref(), new.as_ref());
         let at = self.set.changes.len();
         match (old.map(|old| old.node), new.map(|new| new.node)) {
             (None, None) => {}
@@ -473,7 +474,8 @@ impl<'a> Walk<'a> {
             (before, after) => self.push(path, before, after, Difference::default()),
         }
         if let Some(change) = self.set.changes.get_mut(at) {
-            change.host_changed = host_changed && change.touches_bytes();
+            change.host_changed = host_changed && change.touches_bytes()
+                || attributes_changed && change.changes_what_executes();
         }
         if let Some(ino) = recorded {
             let links = self.links.entry(ino).or_default();

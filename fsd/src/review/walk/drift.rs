@@ -53,6 +53,28 @@ impl Walk<'_> {
     }
 }
 
+impl Walk<'_> {
+    /// Whether the host may have changed the mode of what it has at `path` since the branch took it
+    /// over. (A new link changes the ctime too: better held back once too often.)
+    pub(super) fn attributes_drifted(
+        &self,
+        path: &[u8],
+        old: Option<&BaseEntry>,
+        new: Option<&Shown>,
+    ) -> bool {
+        let recorded = new.and_then(|new| new.recorded);
+        let record = recorded.and_then(|ino| self.inodes.get(&ino));
+        let (Some(old), Some(record)) = (old, record) else {
+            return false;
+        };
+        let now = &old.fingerprint;
+        let origin = record.origin.as_ref().filter(|_| {
+            record.kind != Kind::Dir && (comes_from(record, path) || is_of(record, now))
+        });
+        origin.is_some_and(|origin| origin.fingerprint.ctime != now.ctime)
+    }
+}
+
 fn comes_from(record: &InodeRec, path: &[u8]) -> bool {
     let origin = record.origin.as_ref();
     origin.is_some_and(|origin| origin.path.as_ref() == path)
