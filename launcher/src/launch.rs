@@ -30,6 +30,7 @@ use crate::proc::clone::{self, Alone, Kind, Side};
 use crate::proc::monitor::{Cut, Outcome, Running, Signals};
 use crate::proc::msg::{End, Inner, Link, Outer};
 use crate::proc::tty::Tty;
+use crate::say::say;
 
 /// Between two looks at a branch that is between two states (its daemon starting, or closing it).
 const PAUSE: Duration = Duration::from_millis(5);
@@ -224,7 +225,7 @@ fn start(
 /// The command has run, and its status is what counts from here on.
 fn report_unclosed(closed: Result<(), CmdError>) {
     if let Err(e) = closed {
-        eprintln!("agentfs: {e}");
+        say!("agentfs: {e}");
     }
 }
 
@@ -460,7 +461,7 @@ impl BranchGuard<'_> {
             // Another one took the name, or dropped the branch.
             Err(StoreError::NoBranch(_)) => true,
             Err(e) => {
-                eprintln!("agentfs: remove branch {name}: {e}");
+                say!("agentfs: remove branch {name}: {e}");
                 false
             }
         }
@@ -531,7 +532,7 @@ fn record(order: &Order<'_>) -> RunRecord {
 /// Notes that the command runs. A store that cannot be written now does not stop it.
 fn note_start(order: &Order<'_>) {
     if let Err(e) = order.store.put_run(order.branch, &record(order)) {
-        eprintln!("agentfs: note the run: {e}");
+        say!("agentfs: note the run: {e}");
     }
 }
 
@@ -548,6 +549,6 @@ fn note_end(order: &Order<'_>, outcome: &Outcome) {
         End::Signal(signal) => RunExit::Signal(signal),
     });
     if let Err(e) = order.store.put_run(order.branch, &run) {
-        eprintln!("agentfs: note the end of the run: {e}");
+        say!("agentfs: note the end of the run: {e}");
     }
 }

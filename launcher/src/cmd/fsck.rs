@@ -1,6 +1,6 @@
 //! `agentfs fsck`: checks the store and its branches, and mends them when asked to.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -18,6 +18,7 @@ use crate::error::CmdError;
 use crate::review::json::{self, put_bytes};
 use crate::review::style::escape_word;
 use crate::review::table;
+use crate::say::{self, say};
 
 /// Exit status when damage was found, or is left after a repair.
 const EXIT_DAMAGED: u8 = 1;
@@ -34,7 +35,7 @@ pub fn run(args: &FsckArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
             Some(name) => return Err(no_check(StoreError::NoBranch(name.to_string()))),
             None => {
                 let path = escape_word(globals.store_path.as_os_str().as_bytes());
-                eprintln!("agentfs: there is no store at {path}; the first run makes one");
+                say!("agentfs: there is no store at {path}; the first run makes one");
                 Report::default()
             }
         },
@@ -43,12 +44,7 @@ pub fn run(args: &FsckArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         true => format!("{:#}\n", to_json(&report, args.repair)),
         false => to_text(&report, args.repair),
     };
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
-            return Err(CmdError::io("write", "stdout", e));
-        }
-        _ => {}
-    }
+    say::answer(&text)?;
     Ok(match report.is_clean() {
         true => ExitCode::SUCCESS,
         false => ExitCode::from(EXIT_DAMAGED),
@@ -112,13 +108,12 @@ impl Bar {
                 format!("{what}: [{bar}] {}", table::size(done))
             }
         };
-        // Nothing hangs on it.
-        let _ = write!(io::stderr(), "\r\x1b[K{line}");
+        say::raw(&format!("\r\x1b[K{line}"));
     }
 
     fn clear(&self) {
         if self.on && self.last.is_some() {
-            let _ = write!(io::stderr(), "\r\x1b[K");
+            say::raw("\r\x1b[K");
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,6 +18,7 @@ use crate::error::CmdError;
 use crate::review::json::{self, put_bytes, put_words};
 use crate::review::style::escape_word;
 use crate::review::{Summary, summary, table};
+use crate::say::{self, say};
 
 /// What a branch is doing.
 enum State {
@@ -53,7 +53,7 @@ pub fn run(args: &LsArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         }
     } else {
         let path = escape_word(globals.store_path.as_os_str().as_bytes());
-        eprintln!("agentfs: there is no store at {path}; the first run makes one");
+        say!("agentfs: there is no store at {path}; the first run makes one");
     }
     for row in &rows {
         if let State::Damaged(why) = &row.state {
@@ -61,7 +61,7 @@ pub fn run(args: &LsArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
                 escape_word(row.name.as_bytes()),
                 escape_word(why.as_bytes()),
             );
-            eprintln!("agentfs: branch {name}: {why}");
+            say!("agentfs: branch {name}: {why}");
         }
     }
     let text = if args.json {
@@ -73,10 +73,8 @@ pub fn run(args: &LsArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     } else {
         columns(&rows, Time::now())
     };
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(CmdError::io("write", "stdout", e)),
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    say::answer(&text)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn row(store: &Store, listed: Listed) -> Row {

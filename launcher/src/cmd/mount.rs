@@ -21,6 +21,7 @@ use crate::daemon::{self, Daemon};
 use crate::error::CmdError;
 use crate::hostmount::{self, Options};
 use crate::probe;
+use crate::say::say;
 
 /// How long the daemon may take to close a branch whose mount is gone.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -116,7 +117,7 @@ fn start(
         let undone = hostmount::unmount(target, true);
         let e = daemon.error(CmdError::daemon(branch, e));
         if let Err(undo) = undone {
-            eprintln!("agentfs: {undo}");
+            say!("agentfs: {undo}");
         }
         return Err(e);
     }
@@ -166,7 +167,7 @@ fn drop_unused(store: &Store, branch: &BranchName) {
         std::thread::sleep(PAUSE);
     }
     if let Err(e) = store.remove_branch(branch) {
-        eprintln!("agentfs: remove branch {branch}: {e}");
+        say!("agentfs: remove branch {branch}: {e}");
     }
 }
 

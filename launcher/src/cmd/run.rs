@@ -11,6 +11,7 @@ use crate::cmd::{Globals, report};
 use crate::error::CmdError;
 use crate::launch::{self, Order};
 use crate::plan;
+use crate::say::{self, say};
 use crate::view::View;
 use crate::{names, probe};
 
@@ -36,7 +37,7 @@ pub fn run(args: &RunArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     let workspace = probe::workspace(&here.cwd);
     check_workspace(&workspace)?;
     if let Some(info) = info.as_ref().filter(|info| info.workspace != workspace) {
-        eprintln!(
+        say!(
             "agentfs: branch {branch} belongs to {}, you are in {}",
             info.workspace.display(),
             here.cwd.display()
@@ -69,7 +70,7 @@ fn check_workspace(workspace: &Path) -> Result<(), CmdError> {
         ));
     }
     if workspace == Path::new("/") {
-        eprintln!(
+        say!(
             "agentfs: the workspace is /: everything on the host becomes copy-on-write; run from a \
              directory of your project for less"
         );
@@ -209,13 +210,11 @@ impl Job<'_> {
             let text = serde_json::to_string_pretty(plan).map_err(|e| {
                 CmdError::refused("print the plan as JSON", e.to_string(), "leave out --json")
             })?;
-            println!("{text}");
+            say::answer(&(text + "\n"))?;
         } else {
             let argv: Vec<_> = self.cmd.argv.iter().map(|a| a.to_string_lossy()).collect();
-            print!(
-                "{}",
-                plan::readable(plan, self.branch.as_str(), &argv.join(" "))
-            );
+            let text = plan::readable(plan, self.branch.as_str(), &argv.join(" "));
+            say::answer(&text)?;
         }
         Ok(ExitCode::SUCCESS)
     }
