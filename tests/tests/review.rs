@@ -482,16 +482,47 @@ fn diff_tells_where_to_apply_and_when_there_is_nothing_to() {
     assert!(done.stderr.contains(&words), "{}", done.report());
     let done = sandbox.call(&["diff", "b"]).ok();
     assert!(!done.stderr.contains("git -C"), "{}", done.report());
-    let done = sandbox.call(&["diff", "b", "file", "nosuchpath"]).ok();
-    for words in [
-        "file has no changes",
-        "nosuchpath does not exist",
-        "nothing to land",
-    ] {
-        assert!(done.stderr.contains(words), "{words}: {}", done.report());
-    }
+    let done = sandbox.call(&["diff", "b", "file"]).ok();
+    done.says(&["file has no changes", "nothing to land"]);
     let done = sandbox.call(&["diff", "b", "text"]).ok();
     assert!(!done.stderr.contains("no changes"), "{}", done.report());
+}
+
+#[test]
+fn a_path_of_nothing_is_an_error() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, _) = repository();
+    let script =
+        "echo x >> text; echo n > new; mkdir -p d/empty; mv dir moved; rm file; echo x > .git/x";
+    sandbox.sh("b", script).ok();
+    for format in [None, Some("--stat"), Some("--name-status"), Some("--json")] {
+        let diff = |path: &str| {
+            let args = ["diff", "b", path].into_iter().chain(format);
+            sandbox.call(&args.collect::<Vec<_>>())
+        };
+        for there in [
+            "text", "new", "d", "d/empty", "moved", "dir", "file", ".git/x", ".", "binary",
+        ] {
+            diff(there).ok();
+        }
+        for none in [
+            "nosuchpath",
+            "new/below",
+            "moved/nosuch",
+            "d/nosuch",
+            "/nosuch/path",
+        ] {
+            let done = diff(none).expect(125);
+            done.says(&[none, "does not exist, on the host or on branch b", "fix: "]);
+        }
+    }
+    // What there is comes all the same.
+    let done = sandbox
+        .call(&["diff", "b", "text", "nosuchpath"])
+        .expect(125);
+    assert!(done.out().contains("+x"), "{}", done.report());
 }
 
 #[test]

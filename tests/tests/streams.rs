@@ -117,6 +117,7 @@ fn an_answer_that_is_cut_short_is_an_error() {
         (&["diff", "old", "--stat"], 0),
         (&["diff", "old", "--name-status"], 0),
         (&["diff", "old", "--json"], 0),
+        (&["diff", "old", "--json", "nosuch"], 125),
         (&["fsck"], 0),
         (&["fsck", "--json", "old"], 0),
         (&["doctor"], fine),

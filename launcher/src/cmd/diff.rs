@@ -1,7 +1,7 @@
 //! `agentfs diff`: what a branch changed, as a patch, as counts, as names, or as JSON.
 
 use std::ffi::OsStr;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
@@ -41,7 +41,8 @@ pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         () if args.stat => stats(&mut out, args, &review, &plan),
         () => patch(&mut out, &review, &plan),
     };
-    let shown = say::taken(shown.and_then(|failed| out.flush().map(|()| failed)))?;
+    let shown = shown.and_then(|failed| out.flush().map(|()| failed));
+    let shown = say::taken(shown)?;
     let is_patch = !args.json && !args.name_status && !args.stat;
     if is_patch && out.written_bytes > GIT_APPLY_BYTES {
         say!(
@@ -54,6 +55,7 @@ pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     if shown.is_some() {
         remarks(args, &review, &scope, &plan, is_patch);
     }
+    let is_found = untouched(&review, &scope, &plan);
     for problem in &review.set.problems {
         let (path, what) = (
             escape_word(&problem.path),
@@ -71,7 +73,10 @@ pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         say!("agentfs: this is not all that the branch changed{why}");
         return Ok(ExitCode::from(EXIT_OURS));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(match is_found {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(EXIT_OURS),
+    })
 }
 
 /// Counts what passes through, for the limit of git apply.
@@ -212,28 +217,6 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
         let name = review.info.name.as_str();
         say!("agentfs: {n} {changes} outside {top} not shown; see `agentfs diff {name} --all`");
     }
-    for path in scope
-        .only
-        .iter()
-        .filter(|path| is_untouched(path, scope, plan))
-    {
-        let shown = escape_word(path);
-        // What the branch shows there is the host's, if anything.
-        if Path::new(OsStr::from_bytes(path))
-            .symlink_metadata()
-            .is_ok()
-        {
-            say!(
-                "agentfs: {shown} has no changes on branch {}",
-                review.info.name
-            );
-        } else {
-            say!(
-                "agentfs: {shown} does not exist, on the host or on branch {}",
-                review.info.name
-            );
-        }
-    }
     if is_patch && !plan.items.iter().any(|item| item.in_patch) {
         say!(
             "agentfs: nothing to land: branch {} has no changes to put into a patch",
@@ -248,6 +231,29 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
         };
         say!("agentfs: paths are relative to {top}; apply it at the top: {call} | {apply}");
     }
+}
+
+/// Says which of the given paths have no changes; `false` if one is a path of nothing at all.
+fn untouched(review: &Review, scope: &Scope, plan: &Plan<'_>) -> bool {
+    let mut is_found = true;
+    let name = &review.info.name;
+    let only = scope.only.iter();
+    for path in only.filter(|path| is_untouched(path, scope, plan)) {
+        let shown = escape_word(path);
+        // What the branch shows there is the host's, if anything.
+        let on_host = Path::new(OsStr::from_bytes(path)).symlink_metadata();
+        match on_host.map_err(|e| e.kind()) {
+            Err(ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                is_found = false;
+                say!(
+                    "agentfs: {shown} does not exist, on the host or on branch {name}\n  \
+                     fix: `agentfs diff {name} --name-status` lists what changed"
+                );
+            }
+            _ => say!("agentfs: {shown} has no changes on branch {name}"),
+        }
+    }
+    is_found
 }
 
 /// Whether it may be a commit: a change of a git branch, not only of git's index or configuration.
