@@ -119,7 +119,7 @@ fn an_answer_that_is_cut_short_is_an_error() {
         (&["diff", "old", "--json"], 0),
         (&["diff", "old", "--json", "nosuch"], 125),
         (&["fsck"], 0),
-        (&["fsck", "--json", "old"], 0),
+        (&["fsck", "old", "--json"], 0),
         (&["doctor"], fine),
         (&["doctor", "--json"], fine),
         (&["--help"], 0),
