@@ -79,7 +79,8 @@ Examples:
 Columns:
   NAME, PARENT   the branch, and the one it started from (-: the host's files)
   STATE          new (nothing ran yet), running pid N, mounted PATH, interrupted (it ended
-                 unseen), damaged; or how the last run ended: exit N, killed by SIGNAL
+                 unseen), damaged, no permission, newer format or unreadable (the reason on
+                 stderr); or how the last run ended: exit N, killed by SIGNAL
   CHANGES        files of the workspace that were +added, ~modified, -deleted (>: at least);
                  where all are 0, changes in .git and outside of the workspace
   SIZE, AGE      bytes that the branch holds; time since it was made

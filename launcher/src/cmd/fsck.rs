@@ -29,10 +29,10 @@ const BAR_COLUMNS: u64 = 30;
 
 /// Runs the subcommand.
 pub fn run(args: &FsckArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
-    let report = match Store::open_for_check(&globals.store_path).map_err(no_check)? {
+    let report = match Store::open_for_check(&globals.store_path)? {
         Some(store) => look(&store, args)?,
         None => match args.branches.first() {
-            Some(name) => return Err(no_check(StoreError::NoBranch(name.to_string()))),
+            Some(name) => return Err(StoreError::NoBranch(name.to_string()).into()),
             None => {
                 let path = escape_word(globals.store_path.as_os_str().as_bytes());
                 say!("agentfs: there is no store at {path}; the first run makes one");
@@ -59,19 +59,7 @@ fn look(store: &Store, args: &FsckArgs) -> Result<Report, CmdError> {
         false => store.check(&args.branches, &mut show),
     };
     bar.clear();
-    report.map_err(no_check)
-}
-
-/// What keeps the store from being checked at all.
-fn no_check(e: StoreError) -> CmdError {
-    match e {
-        StoreError::Damaged { path, what } => CmdError::refused(
-            format!("fsck {}", escape_word(path.as_os_str().as_bytes())),
-            what,
-            "give the directory of a store with --store DIR or AGENTFS_STORE",
-        ),
-        other => other.into(),
-    }
+    Ok(report?)
 }
 
 /// One line on a terminal that says how far the check is; nothing anywhere else. A bar of a line is

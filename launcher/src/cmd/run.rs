@@ -121,7 +121,10 @@ pub struct Here {
 impl Here {
     /// Looks, and refuses what cannot work from here.
     pub fn look(globals: &Globals) -> Result<Self, CmdError> {
-        let cwd = std::env::current_dir().map_err(|e| CmdError::io("find", "the cwd", e))?;
+        let cwd = std::env::current_dir().map_err(|e| {
+            let fix = "change to a directory that exists, and that you may enter";
+            CmdError::refused("the current directory", e.to_string(), fix)
+        })?;
         let store = std::path::absolute(&globals.store_path)
             .map_err(|e| CmdError::io("resolve", &globals.store_path, e))?;
         Ok(Self {
