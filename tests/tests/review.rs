@@ -562,3 +562,49 @@ fn ls_of_a_store_that_is_not_there_says_so() {
         done.report()
     );
 }
+
+#[test]
+fn every_json_answer_has_the_version_of_its_schema() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, _) = repository();
+    sandbox.sh("b", "echo x >> text").ok();
+    for args in [
+        &["ls", "--json"][..],
+        &["diff", "b", "--json"],
+        &["fsck", "--json"],
+        &["doctor", "--json"],
+        &["run", "--dry-run", "--json", "--", "true"],
+        &["run", "--branch", "b", "--json", "--", "true"],
+        &["run", "--branch", "b", "--quiet", "--json", "--", "true"],
+        &["exec", "b", "--json", "--", "true"],
+    ] {
+        let done = sandbox.call(args);
+        // Of a run, stdout is the command's.
+        let text = match done.stdout.is_empty() {
+            true => done.stderr.clone(),
+            false => done.out(),
+        };
+        let answer: serde_json::Value = serde_json::from_str(&text)
+            .unwrap_or_else(|e| panic!("no JSON: {e}\n{}", done.report()));
+        assert_eq!(answer["version"], 1, "{}", done.report());
+    }
+    // Every subcommand that has the flag is above.
+    let help = sandbox.call(&["--help"]).ok().out();
+    let list = help.split("Commands:\n").nth(1).unwrap_or_default();
+    let names = list.lines().take_while(|line| line.starts_with("  "));
+    let has_json = |name: &&str| {
+        sandbox
+            .call(&[name, "--help"])
+            .ok()
+            .out()
+            .contains("--json")
+    };
+    let names: Vec<_> = names
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .filter(has_json)
+        .collect();
+    assert_eq!(names, ["run", "exec", "ls", "diff", "fsck", "doctor"]);
+}

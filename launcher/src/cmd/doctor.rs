@@ -19,6 +19,7 @@ use crate::mounts::{self, View};
 use crate::plan::{MARK, SetupOp};
 use crate::proc::clone::{self, Alone, Kind, Side};
 use crate::proc::msg::{Inner, Link, Outer};
+use crate::review::json::VERSION;
 use crate::{daemon, probe, say};
 
 /// The oldest kernel with all system calls that set-up makes (mount_setattr).
@@ -97,7 +98,10 @@ pub fn run(args: &DoctorArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     checks.push(Check::new("store", store(&here.store)));
     let fine = checks.iter().all(|c| c.ok || c.optional);
     say::answer(&match args.json {
-        true => format!("{}\n", serde_json::json!({ "ok": fine, "checks": checks })),
+        true => format!(
+            "{}\n",
+            serde_json::json!({ "version": VERSION, "ok": fine, "checks": checks })
+        ),
         false => checks.iter().map(Check::lines).collect(),
     })?;
     Ok(if fine {

@@ -73,6 +73,7 @@ fn object(run: &Run<'_>, summary: Option<Summary>) -> serde_json::Value {
         End::Signal(signal) => json!({ "signal": signal }),
     };
     json!({
+        "version": review::json::VERSION,
         "branch": run.branch,
         "created": run.created && !run.done.removed,
         "joined": run.done.joined,

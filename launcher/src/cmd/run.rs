@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use agentfs_fsd::backstore::{BranchInfo, Store, StoreError};
 use agentfs_fsd::core::types::BranchName;
+use serde::Serialize;
 
 use crate::cli::{CmdArgs, ReportArgs, RunArgs, ViewArgs};
 use crate::cmd::{Globals, report};
@@ -210,7 +211,8 @@ impl Job<'_> {
 
     fn print(&self, plan: &plan::Plan) -> Result<ExitCode, CmdError> {
         if self.report.json {
-            let text = serde_json::to_string_pretty(plan).map_err(|e| {
+            let version = crate::review::json::VERSION;
+            let text = serde_json::to_string_pretty(&Versioned { version, plan }).map_err(|e| {
                 CmdError::refused("print the plan as JSON", e.to_string(), "leave out --json")
             })?;
             say::answer(&(text + "\n"))?;
@@ -221,4 +223,12 @@ impl Job<'_> {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// A plan as JSON for programs.
+#[derive(Serialize)]
+struct Versioned<'a> {
+    version: u32,
+    #[serde(flatten)]
+    plan: &'a plan::Plan,
 }
