@@ -198,7 +198,7 @@ impl ViewArgs {
 /// How the run is reported afterwards.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct ReportArgs {
-    /// No summary after the command
+    /// No summary after the command, and no word of long waits
     #[arg(long, short)]
     pub quiet: bool,
 

@@ -183,6 +183,7 @@ impl Job<'_> {
             own_view: self.view.asks_for_something(),
             argv: &self.cmd.argv,
             env: view.environment(self.branch.as_str()),
+            quiet: self.report.quiet,
         })?;
         let scope = self.info.map_or(self.workspace, |info| &info.workspace);
         let created = self.info.is_none();
