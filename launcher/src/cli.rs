@@ -79,7 +79,8 @@ Examples:
 Columns:
   NAME, PARENT   the branch, and the one it started from (-: the host's files)
   STATE          new (nothing ran yet), running pid N, mounted PATH, interrupted (it ended
-                 unseen), damaged; or how the last run ended: exit N, killed by SIGNAL
+                 unseen), damaged, no permission, newer format or unreadable (the reason on
+                 stderr); or how the last run ended: exit N, killed by SIGNAL
   CHANGES        files of the workspace that were +added, ~modified, -deleted (>: at least);
                  where all are 0, changes in .git and outside of the workspace
   SIZE, AGE      bytes that the branch holds; time since it was made
@@ -148,7 +149,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub view: ViewArgs,
 
-    /// Print the steps that would be taken, and take none
+    /// Print the steps that would be taken, and take none; with --json as one JSON object
     #[arg(long)]
     pub dry_run: bool,
 
@@ -159,28 +160,30 @@ pub struct RunArgs {
     pub cmd: CmdArgs,
 }
 
+/// Heading of [`ViewArgs`] in the help. At each of them: one for the struct would go on behind it.
+const VIEW: &str = "View";
+
 /// What the command may see and change.
 #[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "View")]
 pub struct ViewArgs {
     /// Show PATH copy-on-write: writes go to the branch. May be given many times
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, help_heading = VIEW, value_name = "PATH")]
     pub cow: Vec<PathBuf>,
 
     /// Show the host's PATH read-only, also inside a copy-on-write place
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, help_heading = VIEW, value_name = "PATH")]
     pub ro: Vec<PathBuf>,
 
     /// Share the host's PATH: writes go to the HOST, past the branch
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, help_heading = VIEW, value_name = "PATH")]
     pub rw: Vec<PathBuf>,
 
     /// Hide PATH: it looks empty inside
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, help_heading = VIEW, value_name = "PATH")]
     pub hide: Vec<PathBuf>,
 
     /// Read the user's policy from FILE [default: $XDG_CONFIG_HOME/agentfs/policy.toml if it exists]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = VIEW, value_name = "FILE")]
     pub policy: Option<PathBuf>,
 }
 
@@ -195,11 +198,11 @@ impl ViewArgs {
 /// How the run is reported afterwards.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct ReportArgs {
-    /// No summary after the command
+    /// No summary after the command, and no word of long waits
     #[arg(long, short)]
     pub quiet: bool,
 
-    /// The summary as one JSON object, on stderr (with --dry-run: the plan, on stdout)
+    /// The summary as one JSON object, on stderr
     #[arg(long)]
     pub json: bool,
 }
@@ -304,7 +307,8 @@ pub struct UmountArgs {
 #[derive(Debug, Args)]
 pub struct RmArgs {
     /// The branches to drop; a running one is refused
-    #[arg(required = true, value_name = "NAME", value_parser = NameParser, allow_hyphen_values = true)]
+    // No hyphen values: a list would take the options behind its first name.
+    #[arg(required = true, value_name = "NAME", value_parser = NameParser)]
     pub branches: Vec<BranchName>,
 }
 
@@ -312,7 +316,7 @@ pub struct RmArgs {
 #[derive(Debug, Args)]
 pub struct FsckArgs {
     /// The branches to check [default: all, and the store around them]
-    #[arg(value_name = "NAME", value_parser = NameParser, allow_hyphen_values = true)]
+    #[arg(value_name = "NAME", value_parser = NameParser)]
     pub branches: Vec<BranchName>,
 
     /// Mend what is damaged, and remove what nothing uses
@@ -440,6 +444,83 @@ mod tests {
             let e = Cli::try_parse_from(&args).expect_err(other);
             assert_eq!(without_dashes(&e, &args), None);
         }
+    }
+
+    /// Whether two command lines mean the same.
+    fn alike(one: &[&str], other: &[&str]) -> bool {
+        let meaning = |words: &[&str]| {
+            let words = std::iter::once("agentfs").chain(words.iter().copied());
+            match Cli::try_parse_from(words) {
+                Ok(cli) => format!("{cli:?}"),
+                Err(e) => format!("{:?}", e.kind()),
+            }
+        };
+        let (one, other) = (meaning(one), meaning(other));
+        one == other && one != "UnknownArgument" && one != "ValueValidation"
+    }
+
+    #[test]
+    fn options_mean_the_same_before_and_after_the_names() {
+        let mut all = Cli::command();
+        all.build();
+        let mut tried = 0;
+        for sub in all.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            let globals = all.get_arguments().filter(|arg| arg.is_global_set());
+            let options: Vec<_> = (sub.get_arguments().chain(globals))
+                .filter(|arg| !arg.is_positional())
+                .collect();
+            let (command, names): (Vec<_>, Vec<_>) =
+                sub.get_positionals().partition(|arg| arg.is_last_set());
+            let many = |arg: &&clap::Arg| matches!(arg.get_action(), clap::ArgAction::Append);
+            let lists = names.iter().filter(|arg| many(arg)).count();
+            let command: &[&str] = if command.is_empty() {
+                &[]
+            } else {
+                &["--", "x"]
+            };
+            // From those that must be there to all, and two more in a list.
+            let fewest = names.iter().filter(|arg| arg.is_required_set()).count();
+            for count in fewest..=names.len() + 2 * lists {
+                let names = vec!["a"; count];
+                for option in &options {
+                    let flag = match (option.get_long(), option.get_short()) {
+                        (Some(long), _) => format!("--{long}"),
+                        (None, Some(short)) => format!("-{short}"),
+                        (None, None) => continue,
+                    };
+                    let mut given = vec![flag.as_str()];
+                    if option.get_action().takes_values() {
+                        given.push("v");
+                    }
+                    let name = [sub.get_name()];
+                    let before = [&name, &given[..], &names, command].concat();
+                    let after = [&name, &names[..], &given, command].concat();
+                    assert!(alike(&before, &after), "{before:?} or {after:?}");
+                    tried += usize::from(!names.is_empty());
+                }
+            }
+        }
+        assert!(tried > 40, "{tried}");
+    }
+
+    #[test]
+    fn the_help_has_each_option_where_it_belongs() {
+        let help = |name: &str| {
+            let mut all = Cli::command();
+            all.build();
+            let sub = all.find_subcommand_mut(name).expect(name);
+            sub.render_long_help().to_string()
+        };
+        let run = help("run");
+        let (rest, view) = run.split_once("\nView:\n").expect("a heading");
+        let view = view.split("\n\nGlobal options:").next().unwrap_or_default();
+        for option in ["--cow", "--ro", "--rw", "--hide", "--policy"] {
+            assert!(view.contains(option) && !rest.contains(option), "{run}");
+        }
+        for option in ["--dry-run", "--quiet", "--json", "<CMD>"] {
+            assert!(rest.contains(option) && !view.contains(option), "{run}");
+        }
+        assert!(!help("exec").contains("--dry-run"));
     }
 
     #[test]

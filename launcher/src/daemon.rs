@@ -108,13 +108,13 @@ impl Daemon {
         let CmdError::Daemon { branch, source, .. } = error else {
             return error;
         };
-        let mut said = String::new();
+        let mut ended = None;
         // It is on its way out; its words are complete when it is gone.
         let closed = matches!(source, CtlError::Closed);
         if let (true, Ok(status)) = (closed, self.reap(GRACE_SECONDS)) {
-            said = format!("it ended with {status}. ");
+            ended = Some(status);
         }
-        said.push_str(&self.said());
+        let mut said = self.said(ended);
         if closed {
             said.push_str(&format!("\n  fix: look at {}", self.log.display()));
         }
@@ -155,16 +155,20 @@ impl Daemon {
         self.child.wait()
     }
 
-    fn said(&mut self) -> String {
+    /// How it ended, if it has, and the last that it said.
+    fn said(&mut self, ended: Option<ExitStatus>) -> String {
+        let ended = ended.map(|status| format!("it ended with {status}"));
         let mut text = String::new();
         let read = self
             .stderr
             .seek(SeekFrom::Start(0))
             .and_then(|_| (&self.stderr).take(4096).read_to_string(&mut text));
-        match (read, text.trim()) {
-            (Ok(_), said) if !said.is_empty() => format!("it said: {said}"),
-            _ => String::new(),
-        }
+        let said = match (read, text.trim()) {
+            (Ok(_), said) if !said.is_empty() => Some(format!("it said: {said}")),
+            _ => None,
+        };
+        let words: Vec<_> = ended.into_iter().chain(said).collect();
+        words.join("; ")
     }
 
     /// Ends our part of the session; if it was the last, waits until the branch is closed and reaps
@@ -205,7 +209,7 @@ impl Daemon {
         Err(CmdError::Daemon {
             branch: self.branch.to_string(),
             source: CtlError::Closed,
-            said: format!("it ended with {status}. {}", self.said()),
+            said: self.said(Some(status)),
         })
     }
 }

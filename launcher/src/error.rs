@@ -3,12 +3,13 @@
 //! Every message names what failed, on what, why, and where there is one the fix. All of these end
 //! with exit status 125; the command's own status never passes through here.
 
-use std::io;
-use std::path::PathBuf;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 
 use agentfs_fsd::backstore::StoreError;
 use agentfs_fsd::core::types::{BranchName, BranchNameError};
 use agentfs_fsd::ctl::CtlError;
+use agentfs_fsd::ctl::msg::ErrorCode;
 use agentfs_policy::PolicyError;
 use serde::{Deserialize, Serialize};
 
@@ -51,7 +52,7 @@ pub enum CmdError {
     #[error("{0}{fix}", fix = fix_line(.0.fix()))]
     Setup(#[from] SetupError),
     /// The branch's daemon did not do as asked.
-    #[error("the daemon of branch {branch}: {source}{line}", line = said_line(.said))]
+    #[error("the daemon of branch {branch}: {source}{line}{fix}", line = said_line(.said), fix = fix_line(daemon_fix(.source)))]
     Daemon {
         /// Its branch.
         branch: String,
@@ -131,6 +132,26 @@ fn said_line(said: &str) -> String {
     }
 }
 
+const DAMAGED_FIX: &str = "the other branches are not affected; `agentfs fsck` tells all that is \
+    wrong, and with --repair mends what can be; `agentfs rm NAME` drops a damaged one";
+const NEWER_FIX: &str = "use the agentfs that wrote it, or a newer one";
+
+/// What to do about a daemon's refusal; empty if there is nothing to say.
+fn daemon_fix(e: &CtlError) -> &'static str {
+    match e {
+        CtlError::Refused { code, .. } => match code {
+            ErrorCode::Damaged => DAMAGED_FIX,
+            ErrorCode::NewerFormat => NEWER_FIX,
+            ErrorCode::NoSpace => {
+                "free space where the store is, or drop branches with `agentfs rm`"
+            }
+            ErrorCode::Locked => "`agentfs ls` shows what runs on it; end that, or wait for it",
+            _ => "",
+        },
+        _ => "",
+    }
+}
+
 fn store_fix(e: &StoreError) -> &'static str {
     match e {
         StoreError::NotWritable { .. } => {
@@ -141,17 +162,35 @@ fn store_fix(e: &StoreError) -> &'static str {
             "free space there, drop branches with `agentfs rm`, or choose another store with \
              --store DIR"
         }
-        StoreError::NewerFormat { .. } => "use the agentfs that wrote it, or a newer one",
+        StoreError::NewerFormat { .. } => NEWER_FIX,
         StoreError::NoBranch(_) => "`agentfs ls` lists the branches",
         StoreError::BranchExists(_) => "choose another name; `agentfs ls` lists those in use",
         StoreError::Locked { .. } => "`agentfs ls` shows what runs on it; end that, or wait for it",
-        StoreError::Damaged { .. } => {
-            "the other branches are not affected; `agentfs fsck` tells all that is wrong, and with \
-             --repair mends what can be; `agentfs rm NAME` drops a damaged one"
+        StoreError::NoStore { .. } => {
+            "name another directory with --store DIR or AGENTFS_STORE; a new or an empty one becomes \
+             a store"
         }
+        StoreError::Damaged { path, .. } if is_stores_own(path) => {
+            "no branch can be used without it, and all are still there: `agentfs fsck --repair` \
+             writes it anew"
+        }
+        StoreError::Damaged { .. } => DAMAGED_FIX,
         StoreError::Poisoned { .. } => {
             "end the commands on the branch and start anew, which recovers all that was \
              acknowledged; fsd.log in its directory tells what failed"
+        }
+        StoreError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            "it is somebody else's, or its mode keeps you out; a store of your own can be named with \
+             --store DIR or AGENTFS_STORE"
+        }
+        // The latter when it is to be made and something else is there.
+        StoreError::Io { source, .. }
+            if matches!(
+                source.kind(),
+                ErrorKind::NotADirectory | ErrorKind::AlreadyExists
+            ) =>
+        {
+            "a store is a directory: name another place with --store DIR or AGENTFS_STORE"
         }
         StoreError::Io { .. } => {
             "look at the file system that holds the store (df, dmesg), or choose another store \
@@ -159,6 +198,11 @@ fn store_fix(e: &StoreError) -> &'static str {
         }
         StoreError::Invalid(_) => "this is a bug of agentfs: please report it, with fsd.log",
     }
+}
+
+/// Whether the file at `path` is one that all branches need.
+fn is_stores_own(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == "format")
 }
 
 /// A step of the set-up that the kernel refused.
@@ -278,7 +322,29 @@ mod tests {
             ),
             (StoreError::Poisoned { path: path() }, "fsd.log"),
             (StoreError::Invalid("x"), "report"),
-            (StoreError::Damaged { path: path(), what }, "agentfs rm"),
+            (
+                StoreError::Damaged {
+                    path: path(),
+                    what: what.clone(),
+                },
+                "agentfs rm",
+            ),
+            (
+                StoreError::Damaged {
+                    path: path().join("format"),
+                    what,
+                },
+                "fsck --repair",
+            ),
+            (StoreError::NoStore { path: path() }, "--store"),
+            (
+                StoreError::io(op, path(), ErrorKind::PermissionDenied.into()),
+                "your own",
+            ),
+            (
+                StoreError::io(op, path(), ErrorKind::NotADirectory.into()),
+                "is a directory",
+            ),
             (
                 StoreError::NewerFormat {
                     path: path(),

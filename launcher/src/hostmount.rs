@@ -11,10 +11,11 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::{Mode, OFlags};
 
-use crate::error::CmdError;
+use crate::error::{CmdError, SetupError, step};
 
 const FUSERMOUNT: &str = "fusermount3";
 /// The type shown in `/proc/mounts`: `mount -t` takes it too, through the mount helper.
@@ -161,7 +162,7 @@ fn data(options: &Options) -> String {
 fn mount_as_root(target: &Path, source: &str, options: &Options) -> Result<OwnedFd, CmdError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let device = rustix::fs::open("/dev/fuse", flags, Mode::empty())
-        .map_err(|e| CmdError::io("open", "/dev/fuse", e))?;
+        .map_err(|e| SetupError::new(step::FUSE_OPEN, "/dev/fuse", e))?;
     let data = format!(
         "fd={},rootmode=40000,user_id={},group_id={}{}",
         device.as_raw_fd(),
@@ -257,8 +258,13 @@ pub fn unmount(target: &Path, lazy: bool) -> Result<(), CmdError> {
         } else {
             MntFlags::empty()
         };
-        return umount2(target, flags | MntFlags::UMOUNT_NOFOLLOW)
-            .map_err(|e| CmdError::io("unmount", target, e));
+        return umount2(target, flags | MntFlags::UMOUNT_NOFOLLOW).map_err(|e| {
+            let fix = match e {
+                Errno::EBUSY => in_use(target),
+                _ => String::new(),
+            };
+            CmdError::refused(format!("unmount {}", target.display()), e.desc(), fix)
+        });
     }
     let mut command = Command::new(FUSERMOUNT);
     command
@@ -274,11 +280,24 @@ pub fn unmount(target: &Path, lazy: bool) -> Result<(), CmdError> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let fix = match lazy {
+        true => "only root and who mounted it can unmount it".to_owned(),
+        // The helper tells its errno in words alone.
+        false => format!("if it is in use: {}", in_use(target)),
+    };
     Err(CmdError::refused(
         format!("unmount {}", target.display()),
         said,
-        "",
+        fix,
     ))
+}
+
+fn in_use(target: &Path) -> String {
+    let target = target.display();
+    format!(
+        "end what uses it (`fuser -vm {target}` shows that), or `agentfs umount --lazy {target}`, \
+         and it goes with its last user"
+    )
 }
 
 /// Whether a file system of ours is mounted at `target`, a real path.

@@ -23,13 +23,14 @@ use crate::cmd::mount::RECORD_WORD;
 use crate::daemon::{self, Daemon};
 use crate::error::{CmdError, EXIT_OURS, SetupError, step};
 use crate::idmap;
-use crate::line::{Line, PATIENCE};
+use crate::line::{Line, PATIENCE, Waits};
 use crate::plan::Plan;
 use crate::proc::child::{self, Inside};
 use crate::proc::clone::{self, Alone, Kind, Side};
 use crate::proc::monitor::{Cut, Outcome, Running, Signals};
 use crate::proc::msg::{End, Inner, Link, Outer};
 use crate::proc::tty::Tty;
+use crate::say::say;
 
 /// Between two looks at a branch that is between two states (its daemon starting, or closing it).
 const PAUSE: Duration = Duration::from_millis(5);
@@ -55,6 +56,8 @@ pub struct Order<'a> {
     pub argv: &'a [OsString],
     /// Its environment.
     pub env: Vec<(OsString, OsString)>,
+    /// Nothing is said of long waits.
+    pub quiet: bool,
 }
 
 /// What came of it.
@@ -73,7 +76,7 @@ struct SetUp<'a> {
     link: Link,
     pid: Pid,
     pidfd: OwnedFd,
-    signals: &'a Signals,
+    waits: &'a Waits<'a>,
 }
 
 impl Drop for SetUp<'_> {
@@ -89,19 +92,21 @@ impl Drop for SetUp<'_> {
 pub fn run(order: &Order<'_>) -> Result<Done, CmdError> {
     let signals = Signals::take().map_err(|e| SetupError::new("take", "signals", e))?;
     let inside = inside(order, &signals)?;
-    let deadline = Instant::now() + PATIENCE;
+    let waits = Waits::new(&signals, order.quiet);
+    let begun = Instant::now();
+    let deadline = begun + PATIENCE;
     let mut create = order.create;
     loop {
         if create.is_none() && order.store.live_owner(order.branch)?.is_some() {
             refuse_mounted(order)?;
-            if let Some(done) = join(order, &inside, &signals)? {
+            if let Some(done) = join(order, &inside, &waits)? {
                 return Ok(done);
             }
             if Instant::now() >= deadline {
                 return Err(stuck(order));
             }
         } else {
-            match start(order, create, &inside, &signals) {
+            match start(order, create, &inside, &waits) {
                 // Another run made it, or opened it, between the look and the start.
                 Err(CmdError::Store(StoreError::BranchExists(_))) if !order.must_be_new => {}
                 Err(e) if is_locked(&e) && Instant::now() < deadline => {}
@@ -109,6 +114,8 @@ pub fn run(order: &Order<'_>) -> Result<Done, CmdError> {
             }
         }
         signals.pause(PAUSE).map_err(cut)?;
+        let what = format_args!("the daemon of branch {}", order.branch);
+        waits.since(begun, what);
         // The run that made it may have removed it again, its command not being there.
         let gone = matches!(
             order.store.branch(order.branch),
@@ -174,10 +181,10 @@ fn start(
     order: &Order<'_>,
     create: Option<Option<&BranchName>>,
     inside: &Inside,
-    signals: &Signals,
+    waits: &Waits<'_>,
 ) -> Result<Done, CmdError> {
     let program = daemon::program()?;
-    let set_up = begin(Kind::Setup, signals, |link, alone| {
+    let set_up = begin(Kind::Setup, waits, |link, alone| {
         child::set_up(link, alone, inside)
     })?;
     idmap::write(set_up.pid, inside.plan.ids)?;
@@ -188,7 +195,7 @@ fn start(
         None => None,
     };
     let (mut daemon, connection) = Daemon::start(&program, order.store, order.branch)?;
-    let line = match Line::over(connection, order.branch, signals) {
+    let line = match Line::over(connection, order.branch, waits) {
         Ok(line) => line,
         Err(e) => {
             let e = daemon.error(e);
@@ -224,7 +231,7 @@ fn start(
 /// The command has run, and its status is what counts from here on.
 fn report_unclosed(closed: Result<(), CmdError>) {
     if let Err(e) = closed {
-        eprintln!("agentfs: {e}");
+        say!("agentfs: {e}");
     }
 }
 
@@ -255,9 +262,9 @@ fn serve(
 }
 
 /// Runs the command in a live run's namespaces. `None`: that run is ending, try again.
-fn join(order: &Order<'_>, inside: &Inside, signals: &Signals) -> Result<Option<Done>, CmdError> {
+fn join(order: &Order<'_>, inside: &Inside, waits: &Waits<'_>) -> Result<Option<Done>, CmdError> {
     let control = order.store.control_path(order.branch);
-    let line = match Line::connect(&control, order.branch, signals) {
+    let line = match Line::connect(&control, order.branch, waits) {
         Ok(line) => line,
         // Not listening yet, or no longer.
         Err(CmdError::Daemon {
@@ -286,7 +293,7 @@ fn join(order: &Order<'_>, inside: &Inside, signals: &Signals) -> Result<Option<
         }) => return Ok(None),
         Err(e) => return Err(e),
     };
-    let set_up = begin(Kind::Join, signals, |link, alone| {
+    let set_up = begin(Kind::Join, waits, |link, alone| {
         child::join(link, alone, &spaces, inside)
     })?;
     drop(spaces);
@@ -319,7 +326,7 @@ fn go(order: &Order<'_>, line: &Line<'_>, set_up: SetUp<'_>) -> Result<Outcome, 
     note_start(order);
     Ok(Running {
         link: &set_up.link,
-        signals: set_up.signals,
+        signals: set_up.waits.signals(),
         tty: &mut tty,
         init,
         command,
@@ -331,7 +338,7 @@ fn go(order: &Order<'_>, line: &Line<'_>, set_up: SetUp<'_>) -> Result<Outcome, 
 
 fn begin<'a>(
     kind: Kind,
-    signals: &'a Signals,
+    waits: &'a Waits<'a>,
     child: impl FnOnce(Link, &Alone),
 ) -> Result<SetUp<'a>, CmdError> {
     let fail = |e| SetupError::other(step::CLONE, "the run", e);
@@ -347,7 +354,7 @@ fn begin<'a>(
             link: ours,
             pid,
             pidfd,
-            signals,
+            waits,
         }),
     }
 }
@@ -363,8 +370,8 @@ fn tell(set_up: &SetUp<'_>, word: Outer) -> Result<(), CmdError> {
 fn hear(set_up: &SetUp<'_>, due: &Inner) -> Result<Vec<OwnedFd>, CmdError> {
     let deadline = Instant::now() + PATIENCE;
     set_up
-        .signals
-        .until_readable(set_up.link.as_fd(), deadline)
+        .waits
+        .until_readable(set_up.link.as_fd(), deadline, "the set-up of the run")
         .map_err(cut)?;
     match set_up.link.recv::<Inner>() {
         Ok((word, fds)) if word == *due => Ok(fds),
@@ -460,7 +467,7 @@ impl BranchGuard<'_> {
             // Another one took the name, or dropped the branch.
             Err(StoreError::NoBranch(_)) => true,
             Err(e) => {
-                eprintln!("agentfs: remove branch {name}: {e}");
+                say!("agentfs: remove branch {name}: {e}");
                 false
             }
         }
@@ -531,7 +538,7 @@ fn record(order: &Order<'_>) -> RunRecord {
 /// Notes that the command runs. A store that cannot be written now does not stop it.
 fn note_start(order: &Order<'_>) {
     if let Err(e) = order.store.put_run(order.branch, &record(order)) {
-        eprintln!("agentfs: note the run: {e}");
+        say!("agentfs: note the run: {e}");
     }
 }
 
@@ -548,6 +555,6 @@ fn note_end(order: &Order<'_>, outcome: &Outcome) {
         End::Signal(signal) => RunExit::Signal(signal),
     });
     if let Err(e) = order.store.put_run(order.branch, &run) {
-        eprintln!("agentfs: note the end of the run: {e}");
+        say!("agentfs: note the end of the run: {e}");
     }
 }

@@ -3,6 +3,8 @@
 //!
 //! The messages are those of [`agentfs_fsd::ctl::client`], whose calls wait for as long as it takes.
 
+use std::cell::Cell;
+use std::fmt::Display;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,16 +18,72 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::error::CmdError;
 use crate::proc::monitor::{Cut, Signals};
+use crate::say::say;
 
 /// How long one answer may take.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A wait as long as this is told.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// The waits of one run: the first that takes long is told on stderr, unless the caller wants quiet.
+#[derive(Debug)]
+pub struct Waits<'a> {
+    signals: &'a Signals,
+    may_tell: Cell<bool>,
+}
+
+impl<'a> Waits<'a> {
+    /// None of them told yet.
+    pub fn new(signals: &'a Signals, quiet: bool) -> Self {
+        Self {
+            signals,
+            may_tell: Cell::new(!quiet),
+        }
+    }
+
+    /// The signals that end a wait.
+    pub fn signals(&self) -> &'a Signals {
+        self.signals
+    }
+
+    /// Waits until `source` can be read; `what` is awaited.
+    pub fn until_readable(
+        &self,
+        source: BorrowedFd<'_>,
+        deadline: Instant,
+        what: impl Display,
+    ) -> Result<(), Cut> {
+        let silence = Instant::now() + SILENCE;
+        if silence < deadline {
+            match self.signals.until_readable(source, silence) {
+                Err(Cut::Late) => self.tell(what),
+                other => return other,
+            }
+        }
+        self.signals.until_readable(source, deadline)
+    }
+
+    /// Tells that `what` is awaited since `start`, if that is long.
+    pub fn since(&self, start: Instant, what: impl Display) {
+        if start.elapsed() >= SILENCE {
+            self.tell(what);
+        }
+    }
+
+    fn tell(&self, what: impl Display) {
+        if self.may_tell.replace(false) {
+            say!("agentfs: waiting for {what}");
+        }
+    }
+}
 
 /// A connection to a branch's daemon that has said hello.
 #[derive(Debug)]
 pub struct Line<'a> {
     socket: OwnedFd,
     branch: &'a BranchName,
-    signals: &'a Signals,
+    waits: &'a Waits<'a>,
 }
 
 impl<'a> Line<'a> {
@@ -35,14 +93,14 @@ impl<'a> Line<'a> {
     pub fn connect(
         socket: &Path,
         branch: &'a BranchName,
-        signals: &'a Signals,
+        waits: &'a Waits<'a>,
     ) -> Result<Self, CmdError> {
         let connection = dial(socket).map_err(|e| {
             let op = "connect to the daemon";
             let source = e.into();
             CmdError::daemon(branch, CtlError::Io { op, source })
         })?;
-        Self::over(connection, branch, signals)
+        Self::over(connection, branch, waits)
     }
 
     /// Says hello on an open connection.
@@ -51,12 +109,12 @@ impl<'a> Line<'a> {
     pub fn over(
         socket: OwnedFd,
         branch: &'a BranchName,
-        signals: &'a Signals,
+        waits: &'a Waits<'a>,
     ) -> Result<Self, CmdError> {
         let line = Self {
             socket,
             branch,
-            signals,
+            waits,
         };
         match line.ask(&Request::Hello { version: VERSION }, &[])?.0 {
             Reply::Hello {
@@ -99,6 +157,9 @@ impl<'a> Line<'a> {
         // Fails only when the daemon has gone already, which the receive below tells.
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write);
         let deadline = patience.map(|patience| Instant::now() + patience);
+        if deadline.is_none() {
+            self.tell_of_a_long_close();
+        }
         loop {
             if let Some(deadline) = deadline {
                 self.wait(deadline)?;
@@ -114,8 +175,30 @@ impl<'a> Line<'a> {
         }
     }
 
+    /// Returns once there is something to receive, or the wait has been told. Takes no signals: the
+    /// command has ended, and what it wrote is about to be closed.
+    fn tell_of_a_long_close(&self) {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let silence = Timespec {
+            tv_sec: SILENCE.as_secs().cast_signed(),
+            tv_nsec: 0,
+        };
+        let ready = poll(
+            &mut [PollFd::new(&self.socket, PollFlags::IN)],
+            Some(&silence),
+        );
+        if ready == Ok(0) {
+            self.waits
+                .tell(format_args!("the daemon to close branch {}", self.branch));
+        }
+    }
+
     fn wait(&self, deadline: Instant) -> Result<(), CmdError> {
-        match self.signals.until_readable(self.socket.as_fd(), deadline) {
+        let what = format_args!("the daemon of branch {}", self.branch);
+        match self
+            .waits
+            .until_readable(self.socket.as_fd(), deadline, what)
+        {
             Ok(()) => Ok(()),
             Err(Cut::Signal(number)) => Err(CmdError::Interrupted(number)),
             Err(Cut::Late) => Err(self.error(CtlError::Io {

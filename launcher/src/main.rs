@@ -1,5 +1,8 @@
 //! `agentfs`: parses the command line, runs one subcommand, turns its answer into an exit status.
 
+// All words go through `say`: a full or closed stream must not end the process.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod caps;
 mod cli;
 mod cmd;
@@ -15,17 +18,20 @@ mod plan;
 mod probe;
 mod proc;
 mod review;
+mod say;
 mod sys;
 mod view;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::cli::{Cli, Command};
 use crate::cmd::Globals;
-use crate::error::EXIT_OURS;
+use crate::error::{CmdError, EXIT_OURS};
+use crate::say::say;
 
 fn main() -> ExitCode {
     let mut args: Vec<_> = std::env::args_os().collect();
@@ -49,10 +55,12 @@ fn main() -> ExitCode {
         Command::Fsck(args) => cmd::fsck::run(args, &globals),
         Command::Doctor(args) => cmd::doctor::run(args, &globals),
     };
-    answer.unwrap_or_else(|e| {
-        eprintln!("agentfs: {e}");
-        ExitCode::from(e.status())
-    })
+    answer.unwrap_or_else(|e| failure(&e))
+}
+
+fn failure(e: &CmdError) -> ExitCode {
+    say!("agentfs: {e}");
+    ExitCode::from(e.status())
 }
 
 /// Prints help to stdout (status 0) and usage errors to stderr (status 125, so that a status of 2
@@ -60,8 +68,8 @@ fn main() -> ExitCode {
 /// characters.
 fn usage(e: &clap::Error, args: &[OsString]) -> ExitCode {
     if !e.use_stderr() {
-        let _ = e.print();
-        return ExitCode::SUCCESS;
+        let printed = say::taken(e.print().and_then(|()| std::io::stdout().flush()));
+        return printed.map_or_else(|e| failure(&e), |_| ExitCode::SUCCESS);
     }
     let text = match cli::without_dashes(e, args) {
         Some(text) => text,
@@ -77,6 +85,6 @@ fn usage(e: &clap::Error, args: &[OsString]) -> ExitCode {
             }
         })
         .collect();
-    eprint!("{plain}");
+    say::raw(&plain);
     ExitCode::from(EXIT_OURS)
 }

@@ -159,7 +159,7 @@ pub fn is_private(path: &Path) -> bool {
 
 /// Computes the plan.
 ///
-/// Errors: a copy-on-write path that is not there, a workspace inside the store.
+/// Errors: a copy-on-write path that is not there, a workspace inside the store or hidden.
 pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, CmdError> {
     check(inputs)?;
     let places = places(inputs);
@@ -167,6 +167,8 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, CmdError> {
         inputs,
         places: &places,
     };
+    let cwd = view.cwd();
+    view.check_cwd(&cwd)?;
     let mut early = vec![SetupOp::PrivatePropagation];
     let mut late = vec![SetupOp::AwaitBranch];
     if places.get(Path::new("/")) == Some(&COW) {
@@ -215,7 +217,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, CmdError> {
         } else {
             Vec::new()
         },
-        cwd: view.cwd(),
+        cwd,
         env_dropped: inputs.env_dropped.clone(),
     })
 }
@@ -240,7 +242,12 @@ fn check(inputs: &Inputs<'_>) -> Result<(), CmdError> {
                 None => return Err(CmdError::refused(named(), "no such directory", make())),
                 Some(PathKind::Dir) if !special => {}
                 Some(PathKind::Dir) => {
-                    return Err(CmdError::refused(named(), "this place has no branch", ""));
+                    let fix = format!(
+                        "/proc, /sys and /dev are the kernel's: name a directory elsewhere, or \
+                         leave out {}",
+                        rule.origin
+                    );
+                    return Err(CmdError::refused(named(), "this place has no branch", fix));
                 }
                 Some(_) => {
                     let fix = "name the directory that holds it";
@@ -248,7 +255,9 @@ fn check(inputs: &Inputs<'_>) -> Result<(), CmdError> {
                 }
             }
             if inside(&rule.path) {
-                return Err(CmdError::refused(named(), "lies inside the store", ""));
+                let fix =
+                    "name a directory outside of it, or choose another store with --store DIR";
+                return Err(CmdError::refused(named(), "lies inside the store", fix));
             }
         }
         let asked = matches!(rule.origin.source, Source::Flag);
@@ -541,6 +550,19 @@ impl View<'_> {
             Shown::Private | HIDDEN => self.inputs.workspace.to_owned(),
             _ => cwd.to_owned(),
         }
+    }
+
+    /// Refuses to start in a place that a rule hides.
+    fn check_cwd(&self, cwd: &Path) -> Result<(), CmdError> {
+        let rule = self.inputs.policy.deciding(cwd);
+        let Some(rule) = rule.filter(|rule| rule.access == Access::Hide) else {
+            return Ok(());
+        };
+        Err(CmdError::refused(
+            format!("{} {} ({})", rule.access, rule.path.display(), rule.origin),
+            format!("the command would start there, in {}", cwd.display()),
+            format!("leave out {}, or run from another workspace", rule.origin),
+        ))
     }
 }
 

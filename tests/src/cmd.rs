@@ -36,10 +36,20 @@ pub struct Running {
 
 /// Starts `command`: standard input empty unless set before, output into files.
 pub fn start(command: &mut Command) -> Running {
+    start_onto(command, None, None)
+}
+
+/// As [`start`], but a stream that is given goes there, and nothing of it is seen.
+pub fn start_onto(
+    command: &mut Command,
+    stdout_to: Option<Stdio>,
+    stderr_to: Option<Stdio>,
+) -> Running {
     let file = || tempfile::tempfile().expect("a temporary file for output");
     let (stdout, stderr) = (file(), file());
-    command.stdout(Stdio::from(stdout.try_clone().expect("dup")));
-    command.stderr(Stdio::from(stderr.try_clone().expect("dup")));
+    let dup = |file: &File| Stdio::from(file.try_clone().expect("dup"));
+    command.stdout(stdout_to.unwrap_or_else(|| dup(&stdout)));
+    command.stderr(stderr_to.unwrap_or_else(|| dup(&stderr)));
     let call = format!("{:?}", command);
     let child = command
         .spawn()

@@ -25,7 +25,7 @@ fn refused(sandbox: &Sandbox, flags: &[&str], words: &[&str]) {
     check(sandbox.call(&args), words);
 }
 
-/// Exit 125, the words on standard error, nothing on standard output.
+/// Exit 125, the words on standard error and what to do about it, nothing on standard output.
 #[track_caller]
 fn check(done: Done, words: &[&str]) {
     let done = done.expect(125).says(words);
@@ -36,6 +36,18 @@ fn check(done: Done, words: &[&str]) {
         done.report()
     );
     assert!(!done.stderr.contains("panicked"), "{}", done.report());
+    let fix = done.stderr.split("\n  fix: ").nth(1).unwrap_or_default();
+    assert!(fix.len() > 10, "no way out is told\n{}", done.report());
+}
+
+/// The launcher as somebody to whom modes apply: root without its capabilities, or the user.
+fn without_powers(sandbox: &Sandbox, args: &[&str]) -> Done {
+    if !is_root() {
+        return sandbox.call(args);
+    }
+    let mut command = sandbox.host("setpriv");
+    command.args(["--inh-caps=-all", "--bounding-set=-all", "--"]);
+    agentfs_tests::cmd::run(command.arg(bins::agentfs()).args(args))
 }
 
 /// Runs a script as the fake root of new user and mount namespaces (real root: of a mount
@@ -528,5 +540,148 @@ fn a_missing_daemon() {
     let mut command = sandbox.agentfs(&["run", "--branch", "new", "--", "touch", "mark"]);
     command.env("AGENTFS_FUSE_HOST_BIN", "/no/such/daemon");
     check(agentfs_tests::cmd::run(&mut command), &["/no/such/daemon"]);
+    before.assert_still();
+}
+
+#[test]
+fn a_store_that_is_none() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, before) = sandbox();
+    let dir = sandbox.root().join("other");
+    fs::create_dir(&dir).expect("mkdir");
+    fs::write(dir.join("letter"), "").expect("write");
+    let other = dir.to_str().expect("UTF-8");
+    let commands = [
+        &["run", "--branch", "new", "--", "touch", "mark"][..],
+        &["exec", "old", "--", "true"],
+        &["ls"],
+        &["diff", "old"],
+        &["rm", "old"],
+        &["mount", "old", "../out"],
+        &["fsck", "--repair"],
+    ];
+    // Also when it happens to have a file of that name.
+    for _ in 0..2 {
+        let sealed = Manifest::of(&dir);
+        for args in commands {
+            let done = sandbox.call(&[&["--store", other][..], args].concat());
+            assert!(!done.stderr.contains("damaged"), "{}", done.report());
+            check(
+                done,
+                &["other", "is no store", "another directory with --store"],
+            );
+        }
+        sealed.assert_still();
+        fs::write(dir.join("format"), "").expect("write");
+    }
+    // Nor is a file, or what may not be entered.
+    for args in commands {
+        let done = sandbox.call(&[&["--store", "/etc/passwd"][..], args].concat());
+        check(
+            done,
+            &["/etc/passwd", "a store is a directory: name another"],
+        );
+    }
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o000)).expect("chmod");
+    for args in commands {
+        let done = without_powers(&sandbox, &[&["--store", other][..], args].concat());
+        check(
+            done,
+            &["other", "permission denied", "keeps you out", "--store"],
+        );
+    }
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).expect("chmod");
+    before.assert_still();
+}
+
+#[test]
+fn a_store_without_its_format_file_is_mended() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, before) = sandbox();
+    let format = sandbox.store().join("format");
+    for lost in [false, true] {
+        match lost {
+            false => fs::write(&format, "").expect("write"),
+            true => fs::remove_file(&format).expect("rm"),
+        }
+        for args in [&["ls"][..], &["rm", "old"], &["exec", "old", "--", "true"]] {
+            let done = sandbox.call(args);
+            assert!(!done.stderr.contains("agentfs rm"), "{}", done.report());
+            check(done, &["format is damaged", "`agentfs fsck --repair`"]);
+        }
+        sandbox.call(&["fsck", "--repair"]).ok();
+        assert_eq!(store(&sandbox), ["\"old\""]);
+    }
+    before.assert_still();
+}
+
+#[test]
+fn a_branch_that_may_not_be_looked_at_is_not_damaged() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, _) = sandbox();
+    sandbox.sh("other", "true").ok();
+    for file in ["branch.lock", "branch.json"] {
+        let path = sandbox.store().join("branches/old").join(file);
+        let mode = fs::metadata(&path).expect("stat").permissions();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).expect("chmod");
+        let done = without_powers(&sandbox, &["ls"]).ok();
+        let listed = done.out();
+        let done = done.says(&[file, "permission denied"]);
+        assert!(listed.contains("no permission"), "{}", done.report());
+        assert!(!listed.contains("damaged"), "{}", done.report());
+        assert!(
+            listed.contains("exit 0"),
+            "the other one\n{}",
+            done.report()
+        );
+        let json = without_powers(&sandbox, &["ls", "--json"]).ok().out();
+        assert!(json.contains("\"state\": \"unreadable\""), "{json}");
+        fs::set_permissions(&path, mode).expect("chmod");
+    }
+}
+
+#[test]
+fn places_that_cannot_be_shown() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, before) = sandbox();
+    for place in ["/proc", "/sys", "/dev"] {
+        let words = [place, "no branch", "leave out --cow"];
+        refused(&sandbox, &["--branch", "new", "--cow", place], &words);
+    }
+    let store_path = sandbox.store().display().to_string();
+    refused(&sandbox, &["--cow", &store_path], &["inside the store"]);
+    // The fault is the rule's, not the branch's.
+    let here = sandbox.work().display().to_string();
+    for hide in [".", &here] {
+        let words = ["--hide", &here, "would start there", "leave out --hide"];
+        refused(&sandbox, &["--branch", "new", "--hide", hide], &words);
+    }
+    assert_eq!(store(&sandbox), ["\"old\""]);
+    before.assert_still();
+}
+
+#[test]
+fn a_daemon_that_ends_at_once() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, before) = sandbox();
+    let mut command = sandbox.agentfs(&["run", "--branch", "new", "--", "touch", "mark"]);
+    command.env("AGENTFS_FUSE_HOST_BIN", "/bin/true");
+    let done = agentfs_tests::cmd::run(&mut command);
+    assert!(
+        done.stderr.contains("it ended with exit status: 0\n"),
+        "no loose end\n{}",
+        done.report()
+    );
+    check(done, &["the daemon of branch new", "fsd.log"]);
     before.assert_still();
 }

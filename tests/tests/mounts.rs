@@ -101,7 +101,7 @@ fn the_daemon_keeps_no_file_open_that_nobody_has_open() {
 
 /// A refused mount: exit 125, these words, and nothing left of it.
 fn refused(sandbox: &Sandbox, done: Done, words: &[&str]) {
-    done.expect(125).says(words);
+    done.expect(125).says(words).says(&["\n  fix: "]);
     wait::until("no daemon is left", || sandbox.daemons().is_empty());
     assert_eq!(leak::mounts_below(sandbox.root()), Vec::<String>::new());
     assert!(sandbox.rows().is_empty(), "a refused mount made a branch");
@@ -178,7 +178,8 @@ fn a_branch_is_mounted_once() {
     // In use: refused, and it goes on.
     let open = fs::File::open(m.mnt().join("file")).expect("open");
     let done = cmd::run(m.sandbox.agentfs(&["umount"]).arg(m.mnt()));
-    done.expect(125).says(&["unmount"]);
+    done.expect(125)
+        .says(&["unmount", "fix: ", "agentfs umount --lazy"]);
     assert_eq!(fs::read(m.mnt().join("file")).expect("read"), b"goes on");
     drop(open);
     m.remount();

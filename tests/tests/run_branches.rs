@@ -438,3 +438,42 @@ fn a_signal_ends_a_run_that_is_still_being_set_up() {
     }
     sandbox.sh("old", "true").ok();
 }
+
+#[test]
+fn a_long_wait_for_a_daemon_is_told_once() {
+    if !need_run() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let script = ["bash", "-c", "echo up; exec sleep 600"];
+    let run = sandbox.start(&[&["run", "--branch", "b", "--"], &script[..]].concat());
+    until("the run is up", || run.stdout_now() == b"up\n");
+    let daemons = sandbox.daemons();
+    assert_eq!(daemons.len(), 1, "{daemons:?}");
+    let daemon = nix::unistd::Pid::from_raw(daemons[0]);
+    nix::sys::signal::kill(daemon, Signal::SIGSTOP).expect("stop it");
+    let quiet = sandbox.start(&["exec", "b", "--quiet", "--", "echo", "quiet"]);
+    let loud = sandbox.start(&["exec", "b", "--", "echo", "loud"]);
+    let words = "agentfs: waiting for the daemon of branch b\n";
+    until("the wait is told", || loud.stderr_now() == words);
+    nix::sys::signal::kill(daemon, Signal::SIGCONT).expect("go on");
+    let (quiet, loud) = (quiet.wait().ok(), loud.wait().ok());
+    assert_eq!(
+        loud.stderr.matches("waiting").count(),
+        1,
+        "{}",
+        loud.report()
+    );
+    assert_eq!(
+        (loud.out(), quiet.out()),
+        ("loud\n".into(), "quiet\n".into())
+    );
+    assert_eq!(quiet.stderr, "", "{}", quiet.report());
+    // And at the end of a run.
+    nix::sys::signal::kill(daemon, Signal::SIGSTOP).expect("stop it");
+    run.signal(Signal::SIGTERM);
+    let words = "agentfs: waiting for the daemon to close branch b\n";
+    until("the wait is told", || run.stderr_now() == words);
+    nix::sys::signal::kill(daemon, Signal::SIGCONT).expect("go on");
+    run.wait().expect(143);
+}

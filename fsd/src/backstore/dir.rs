@@ -227,7 +227,8 @@ impl Media for DirMedia {
     }
 
     fn is_locked(&self, path: &Path) -> io::Result<bool> {
-        let fd = match self.openat(path, OFlags::RDWR, Mode::empty()) {
+        // To ask needs less than to take.
+        let fd = match self.openat(path, OFlags::RDONLY, Mode::empty()) {
             Ok(fd) => fd,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(e) => return Err(e),

@@ -54,6 +54,12 @@ pub enum StoreError {
         /// What is wrong in it.
         what: String,
     },
+    /// The directory holds other things than a store.
+    #[error("{} holds other files and is no store", path.display())]
+    NoStore {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The store was written by a newer agentfs.
     #[error("{} has format {found}, this agentfs knows up to {known}", path.display())]
     NewerFormat {

@@ -93,8 +93,8 @@ impl Store {
 
     /// Opens the store at `path`, made with mode 0700 if there is none.
     ///
-    /// Errors: `NewerFormat`, `NotWritable`, `NoSpace`, `Damaged` if the directory holds other
-    /// things than a store.
+    /// Errors: `NewerFormat`, `NotWritable`, `NoSpace`, `NoStore`; `Damaged` if only the file that
+    /// says what it is was lost.
     pub fn open_or_create(path: &Path) -> Result<Store, StoreError> {
         let path = absolute(path)?;
         make_dirs(&path)?;
@@ -122,14 +122,19 @@ impl Store {
             media,
             path: path.into(),
         };
-        if !store.has_format()? {
+        let has_format = match store.has_format() {
+            Err(e @ StoreError::Damaged { .. }) => {
+                store.must_have_parts()?;
+                return Err(e);
+            }
+            other => other?,
+        };
+        if !has_format {
             // Looked at again: somebody else may just have made the store.
             if !store.is_fresh()? && !store.has_format()? {
+                store.must_have_parts()?;
                 let at = store.media.describe(Path::new(FORMAT));
-                return Err(StoreError::damaged(
-                    at,
-                    "is missing, and the directory is not empty",
-                ));
+                return Err(StoreError::damaged(at, "it is missing"));
             }
             if !create && !store.has_format()? {
                 return Ok(None);
@@ -169,14 +174,21 @@ impl Store {
             Err(e @ StoreError::NewerFormat { .. }) => return Err(e),
             Ok(false) | Err(_) => {}
         }
-        // Without a good `format` it is one only if all else looks like it.
-        for dir in [BRANCHES, LAYERS] {
-            if store.media.sub(Path::new(dir)).is_err() {
-                let at = store.media.describe(Path::new(dir));
-                return Err(StoreError::damaged(at, "is missing: this is no store"));
-            }
-        }
+        store.must_have_parts()?;
         Ok(Some(store))
+    }
+
+    /// Refuses what has not the directories of a store: without a good `format` it is none then.
+    fn must_have_parts(&self) -> Result<(), StoreError> {
+        for dir in [BRANCHES, LAYERS].map(Path::new) {
+            self.media.sub(dir).map_err(|e| match e.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => StoreError::NoStore {
+                    path: self.path.to_path_buf(),
+                },
+                _ => self.io("open", dir, e),
+            })?;
+        }
+        Ok(())
     }
 
     /// Whether the store has said which format it is of, and it is one we know.

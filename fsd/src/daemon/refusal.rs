@@ -15,7 +15,7 @@ pub(super) fn of_store(error: &StoreError) -> Refusal {
         StoreError::NoSpace { .. } => ErrorCode::NoSpace,
         StoreError::NotWritable { .. } => ErrorCode::NotAllowed,
         StoreError::Poisoned { .. } | StoreError::Invalid(_) => ErrorCode::Io,
-        StoreError::Damaged { .. } => ErrorCode::Damaged,
+        StoreError::Damaged { .. } | StoreError::NoStore { .. } => ErrorCode::Damaged,
         StoreError::NewerFormat { .. } => ErrorCode::NewerFormat,
         StoreError::Locked { .. } => ErrorCode::Locked,
         StoreError::NoBranch(_) | StoreError::BranchExists(_) => ErrorCode::NotAllowed,

@@ -1,7 +1,7 @@
 //! `agentfs diff`: what a branch changed, as a patch, as counts, as names, or as JSON.
 
 use std::ffi::OsStr;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
@@ -16,6 +16,7 @@ use crate::review::patch::{PatchError, PatchWriter, extent};
 use crate::review::plan::{Applier, Item, Plan, Scope, Status};
 use crate::review::style::{Style, escape_word};
 use crate::review::{Review, git, json, stat, table};
+use crate::say::{self, say};
 
 /// Largest patch that git apply takes, in bytes.
 const GIT_APPLY_BYTES: u64 = 1023 << 20;
@@ -40,39 +41,42 @@ pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         () if args.stat => stats(&mut out, args, &review, &plan),
         () => patch(&mut out, &review, &plan),
     };
-    let failed = match shown.and_then(|failed| out.flush().map(|()| failed)) {
-        Ok(failed) => failed,
-        // Whoever reads has seen enough.
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
-        Err(e) => return Err(CmdError::io("write", "stdout", e)),
-    };
+    let shown = shown.and_then(|failed| out.flush().map(|()| failed));
+    let shown = say::taken(shown)?;
     let is_patch = !args.json && !args.name_status && !args.stat;
     if is_patch && out.written_bytes > GIT_APPLY_BYTES {
-        eprintln!(
+        say!(
             "agentfs: the patch has {} MiB, and git apply takes at most {}: give it in parts, by PATH",
             out.written_bytes >> 20,
             GIT_APPLY_BYTES >> 20,
         );
     }
-    remarks(args, &review, &scope, &plan, is_patch);
+    // A reader that has gone has seen enough; what could not be told counts all the same.
+    if shown.is_some() {
+        remarks(args, &review, &scope, &plan, is_patch);
+    }
+    let is_found = untouched(&review, &scope, &plan);
     for problem in &review.set.problems {
         let (path, what) = (
             escape_word(&problem.path),
             escape_word(problem.what.as_bytes()),
         );
-        eprintln!("agentfs: cannot look at {path}: {what}");
+        say!("agentfs: cannot look at {path}: {what}");
     }
-    if failed > 0 || !review.set.problems.is_empty() {
+    if shown.is_some_and(|failed| failed > 0) || !review.set.problems.is_empty() {
         let live = matches!(store.live_owner(&args.branch), Ok(Some(_)));
         let why = if live {
             "; it is live and may have changed meanwhile: try again"
         } else {
             ""
         };
-        eprintln!("agentfs: this is not all that the branch changed{why}");
+        say!("agentfs: this is not all that the branch changed{why}");
         return Ok(ExitCode::from(EXIT_OURS));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(match is_found {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(EXIT_OURS),
+    })
 }
 
 /// Counts what passes through, for the limit of git apply.
@@ -111,7 +115,7 @@ fn patch(out: &mut dyn Write, review: &Review, plan: &Plan<'_>) -> io::Result<u6
 }
 
 fn unreadable(item: &Item<'_>, e: &io::Error) {
-    eprintln!(
+    say!(
         "agentfs: not in the patch: {}: cannot be read: {e}",
         escape_word(&item.path)
     );
@@ -177,7 +181,7 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
     let top = escape_word(&scope.top);
     if is_patch {
         for item in plan.items.iter().filter(|item| item.held_back) {
-            eprintln!(
+            say!(
                 "not in the patch: {} {}. To take the branch's version anyway: --overwrite",
                 escape_word(&item.path),
                 item.why_held_back()
@@ -189,15 +193,15 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
             } else {
                 &escape_word(&note.path)
             };
-            eprintln!("not in the patch: {path}: {}", note.what);
+            say!("not in the patch: {path}: {}", note.what);
         }
     }
     if plan.git_dir > 0 && is_patch {
         let (n, changes) = (plan.git_dir, stat::plural(plan.git_dir, "change"));
-        eprintln!("not in the patch: {n} {changes} in .git (git apply refuses to write there)");
+        say!("not in the patch: {n} {changes} in .git (git apply refuses to write there)");
         if plan.items.iter().any(is_of_commits) {
             let name = review.info.name.as_str();
-            eprintln!(
+            say!(
                 "agentfs: if the branch has commits, this lands them, in your checkout:\n  \
                  agentfs exec -q {name} -- git bundle create - HEAD > {name}.bundle && \
                  git fetch {name}.bundle HEAD && git merge FETCH_HEAD"
@@ -205,40 +209,16 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
         }
     } else if plan.git_dir > 0 && !args.json && !args.all {
         let (n, changes) = (plan.git_dir, stat::plural(plan.git_dir, "change"));
-        eprintln!("agentfs: {n} {changes} in .git not shown (--all shows them)");
+        say!("agentfs: {n} {changes} in .git not shown (--all shows them)");
     }
     // Given paths leave the rest out because they were asked to.
     if plan.outside > 0 && !args.json && args.paths.is_empty() {
         let (n, changes) = (plan.outside, stat::plural(plan.outside, "change"));
         let name = review.info.name.as_str();
-        eprintln!(
-            "agentfs: {n} {changes} outside {top} not shown; see `agentfs diff {name} --all`"
-        );
-    }
-    for path in scope
-        .only
-        .iter()
-        .filter(|path| is_untouched(path, scope, plan))
-    {
-        let shown = escape_word(path);
-        // What the branch shows there is the host's, if anything.
-        if Path::new(OsStr::from_bytes(path))
-            .symlink_metadata()
-            .is_ok()
-        {
-            eprintln!(
-                "agentfs: {shown} has no changes on branch {}",
-                review.info.name
-            );
-        } else {
-            eprintln!(
-                "agentfs: {shown} does not exist, on the host or on branch {}",
-                review.info.name
-            );
-        }
+        say!("agentfs: {n} {changes} outside {top} not shown; see `agentfs diff {name} --all`");
     }
     if is_patch && !plan.items.iter().any(|item| item.in_patch) {
-        eprintln!(
+        say!(
             "agentfs: nothing to land: branch {} has no changes to put into a patch",
             review.info.name
         );
@@ -249,8 +229,31 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
             () if args.paths.is_empty() => format!("agentfs diff {}", review.info.name),
             () => format!("agentfs diff {} PATH..", review.info.name),
         };
-        eprintln!("agentfs: paths are relative to {top}; apply it at the top: {call} | {apply}");
+        say!("agentfs: paths are relative to {top}; apply it at the top: {call} | {apply}");
     }
+}
+
+/// Says which of the given paths have no changes; `false` if one is a path of nothing at all.
+fn untouched(review: &Review, scope: &Scope, plan: &Plan<'_>) -> bool {
+    let mut is_found = true;
+    let name = &review.info.name;
+    let only = scope.only.iter();
+    for path in only.filter(|path| is_untouched(path, scope, plan)) {
+        let shown = escape_word(path);
+        // What the branch shows there is the host's, if anything.
+        let on_host = Path::new(OsStr::from_bytes(path)).symlink_metadata();
+        match on_host.map_err(|e| e.kind()) {
+            Err(ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                is_found = false;
+                say!(
+                    "agentfs: {shown} does not exist, on the host or on branch {name}\n  \
+                     fix: `agentfs diff {name} --name-status` lists what changed"
+                );
+            }
+            _ => say!("agentfs: {shown} has no changes on branch {name}"),
+        }
+    }
+    is_found
 }
 
 /// Whether it may be a commit: a change of a git branch, not only of git's index or configuration.

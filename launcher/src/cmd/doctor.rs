@@ -19,7 +19,8 @@ use crate::mounts::{self, View};
 use crate::plan::{MARK, SetupOp};
 use crate::proc::clone::{self, Alone, Kind, Side};
 use crate::proc::msg::{Inner, Link, Outer};
-use crate::{daemon, probe};
+use crate::review::json::VERSION;
+use crate::{daemon, probe, say};
 
 /// The oldest kernel with all system calls that set-up makes (mount_setattr).
 const OLDEST_KERNEL: (u32, u32) = (5, 12);
@@ -63,6 +64,19 @@ impl Check {
             ..self
         }
     }
+
+    fn lines(&self) -> String {
+        let word = match (self.ok, self.optional) {
+            (true, _) => "ok",
+            (false, true) => "note",
+            (false, false) => "FAIL",
+        };
+        let fix = match self.fix.is_empty() {
+            true => String::new(),
+            false => format!("      fix: {}\n", self.fix),
+        };
+        format!("{word:<4}  {:<28} {}\n{fix}", self.name, self.found)
+    }
 }
 
 /// Runs the subcommand.
@@ -83,21 +97,13 @@ pub fn run(args: &DoctorArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     ));
     checks.push(Check::new("store", store(&here.store)));
     let fine = checks.iter().all(|c| c.ok || c.optional);
-    if args.json {
-        println!("{}", serde_json::json!({ "ok": fine, "checks": checks }));
-    } else {
-        for check in &checks {
-            let word = match (check.ok, check.optional) {
-                (true, _) => "ok",
-                (false, true) => "note",
-                (false, false) => "FAIL",
-            };
-            println!("{word:<4}  {:<28} {}", check.name, check.found);
-            if !check.fix.is_empty() {
-                println!("      fix: {}", check.fix);
-            }
-        }
-    }
+    say::answer(&match args.json {
+        true => format!(
+            "{}\n",
+            serde_json::json!({ "version": VERSION, "ok": fine, "checks": checks })
+        ),
+        false => checks.iter().map(Check::lines).collect(),
+    })?;
     Ok(if fine {
         ExitCode::SUCCESS
     } else {

@@ -1,6 +1,6 @@
 //! `agentfs fsck`: checks the store and its branches, and mends them when asked to.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -18,6 +18,7 @@ use crate::error::CmdError;
 use crate::review::json::{self, put_bytes};
 use crate::review::style::escape_word;
 use crate::review::table;
+use crate::say::{self, say};
 
 /// Exit status when damage was found, or is left after a repair.
 const EXIT_DAMAGED: u8 = 1;
@@ -28,13 +29,13 @@ const BAR_COLUMNS: u64 = 30;
 
 /// Runs the subcommand.
 pub fn run(args: &FsckArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
-    let report = match Store::open_for_check(&globals.store_path).map_err(no_check)? {
+    let report = match Store::open_for_check(&globals.store_path)? {
         Some(store) => look(&store, args)?,
         None => match args.branches.first() {
-            Some(name) => return Err(no_check(StoreError::NoBranch(name.to_string()))),
+            Some(name) => return Err(StoreError::NoBranch(name.to_string()).into()),
             None => {
                 let path = escape_word(globals.store_path.as_os_str().as_bytes());
-                eprintln!("agentfs: there is no store at {path}; the first run makes one");
+                say!("agentfs: there is no store at {path}; the first run makes one");
                 Report::default()
             }
         },
@@ -43,12 +44,7 @@ pub fn run(args: &FsckArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         true => format!("{:#}\n", to_json(&report, args.repair)),
         false => to_text(&report, args.repair),
     };
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
-            return Err(CmdError::io("write", "stdout", e));
-        }
-        _ => {}
-    }
+    say::answer(&text)?;
     Ok(match report.is_clean() {
         true => ExitCode::SUCCESS,
         false => ExitCode::from(EXIT_DAMAGED),
@@ -63,19 +59,7 @@ fn look(store: &Store, args: &FsckArgs) -> Result<Report, CmdError> {
         false => store.check(&args.branches, &mut show),
     };
     bar.clear();
-    report.map_err(no_check)
-}
-
-/// What keeps the store from being checked at all.
-fn no_check(e: StoreError) -> CmdError {
-    match e {
-        StoreError::Damaged { path, what } => CmdError::refused(
-            format!("fsck {}", escape_word(path.as_os_str().as_bytes())),
-            what,
-            "give the directory of a store with --store DIR or AGENTFS_STORE",
-        ),
-        other => other.into(),
-    }
+    Ok(report?)
 }
 
 /// One line on a terminal that says how far the check is; nothing anywhere else. A bar of a line is
@@ -112,13 +96,12 @@ impl Bar {
                 format!("{what}: [{bar}] {}", table::size(done))
             }
         };
-        // Nothing hangs on it.
-        let _ = write!(io::stderr(), "\r\x1b[K{line}");
+        say::raw(&format!("\r\x1b[K{line}"));
     }
 
     fn clear(&self) {
         if self.on && self.last.is_some() {
-            let _ = write!(io::stderr(), "\r\x1b[K");
+            say::raw("\r\x1b[K");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use nix::sys::signal::Signal;
 use serde_json::{Map, Value, json};
 
-use agentfs_fsd::backstore::{BranchInfo, Listed, RunExit, Store};
+use agentfs_fsd::backstore::{BranchInfo, Listed, RunExit, Store, StoreError};
 use agentfs_fsd::core::types::Time;
 
 use crate::cli::LsArgs;
@@ -19,6 +19,7 @@ use crate::error::CmdError;
 use crate::review::json::{self, put_bytes, put_words};
 use crate::review::style::escape_word;
 use crate::review::{Summary, summary, table};
+use crate::say::{self, say};
 
 /// What a branch is doing.
 enum State {
@@ -32,8 +33,25 @@ enum State {
     Ended(RunExit),
     /// The last run ended unseen: its launcher was killed, or the machine went down.
     Interrupted,
-    /// It cannot be read.
+    /// What is stored of it is not what was written.
     Damaged(String),
+    /// It cannot be looked at, which says nothing of what it holds: a word for why, and the reason.
+    Unreadable(&'static str, String),
+}
+
+impl State {
+    /// What keeps a branch from being read, or its owner from being known.
+    fn of_store(e: &StoreError) -> Self {
+        let why = e.to_string();
+        match e {
+            StoreError::Damaged { .. } => Self::Damaged(why),
+            StoreError::NewerFormat { .. } => Self::Unreadable("newer format", why),
+            StoreError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+                Self::Unreadable("no permission", why)
+            }
+            _ => Self::Unreadable("unreadable", why),
+        }
+    }
 }
 
 /// One branch.
@@ -53,15 +71,15 @@ pub fn run(args: &LsArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         }
     } else {
         let path = escape_word(globals.store_path.as_os_str().as_bytes());
-        eprintln!("agentfs: there is no store at {path}; the first run makes one");
+        say!("agentfs: there is no store at {path}; the first run makes one");
     }
     for row in &rows {
-        if let State::Damaged(why) = &row.state {
+        if let State::Damaged(why) | State::Unreadable(_, why) = &row.state {
             let (name, why) = (
                 escape_word(row.name.as_bytes()),
                 escape_word(why.as_bytes()),
             );
-            eprintln!("agentfs: branch {name}: {why}");
+            say!("agentfs: branch {name}: {why}");
         }
     }
     let text = if args.json {
@@ -73,17 +91,15 @@ pub fn run(args: &LsArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     } else {
         columns(&rows, Time::now())
     };
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(CmdError::io("write", "stdout", e)),
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    say::answer(&text)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn row(store: &Store, listed: Listed) -> Row {
     let info = match listed {
         Listed::Branch(info) => info,
         Listed::Damaged { name, why } => {
-            let state = State::Damaged(why.to_string());
+            let state = State::of_store(&why);
             return Row {
                 name,
                 info: None,
@@ -96,7 +112,8 @@ fn row(store: &Store, listed: Listed) -> Row {
     // One that cannot be counted must not hide the others.
     let (state, summary) = match summary(store, &info.name, &info.workspace) {
         Ok(summary) => (state(store, &info), Some(summary)),
-        Err(e) => (State::Damaged(e.to_string()), None),
+        Err(CmdError::Store(e)) => (State::of_store(&e), None),
+        Err(e) => (State::Unreadable("unreadable", e.to_string()), None),
     };
     Row {
         name,
@@ -109,7 +126,7 @@ fn row(store: &Store, listed: Listed) -> Row {
 fn state(store: &Store, info: &BranchInfo) -> State {
     let owner = match store.live_owner(&info.name) {
         Ok(owner) => owner,
-        Err(e) => return State::Damaged(e.to_string()),
+        Err(e) => return State::of_store(&e),
     };
     if let Some(owner) = owner
         && let Some(path) = mounted_at(info, owner)
@@ -192,6 +209,7 @@ fn state_words(state: &State) -> String {
         State::Ended(RunExit::Signal(number)) => format!("killed by {}", signal(*number)),
         State::Interrupted => "interrupted".into(),
         State::Damaged(_) => "damaged".into(),
+        State::Unreadable(word, _) => (*word).into(),
     }
 }
 
@@ -222,9 +240,10 @@ fn counts(sum: &Summary) -> String {
 ///
 /// ```text
 /// name, parent (null: the base), workspace, created (RFC 3339)
-/// state       new|running|exited|killed|interrupted|damaged
-/// pid         while running; mounted_at: where, if what runs is a mount; exit_code if exited; signal, signal_number if killed; why if damaged
-/// changes     null if damaged, else { added, modified, deleted: in the workspace outside .git;
+/// state       new|running|exited|killed|interrupted|damaged|unreadable
+/// pid         while running; mounted_at: where, if what runs is a mount; exit_code if exited; signal,
+///             signal_number if killed; why if damaged or unreadable
+/// changes     null if they cannot be counted, else { added, modified, deleted: in the workspace outside .git;
 ///             git_dir: in a .git of it; outside: elsewhere; complete: false if there is more }
 /// bytes       of file contents that the branch holds
 /// command     of the last run, or null; with started and ended
@@ -268,6 +287,10 @@ fn to_json(row: &Row) -> Value {
         State::Damaged(why) => {
             object.insert("why".into(), why.as_str().into());
             "damaged"
+        }
+        State::Unreadable(_, why) => {
+            object.insert("why".into(), why.as_str().into());
+            "unreadable"
         }
     };
     object.insert("state".into(), state.into());

@@ -3,6 +3,7 @@
 //! Also what `mount -t fuse.agentfs` calls, through a link named `mount.fuse.agentfs`.
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -21,19 +22,23 @@ use crate::daemon::{self, Daemon};
 use crate::error::CmdError;
 use crate::hostmount::{self, Options};
 use crate::probe;
+use crate::say::say;
 
 /// How long the daemon may take to close a branch whose mount is gone.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(5);
 /// Stands before the branch's name in the mount table.
 const SOURCE_PREFIX: &str = "agentfs:";
+/// Where to learn what can be unmounted.
+const MOUNTS_SHOWN: &str = "`agentfs ls` shows what is mounted";
 /// The first word of the run record of a mount, where a run has its command.
 pub const RECORD_WORD: &str = "mount";
 
 /// Mounts a branch, or changes the options of a mounted one.
 pub fn mount(args: &MountArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     let mut options = Options::parse(args.options.iter().map(String::as_str))?;
-    let target = real_dir("mount point", &args.mountpoint)?;
+    let make = "make the directory first, with mkdir";
+    let target = real_dir("mount point", &args.mountpoint, make)?;
     if options.remount {
         if !hostmount::is_ours(&target)? {
             return Err(not_ours(&target));
@@ -89,8 +94,11 @@ fn base(
     here: &Here,
 ) -> Result<PathBuf, CmdError> {
     match (args.base.clone().or(options.base.take()), info) {
-        (Some(base), _) => real_dir("base", &base),
-        (None, Some(info)) => real_dir("the branch's workspace", &info.workspace),
+        (Some(base), _) => real_dir("base", &base, "name a directory that exists"),
+        (None, Some(info)) => {
+            let fix = "name the directory to show with --base DIR";
+            real_dir("the branch's workspace", &info.workspace, fix)
+        }
         (None, None) => Ok(probe::workspace(&here.cwd)),
     }
 }
@@ -116,7 +124,7 @@ fn start(
         let undone = hostmount::unmount(target, true);
         let e = daemon.error(CmdError::daemon(branch, e));
         if let Err(undo) = undone {
-            eprintln!("agentfs: {undo}");
+            say!("agentfs: {undo}");
         }
         return Err(e);
     }
@@ -166,15 +174,17 @@ fn drop_unused(store: &Store, branch: &BranchName) {
         std::thread::sleep(PAUSE);
     }
     if let Err(e) = store.remove_branch(branch) {
-        eprintln!("agentfs: remove branch {branch}: {e}");
+        say!("agentfs: remove branch {branch}: {e}");
     }
 }
 
 /// Unmounts, and returns once the branch is closed: it can be mounted or run on again at once.
 pub fn umount(args: &UmountArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     // Of a mount whose daemon died, the path is all that can be had.
-    let target = std::fs::canonicalize(&args.mountpoint)
-        .map_err(|e| CmdError::io("mount point", &args.mountpoint, e))?;
+    let target = std::fs::canonicalize(&args.mountpoint).map_err(|e| {
+        let what = format!("mount point {}", args.mountpoint.display());
+        CmdError::refused(what, e.to_string(), MOUNTS_SHOWN)
+    })?;
     if !hostmount::is_ours(&target)? {
         return Err(not_ours(&target));
     }
@@ -239,13 +249,18 @@ fn not_ours(target: &Path) -> CmdError {
     CmdError::refused(
         format!("{}", target.display()),
         "no branch is mounted there",
-        "`agentfs ls` shows what is mounted",
+        MOUNTS_SHOWN,
     )
 }
 
-fn real_dir(what: &'static str, path: &Path) -> Result<PathBuf, CmdError> {
-    let real = std::fs::canonicalize(path).map_err(|e| CmdError::io(what, path, e))?;
-    let refused = |why, hint| CmdError::refused(format!("{what} {}", path.display()), why, hint);
+/// The real path of a directory; `if_none`: what to do if there is none.
+fn real_dir(what: &'static str, path: &Path, if_none: &str) -> Result<PathBuf, CmdError> {
+    let refused =
+        |why: &str, hint: &str| CmdError::refused(format!("{what} {}", path.display()), why, hint);
+    let real = std::fs::canonicalize(path).map_err(|e| match e.kind() {
+        ErrorKind::NotFound => refused(&e.to_string(), if_none),
+        _ => refused(&e.to_string(), "name a directory that you can enter"),
+    })?;
     match std::fs::metadata(&real) {
         Ok(meta) if meta.is_dir() => Ok(real),
         Ok(_) => Err(refused("is not a directory", "name a directory")),

@@ -11,6 +11,7 @@ use crate::cli::{CmdArgs, ReportArgs};
 use crate::launch::Done;
 use crate::proc::msg::End;
 use crate::review::{self, Summary};
+use crate::say::{self, say};
 
 /// A run that is over.
 #[derive(Debug)]
@@ -40,14 +41,14 @@ pub fn after(run: &Run<'_>, cmd: &CmdArgs, how: ReportArgs) -> ExitCode {
         } else {
             ""
         };
-        eprintln!(
+        say!(
             "agentfs: {}: {}{gone}",
             name.unwrap_or_default(),
             errno.desc()
         );
     }
     if outcome.daemon_lost {
-        eprintln!(
+        say!(
             "agentfs: the daemon of branch {} ended before the command; what it had acknowledged is kept",
             run.branch
         );
@@ -55,12 +56,12 @@ pub fn after(run: &Run<'_>, cmd: &CmdArgs, how: ReportArgs) -> ExitCode {
     if !how.quiet && !run.done.removed {
         let summary = review::summary(run.store, run.branch, run.scope);
         match (how.json, summary) {
-            (true, summary) => eprintln!("{}", object(run, summary.ok())),
-            (false, Ok(summary)) => eprint!("{}", lines(run, &summary)),
-            (false, Err(e)) => eprintln!("agentfs: count the changes of {}: {e}", run.branch),
+            (true, summary) => say!("{}", object(run, summary.ok())),
+            (false, Ok(summary)) => say::raw(&lines(run, &summary)),
+            (false, Err(e)) => say!("agentfs: count the changes of {}: {e}", run.branch),
         }
     } else if how.json {
-        eprintln!("{}", object(run, None));
+        say!("{}", object(run, None));
     }
     ExitCode::from(outcome.end.status())
 }
@@ -72,6 +73,7 @@ fn object(run: &Run<'_>, summary: Option<Summary>) -> serde_json::Value {
         End::Signal(signal) => json!({ "signal": signal }),
     };
     json!({
+        "version": review::json::VERSION,
         "branch": run.branch,
         "created": run.created && !run.done.removed,
         "joined": run.done.joined,

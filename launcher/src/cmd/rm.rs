@@ -11,6 +11,7 @@ use crate::cli::RmArgs;
 use crate::cmd::{Globals, ls};
 use crate::error::CmdError;
 use crate::review::style::escape_word;
+use crate::say::say;
 
 /// Runs the subcommand.
 pub fn run(args: &RmArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
@@ -49,7 +50,7 @@ fn remove(store: &Store, names: &BTreeSet<&BranchName>) -> Result<(), CmdError> 
     }
     for name in names {
         match store.remove_branch(name) {
-            Ok(()) => eprintln!("agentfs: removed branch {name}"),
+            Ok(()) => say!("agentfs: removed branch {name}"),
             // It came to life since we looked.
             Err(StoreError::Locked { pid, .. }) => return Err(live(name, pid, None)),
             Err(e) => return Err(e.into()),

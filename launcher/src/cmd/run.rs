@@ -5,12 +5,14 @@ use std::process::ExitCode;
 
 use agentfs_fsd::backstore::{BranchInfo, Store, StoreError};
 use agentfs_fsd::core::types::BranchName;
+use serde::Serialize;
 
 use crate::cli::{CmdArgs, ReportArgs, RunArgs, ViewArgs};
 use crate::cmd::{Globals, report};
 use crate::error::CmdError;
 use crate::launch::{self, Order};
 use crate::plan;
+use crate::say::{self, say};
 use crate::view::View;
 use crate::{names, probe};
 
@@ -36,7 +38,7 @@ pub fn run(args: &RunArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     let workspace = probe::workspace(&here.cwd);
     check_workspace(&workspace)?;
     if let Some(info) = info.as_ref().filter(|info| info.workspace != workspace) {
-        eprintln!(
+        say!(
             "agentfs: branch {branch} belongs to {}, you are in {}",
             info.workspace.display(),
             here.cwd.display()
@@ -69,7 +71,7 @@ fn check_workspace(workspace: &Path) -> Result<(), CmdError> {
         ));
     }
     if workspace == Path::new("/") {
-        eprintln!(
+        say!(
             "agentfs: the workspace is /: everything on the host becomes copy-on-write; run from a \
              directory of your project for less"
         );
@@ -120,7 +122,10 @@ pub struct Here {
 impl Here {
     /// Looks, and refuses what cannot work from here.
     pub fn look(globals: &Globals) -> Result<Self, CmdError> {
-        let cwd = std::env::current_dir().map_err(|e| CmdError::io("find", "the cwd", e))?;
+        let cwd = std::env::current_dir().map_err(|e| {
+            let fix = "change to a directory that exists, and that you may enter";
+            CmdError::refused("the current directory", e.to_string(), fix)
+        })?;
         let store = std::path::absolute(&globals.store_path)
             .map_err(|e| CmdError::io("resolve", &globals.store_path, e))?;
         Ok(Self {
@@ -178,6 +183,7 @@ impl Job<'_> {
             own_view: self.view.asks_for_something(),
             argv: &self.cmd.argv,
             env: view.environment(self.branch.as_str()),
+            quiet: self.report.quiet,
         })?;
         let scope = self.info.map_or(self.workspace, |info| &info.workspace);
         let created = self.info.is_none();
@@ -206,17 +212,24 @@ impl Job<'_> {
 
     fn print(&self, plan: &plan::Plan) -> Result<ExitCode, CmdError> {
         if self.report.json {
-            let text = serde_json::to_string_pretty(plan).map_err(|e| {
+            let version = crate::review::json::VERSION;
+            let text = serde_json::to_string_pretty(&Versioned { version, plan }).map_err(|e| {
                 CmdError::refused("print the plan as JSON", e.to_string(), "leave out --json")
             })?;
-            println!("{text}");
+            say::answer(&(text + "\n"))?;
         } else {
             let argv: Vec<_> = self.cmd.argv.iter().map(|a| a.to_string_lossy()).collect();
-            print!(
-                "{}",
-                plan::readable(plan, self.branch.as_str(), &argv.join(" "))
-            );
+            let text = plan::readable(plan, self.branch.as_str(), &argv.join(" "));
+            say::answer(&text)?;
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// A plan as JSON for programs.
+#[derive(Serialize)]
+struct Versioned<'a> {
+    version: u32,
+    #[serde(flatten)]
+    plan: &'a plan::Plan,
 }

@@ -10,7 +10,7 @@ use agentfs_fsd::review::{ChangeSet, Node};
 
 use super::plan::{Item, Plan, Status};
 
-/// Version of both schemas.
+/// Version of all schemas.
 pub const VERSION: u32 = 1;
 
 /// `agentfs diff --json`: one object.

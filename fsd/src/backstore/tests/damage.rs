@@ -237,7 +237,7 @@ fn a_directory_of_other_things_is_no_store() {
     for create in [true, false] {
         let answer = Store::on_media(Arc::new(mem.clone()), Path::new("/mem"), create);
         assert!(
-            matches!(answer, Err(StoreError::Damaged { .. })),
+            matches!(answer, Err(StoreError::NoStore { .. })),
             "{answer:?}"
         );
     }
