@@ -162,6 +162,12 @@ fn mounts_that_cannot_be_are_refused_and_leave_nothing() {
     command.arg(at("mnt")).arg("--base").arg(at("base"));
     command.env("AGENTFS_FUSE_HOST_BIN", at("none"));
     refused(&sandbox, cmd::run(&mut command), &["none"]);
+    // One that is told nonsense.
+    let mut command = sandbox.agentfs(&["mount", "b"]);
+    command.arg(at("mnt")).arg("--base").arg(at("base"));
+    command.env("AGENTFS_FUSE_MAX_WRITE", "abc");
+    let words = ["AGENTFS_FUSE_MAX_WRITE", "'abc'", "4096 to 16777216"];
+    refused(&sandbox, cmd::run(&mut command), &words);
 }
 
 #[test]
