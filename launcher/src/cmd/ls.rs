@@ -226,7 +226,7 @@ fn counts(sum: &Summary) -> String {
 /// pid         while running; mounted_at: where, if what runs is a mount; exit_code if exited; signal, signal_number if killed; why if damaged
 /// changes     null if damaged, else { added, modified, deleted: in the workspace outside .git;
 ///             git_dir: in a .git of it; outside: elsewhere; complete: false if there is more }
-/// bytes       of file contents that the branch holds
+/// bytes       that the store spends on contents of changed files (holes are none)
 /// command     of the last run, or null; with started and ended
 /// ```
 fn to_json(row: &Row) -> Value {
