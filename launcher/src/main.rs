@@ -10,6 +10,7 @@ mod idmap;
 mod launch;
 mod line;
 mod mounts;
+mod mounttable;
 mod names;
 mod plan;
 mod probe;

@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{CmdError, SetupError, step};
+use crate::mounttable::{self, Mount};
 use crate::plan::MARK;
 
 /// What is at a path.
@@ -179,16 +180,11 @@ pub fn user_namespace_limit() -> Option<u64> {
 /// Whether this process lives in the view of a run: its /run is a tmpfs that only set-up makes, and
 /// that nothing inside can unmount.
 pub fn inside_a_run() -> Result<bool, CmdError> {
-    let path = "/proc/self/mountinfo";
-    let text = std::fs::read_to_string(path).map_err(|e| CmdError::io("read", path, e))?;
-    Ok(text.lines().any(is_mark))
+    Ok(mounttable::read()?.iter().any(is_mark))
 }
 
-fn is_mark(mountinfo_line: &str) -> bool {
-    let mut words = mountinfo_line.split(' ');
-    let at_run = words.nth(4) == Some("/run");
-    let mut tail = words.skip_while(|w| *w != "-").skip(1);
-    at_run && tail.next() == Some("tmpfs") && tail.next() == Some(MARK)
+fn is_mark(mount: &Mount) -> bool {
+    mount.point == Path::new("/run") && mount.fs_type == "tmpfs" && mount.source == MARK
 }
 
 #[cfg(test)]
@@ -197,16 +193,21 @@ mod tests {
 
     #[test]
     fn the_mark_is_a_tmpfs_of_ours_at_run() {
-        let ours = "109 87 0:41 / /run rw,nosuid,nodev - tmpfs agentfs rw,mode=755";
-        let more = "109 87 0:41 / /run rw,nosuid,nodev shared:7 master:2 - tmpfs agentfs rw";
-        assert!(is_mark(ours) && is_mark(more));
-        for not in [
-            "109 87 0:41 / /run rw,nosuid,nodev - tmpfs tmpfs rw,mode=755",
-            "109 87 0:41 / /tmp rw,nosuid,nodev - tmpfs agentfs rw,mode=755",
-            "109 87 0:41 / /run rw - fuse.agentfs agentfs rw",
-            "",
+        let mount = |point: &str, fs_type: &str, source: &str| Mount {
+            point: point.into(),
+            fs_type: fs_type.into(),
+            source: source.into(),
+        };
+        assert!(is_mark(&mount("/run", "tmpfs", "agentfs")));
+        for (point, fs_type, source) in [
+            ("/run", "tmpfs", "tmpfs"),
+            ("/tmp", "tmpfs", "agentfs"),
+            ("/run", "fuse.agentfs", "agentfs"),
         ] {
-            assert!(!is_mark(not), "{not}");
+            assert!(
+                !is_mark(&mount(point, fs_type, source)),
+                "{point} {fs_type}"
+            );
         }
     }
 

@@ -32,10 +32,10 @@ pub const RECORD_WORD: &str = "mount";
 
 /// Mounts a branch, or changes the options of a mounted one.
 pub fn mount(args: &MountArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
-    let mut options = Options::parse(args.options.iter().map(String::as_str))?;
+    let mut options = Options::parse(args.options.iter().map(OsString::as_os_str))?;
     let target = real_dir("mount point", &args.mountpoint)?;
     if options.remount {
-        if !hostmount::is_ours(&target)? {
+        if hostmount::ours_at(&target)?.is_none() {
             return Err(not_ours(&target));
         }
         hostmount::remount(&target, &options)?;
@@ -108,7 +108,7 @@ fn start(
     let source = options
         .source
         .clone()
-        .unwrap_or_else(|| format!("{SOURCE_PREFIX}{branch}"));
+        .unwrap_or_else(|| format!("{SOURCE_PREFIX}{branch}").into());
     let device = hostmount::mount_at(target, &source, options)?;
     if let Err(e) = attach(store, &client, &device, target, base) {
         // Nobody serves it: whoever looked at it would hang.
@@ -175,7 +175,7 @@ pub fn umount(args: &UmountArgs, globals: &Globals) -> Result<ExitCode, CmdError
     // Of a mount whose daemon died, the path is all that can be had.
     let target = std::fs::canonicalize(&args.mountpoint)
         .map_err(|e| CmdError::io("mount point", &args.mountpoint, e))?;
-    if !hostmount::is_ours(&target)? {
+    if hostmount::ours_at(&target)?.is_none() {
         return Err(not_ours(&target));
     }
     let here = Here::look(globals)?;
