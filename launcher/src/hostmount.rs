@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::error::CmdError;
 use crate::mounttable::{self, Mount};
@@ -294,6 +295,15 @@ pub fn unmount(target: &Path, lazy: bool) -> Result<(), CmdError> {
 /// The file system of ours that is mounted at `target`, a real path, if that is what one sees there.
 pub fn ours_at(target: &Path) -> Result<Option<Mount>, CmdError> {
     Ok(mounttable::top_at(target)?.filter(|mount| mount.fs_type == FS_TYPE))
+}
+
+/// Whether what is mounted at `target` has lost its daemon. Asks what no cache can answer: a stat(2)
+/// of a dead mount that somebody has looked at before goes well.
+pub fn is_dead(target: &Path) -> bool {
+    matches!(
+        rustix::fs::statfs(target),
+        Err(Errno::NOTCONN | Errno::CONNABORTED)
+    )
 }
 
 #[cfg(test)]

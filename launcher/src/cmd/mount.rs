@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -12,7 +13,6 @@ use agentfs_fsd::backstore::{BranchInfo, Listed, NewBranch, RunExit, RunRecord, 
 use agentfs_fsd::core::types::{BranchName, Time};
 use agentfs_fsd::ctl::client::Client;
 use agentfs_fsd::ctl::msg::MountSpec;
-use rustix::io::Errno;
 
 use crate::cli::{MountArgs, UmountArgs};
 use crate::cmd::Globals;
@@ -21,9 +21,12 @@ use crate::daemon::{self, Daemon};
 use crate::error::CmdError;
 use crate::hostmount::{self, Options};
 use crate::probe;
+use crate::review::style::escape_word;
 
 /// How long the daemon may take to close a branch whose mount is gone.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long others' mounts at the same place may take.
+const TURN_PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(5);
 /// Stands before the branch's name in the mount table.
 const SOURCE_PREFIX: &str = "agentfs:";
@@ -47,6 +50,9 @@ pub fn mount(args: &MountArgs, globals: &Globals) -> Result<ExitCode, CmdError> 
             .take()
             .unwrap_or_else(|| globals.store_path.clone()),
     };
+    // Held until the mount is made or refused: of several at once, one finds the place free.
+    let _turn = turn(&target);
+    refuse_taken(&target)?;
     let here = Here::look(&globals)?;
     let store = Store::open_or_create(&here.store)?;
     let info = find(&store, &args.branch)?;
@@ -246,15 +252,48 @@ fn not_ours(target: &Path) -> CmdError {
 fn real_dir(what: &'static str, path: &Path) -> Result<PathBuf, CmdError> {
     let real = std::fs::canonicalize(path).map_err(|e| CmdError::io(what, path, e))?;
     let refused = |why, hint| CmdError::refused(format!("{what} {}", path.display()), why, hint);
+    if hostmount::is_dead(&real) {
+        return Err(refused(
+            "has a mount whose daemon is gone",
+            "take it away with `agentfs umount`, or `umount -l` if it is not of agentfs",
+        ));
+    }
     match std::fs::metadata(&real) {
         Ok(meta) if meta.is_dir() => Ok(real),
         Ok(_) => Err(refused("is not a directory", "name a directory")),
-        Err(e) if e.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => Err(refused(
-            "has a mount whose daemon is gone",
-            "take it away with `agentfs umount`, or `umount -l` if it is not of agentfs",
-        )),
         Err(e) => Err(CmdError::io(what, path, e)),
     }
+}
+
+/// Refuses a place that shows a branch already: a second one would hide it.
+fn refuse_taken(target: &Path) -> Result<(), CmdError> {
+    let Some(mount) = hostmount::ours_at(target)? else {
+        return Ok(());
+    };
+    let source = escape_word(mount.source.as_bytes());
+    let what = match source.strip_prefix(SOURCE_PREFIX) {
+        Some(branch) => format!("branch {branch} is mounted there"),
+        None => format!("a branch is mounted there, as '{source}'"),
+    };
+    Err(CmdError::refused(
+        format!("mount point {}", target.display()),
+        what,
+        "agentfs umount it first, or choose another directory",
+    ))
+}
+
+/// Waits for other mounts at `target` that are just being made. Without it where the directory
+/// cannot be read, or somebody keeps its lock for other ends: then two at once may both be made.
+fn turn(target: &Path) -> Option<std::fs::File> {
+    let dir = std::fs::File::open(target).ok()?;
+    let deadline = Instant::now() + TURN_PATIENCE;
+    while let Err(std::fs::TryLockError::WouldBlock) = dir.try_lock() {
+        if Instant::now() >= deadline {
+            return None;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Some(dir)
 }
 
 /// The name under which mount(8) calls this program.
