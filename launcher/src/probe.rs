@@ -1,7 +1,9 @@
 //! What this host offers, and what is at the paths a plan is about. Only looks, never changes.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
@@ -133,10 +135,11 @@ pub fn workspace(cwd: &Path) -> PathBuf {
 /// The shared git directory of a linked worktree or submodule checked out at `workspace`: it lies
 /// elsewhere, and git writes there.
 pub fn linked_git_dir(workspace: &Path) -> Option<PathBuf> {
-    let text = std::fs::read_to_string(workspace.join(".git")).ok()?;
-    let dir = workspace.join(text.strip_prefix("gitdir:")?.trim());
-    let common = match std::fs::read_to_string(dir.join("commondir")) {
-        Ok(text) => dir.join(text.trim()),
+    let path = |text: &[u8]| PathBuf::from(OsStr::from_bytes(text.trim_ascii()));
+    let text = std::fs::read(workspace.join(".git")).ok()?;
+    let dir = workspace.join(path(text.strip_prefix(b"gitdir:")?));
+    let common = match std::fs::read(dir.join("commondir")) {
+        Ok(text) => dir.join(path(&text)),
         Err(_) => dir,
     };
     let real = std::fs::canonicalize(common).ok()?;

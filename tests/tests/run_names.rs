@@ -143,6 +143,22 @@ fn the_plan_tells_every_byte() {
 }
 
 #[test]
+fn a_linked_worktree_commits_in_a_run() {
+    if !need_run() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let dir = odd_dir(&sandbox);
+    let git = "git init -q && git add -A && git commit -qm one && git worktree add -q ../linked";
+    let mut prepare = sandbox.host("sh");
+    cmd::run(prepare.args(["-c", git]).current_dir(&dir)).ok();
+    let script = "echo 2 > file && git commit -qam two && git log --format=%s";
+    let args = ["run", "-q", "-b", "b", "--", "sh", "-c", script];
+    let done = call_in(&sandbox, &sandbox.root().join("linked"), &args).ok();
+    assert_eq!(done.out(), "two\none\n");
+}
+
+#[test]
 fn a_mount_is_made_found_and_taken_away() {
     if !need_any_mount() {
         return;
