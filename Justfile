@@ -26,7 +26,7 @@ mount:
 
 # Whole runs
 run:
-    scripts/test.sh run_main run_signals run_branches run_view bad_input
+    scripts/test.sh run_main run_signals run_branches run_view run_names bad_input
 
 # A killed daemon, again and again
 crash:
@@ -54,7 +54,7 @@ test-fuse-overlay-ops:
 
 # Attributes, links and listings while other threads change and look
 test-fuse-races:
-    scripts/fuse-suite.sh fuse-races races::
+    scripts/fuse-suite.sh fuse-races posix races::
 
 # A hundred times mount and unmount: nothing may be left
 test-fuse-mount-cycle CYCLES="100":

@@ -17,6 +17,13 @@ if [ ! -x "$suite" ]; then
   echo "fuse-suite.sh: cargo named no test binary of $name" >&2
   exit 1
 fi
+# A filter that fits nothing is a misspelt one: what it meant would go untested unseen.
+for filter in "$@"; do
+  if ! "$suite" --list --format terse "$filter" 2>>"$logs/list.log" | grep -q ': test$'; then
+    echo "fuse-suite.sh: the filter '$filter' matches no test of $name" >&2
+    exit 1
+  fi
+done
 log=$logs/tests.log
 code=0
 AGENTFS_MUST_RUN=1 AGENTFS_TEST_DIR=$scratch AGENTFS_BIN_DIR=$bin "$suite" \

@@ -8,6 +8,9 @@
 #   mount_branch BRANCH MNT BASE [OPTIONS]    umount_branch MNT
 #   harness_end                      summary.json, "N passed, N failed", exit 1 if any failed
 #
+# What is to stay mounted uses harness_log NAME, harness_programs and harness_sum instead of the
+# first and the last: logs and counts, but no scratch directory and nothing taken away.
+#
 # AGENTFS_BIN_DIR names programs that are built already; AGENTFS_LOGS the directory of the logs.
 # As root the work happens in a mount namespace of its own, which takes every mount along when it
 # goes, whatever becomes of the script.
@@ -18,19 +21,26 @@ harness_isolate() { # SCRIPT ARGUMENT..
   AGENTFS_HARNESS_NS=$$ exec unshare --mount --propagation private -- bash "$@"
 }
 
-harness_begin() { # NAME
+# The log directory and the counters alone: for what is to stay when the script ends.
+harness_log() { # NAME
   local time
   harness_name=$1
+  time=$(date -u +%Y%m%dT%H%M%SZ)
+  logs=${AGENTFS_LOGS:-$PWD/logs}/$harness_name-$time
+  mkdir -p "$(dirname "$logs")"
+  while ! mkdir "$logs" 2>/dev/null; do logs=$logs+; done
+  scratch='' passed=0 failed=0 skipped=0 failures=() harness_done=0 harness_start=$SECONDS
+  started=$(date -u +%FT%TZ)
+}
+
+harness_begin() { # NAME
   if [ "${AGENTFS_HARNESS_NS:-}" = "$$" ]; then
     # A branch that somebody else mounted could not be closed while this copy of its mount lives.
     awk '$3 == "fuse.agentfs" { print $2 }' /proc/self/mounts | while read -r point; do
       umount --lazy "$(printf '%b' "$point")"
     done
   fi
-  time=$(date -u +%Y%m%dT%H%M%SZ)
-  logs=${AGENTFS_LOGS:-$PWD/logs}/$harness_name-$time
-  mkdir -p "$(dirname "$logs")"
-  while ! mkdir "$logs" 2>/dev/null; do logs=$logs+; done
+  harness_log "$1"
   scratch=$(mktemp -d /var/tmp/agentfs-harness.XXXXXX)
   chmod 755 "$scratch"
   store=$scratch/store
@@ -38,8 +48,11 @@ harness_begin() { # NAME
   trap 'harness_abort $?' EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM
-  passed=0 failed=0 skipped=0 failures=() harness_done=0 harness_start=$SECONDS
-  started=$(date -u +%FT%TZ)
+  harness_programs
+}
+
+# Builds the programs, or takes those that are named: $bin.
+harness_programs() {
   target=$(cargo metadata --format-version 1 --no-deps --offline |
     sed -E 's/.*"target_directory":"([^"]*)".*/\1/')
   bin=${AGENTFS_BIN_DIR:-}
@@ -175,6 +188,10 @@ harness_end() {
     failures+=("cleaning up")
     cat "$logs/clean.log"
   fi
+  harness_sum
+}
+
+harness_sum() {
   local code=0
   [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ] || code=1
   harness_summary "$code"
@@ -190,7 +207,7 @@ harness_abort() { # EXIT
   set +e
   failed=$((failed + 1))
   failures+=("stopped with exit $1")
-  harness_clean >&2 || echo "harness: $scratch is left" >&2
+  if [ -n "$scratch" ]; then harness_clean >&2 || echo "harness: $scratch is left" >&2; fi
   harness_summary 1
   echo "$passed passed, $failed failed"
   exit 1

@@ -2,7 +2,7 @@
 //!
 //! Layers, each importing only what stands right of it: `fuse, ctl -> core -> backstore -> sys`.
 //! `core::types` and `core::record` are leaves that all of them share;
-//! so are `proc` and `sync`.
+//! so are `escaped`, `proc` and `sync`.
 #![warn(missing_docs)]
 
 pub mod backstore;
@@ -10,6 +10,7 @@ pub mod core;
 pub mod ctl;
 #[cfg(feature = "fuse")]
 pub mod errno;
+pub mod escaped;
 #[cfg(feature = "fuse")]
 pub mod fuse;
 pub mod proc;

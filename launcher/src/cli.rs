@@ -288,7 +288,7 @@ pub struct MountArgs {
 
     /// Mount options
     #[arg(short, value_name = "OPTS")]
-    pub options: Vec<String>,
+    pub options: Vec<OsString>,
 }
 
 /// `agentfs umount`.

@@ -16,6 +16,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::{CmdError, SetupError, step};
+use crate::mounttable::{self, Mount};
 
 const FUSERMOUNT: &str = "fusermount3";
 /// The type shown in `/proc/mounts`: `mount -t` takes it too, through the mount helper.
@@ -39,7 +40,7 @@ pub struct Options {
     /// Change the options of what is mounted there.
     pub remount: bool,
     /// What `/proc/mounts` shows as source.
-    pub source: Option<String>,
+    pub source: Option<OsString>,
     /// The directory to show.
     pub base: Option<PathBuf>,
     /// The store that holds the branch.
@@ -67,11 +68,11 @@ impl Options {
     /// Reads option lists as `-o` gives them, comma separated; later ones win.
     ///
     /// Errors: a refusal that names the first option that is not known.
-    pub fn parse<'a>(lists: impl IntoIterator<Item = &'a str>) -> Result<Self, CmdError> {
+    pub fn parse<'a>(lists: impl IntoIterator<Item = &'a OsStr>) -> Result<Self, CmdError> {
         let mut options = Self::default();
         for word in lists
             .into_iter()
-            .flat_map(|l| l.split(','))
+            .flat_map(|l| l.as_bytes().split(|b| *b == b','))
             .filter(|w| !w.is_empty())
         {
             options.take(word)?;
@@ -79,16 +80,21 @@ impl Options {
         Ok(options)
     }
 
-    fn take(&mut self, word: &str) -> Result<(), CmdError> {
-        match word.split_once('=') {
-            Some(("fsname" | "source", value)) => self.source = Some(value.to_owned()),
-            Some(("base", value)) => self.base = Some(value.into()),
-            Some(("store", value)) => self.store = Some(value.into()),
+    fn take(&mut self, word: &[u8]) -> Result<(), CmdError> {
+        let at = word.iter().position(|b| *b == b'=').unwrap_or(word.len());
+        let (key, value) = word.split_at(at);
+        // Names of options are plain words; values are bytes.
+        let key = std::str::from_utf8(key).map_err(|_| unknown(word))?;
+        let value = value.get(1..).map(OsStr::from_bytes);
+        match (key, value) {
+            ("fsname" | "source", Some(value)) => self.source = Some(value.into()),
+            ("base", Some(value)) => self.base = Some(value.into()),
+            ("store", Some(value)) => self.store = Some(value.into()),
             // What mount(8) passes through for its own use.
-            Some(("subtype", _)) => {}
-            Some((key, _)) if key.starts_with("x-") || key == "comment" => {}
-            Some(_) => return Err(unknown(word)),
-            None => match word {
+            ("subtype", Some(_)) => {}
+            (key, Some(_)) if key.starts_with("x-") || key == "comment" => {}
+            (_, Some(_)) => return Err(unknown(word)),
+            (key, None) => match key {
                 "allow_other" => self.allow_other = true,
                 "default_permissions" => self.default_permissions = true,
                 "no_default_permissions" => self.default_permissions = false,
@@ -107,7 +113,7 @@ impl Options {
                 | "nodiratime" => {}
                 // Words of fstab that concern mount(8) alone.
                 "auto" | "noauto" | "user" | "nouser" | "users" | "nofail" | "_netdev" => {}
-                word if word.starts_with("x-") => {}
+                key if key.starts_with("x-") => {}
                 _ => return Err(unknown(word)),
             },
         }
@@ -130,9 +136,9 @@ impl Options {
     }
 }
 
-fn unknown(word: &str) -> CmdError {
+fn unknown(word: &[u8]) -> CmdError {
     CmdError::refused(
-        format!("mount option '{}'", word.escape_default()),
+        format!("mount option '{}'", word.escape_ascii()),
         "is not known",
         "known are: allow_other, [no_]default_permissions, suid, nosuid, dev, nodev, exec, noexec, \
          ro, rw, remount, fsname=, base=, store=",
@@ -140,7 +146,7 @@ fn unknown(word: &str) -> CmdError {
 }
 
 /// Mounts a new FUSE file system at `target` and gives its device, not served yet.
-pub fn mount_at(target: &Path, source: &str, options: &Options) -> Result<OwnedFd, CmdError> {
+pub fn mount_at(target: &Path, source: &OsStr, options: &Options) -> Result<OwnedFd, CmdError> {
     if rustix::process::geteuid().is_root() {
         mount_as_root(target, source, options)
     } else {
@@ -159,7 +165,7 @@ fn data(options: &Options) -> String {
     data
 }
 
-fn mount_as_root(target: &Path, source: &str, options: &Options) -> Result<OwnedFd, CmdError> {
+fn mount_as_root(target: &Path, source: &OsStr, options: &Options) -> Result<OwnedFd, CmdError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let device = rustix::fs::open("/dev/fuse", flags, Mode::empty())
         .map_err(|e| SetupError::new(step::FUSE_OPEN, "/dev/fuse", e))?;
@@ -182,7 +188,7 @@ fn mount_as_root(target: &Path, source: &str, options: &Options) -> Result<Owned
 }
 
 /// Has the set-uid helper of the fuse3 package mount it: it passes the device back over a socket.
-fn mount_by_helper(target: &Path, source: &str, options: &Options) -> Result<OwnedFd, CmdError> {
+fn mount_by_helper(target: &Path, source: &OsStr, options: &Options) -> Result<OwnedFd, CmdError> {
     if options.suid || options.dev {
         return Err(CmdError::refused(
             "mount options suid and dev",
@@ -195,13 +201,17 @@ fn mount_by_helper(target: &Path, source: &str, options: &Options) -> Result<Own
     rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty()).map_err(|e| fail(e.into()))?;
     let read_only = if options.read_only { ",ro" } else { "" };
     let exec = if options.exec { "" } else { ",noexec" };
-    let list = format!(
-        "nosuid,nodev{exec}{read_only},fsname={},subtype=agentfs{}",
-        source.replace('\\', "\\\\").replace(',', "\\,"),
-        data(options)
-    );
+    let mut list = OsString::from(format!("nosuid,nodev{exec}{read_only},fsname="));
+    for byte in source.as_bytes() {
+        if matches!(byte, b'\\' | b',') {
+            list.push("\\");
+        }
+        list.push(OsStr::from_bytes(&[*byte]));
+    }
+    list.push(format!(",subtype=agentfs{}", data(options)));
     let child = Command::new(FUSERMOUNT)
-        .args(["-o", &list, "--"])
+        .arg("-o")
+        .args([&list, OsStr::new("--")])
         .arg(target)
         .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
         .stdin(Stdio::null())
@@ -300,61 +310,48 @@ fn in_use(target: &Path) -> String {
     )
 }
 
-/// Whether a file system of ours is mounted at `target`, a real path.
-pub fn is_ours(target: &Path) -> Result<bool, CmdError> {
-    let table = procfs::process::Process::myself().and_then(|p| p.mountinfo());
-    let table =
-        table.map_err(|e| CmdError::io("read", "/proc/self/mountinfo", io::Error::other(e)))?;
-    Ok(table
-        .into_iter()
-        .rfind(|m| unescaped(m.mount_point.as_os_str()) == target.as_os_str())
-        .is_some_and(|m| m.fs_type == FS_TYPE))
+/// The file system of ours that is mounted at `target`, a real path, if that is what one sees there.
+pub fn ours_at(target: &Path) -> Result<Option<Mount>, CmdError> {
+    Ok(mounttable::top_at(target)?.filter(|mount| mount.fs_type == FS_TYPE))
 }
 
-/// Undoes the octal escapes of the mount table.
-fn unescaped(path: &OsStr) -> OsString {
-    let bytes = path.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let code = bytes.get(at + 1..at + 4).filter(|_| bytes[at] == b'\\');
-        let code = code.and_then(|c| u8::from_str_radix(std::str::from_utf8(c).ok()?, 8).ok());
-        match code {
-            Some(byte) => {
-                out.push(byte);
-                at += 4;
-            }
-            None => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    std::os::unix::ffi::OsStringExt::from_vec(out)
+/// Whether what is mounted at `target` has lost its daemon. Asks what no cache can answer: a stat(2)
+/// of a dead mount that somebody has looked at before goes well.
+pub fn is_dead(target: &Path) -> bool {
+    matches!(
+        rustix::fs::statfs(target),
+        Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED)
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn later_options_win_and_unknown_ones_are_named() {
-        let options = Options::parse(["ro,suid", "rw,fsname=x=y,allow_other"]).unwrap();
-        assert!(options.suid && !options.read_only && options.allow_other && !options.dev);
-        assert_eq!(options.source.as_deref(), Some("x=y"));
-        let refused = Options::parse(["ro,sudi"]).unwrap_err().to_string();
-        assert!(
-            refused.contains("'sudi'") && refused.contains("nosuid"),
-            "{refused}"
-        );
+    fn parse(lists: &[&[u8]]) -> Result<Options, CmdError> {
+        Options::parse(lists.iter().map(|list| OsStr::from_bytes(list)))
     }
 
     #[test]
-    fn the_mount_tables_escapes_are_undone() {
-        assert_eq!(
-            unescaped(OsStr::new(r"/a\040b\134c")),
-            OsStr::new(r"/a b\c")
-        );
-        assert_eq!(unescaped(OsStr::new(r"/plain\9")), OsStr::new(r"/plain\9"));
+    fn later_options_win_and_unknown_ones_are_named() {
+        let options = parse(&[b"ro,suid", b"rw,fsname=x=y,allow_other"]).unwrap();
+        assert!(options.suid && !options.read_only && options.allow_other && !options.dev);
+        assert_eq!(options.source.as_deref(), Some("x=y".as_ref()));
+        for unknown in [&b"ro,sudi"[..], b"sudi=x", b"sudi="] {
+            let refused = parse(&[unknown]).unwrap_err().to_string();
+            assert!(
+                refused.contains("'sudi") && refused.contains("nosuid"),
+                "{refused}"
+            );
+        }
+    }
+
+    #[test]
+    fn values_may_be_any_bytes() {
+        let options = parse(&[b"base=/x/\xff,fsname=\xfe"]).unwrap();
+        assert_eq!(options.base, Some(OsStr::from_bytes(b"/x/\xff").into()));
+        assert_eq!(options.source.as_deref(), Some(OsStr::from_bytes(b"\xfe")));
+        let refused = parse(&[b"\xff=x"]).unwrap_err().to_string();
+        assert!(refused.contains("'\\xff=x'"), "{refused}");
     }
 }

@@ -13,6 +13,7 @@ mod idmap;
 mod launch;
 mod line;
 mod mounts;
+mod mounttable;
 mod names;
 mod plan;
 mod probe;

@@ -9,8 +9,9 @@ mod show;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use agentfs_fsd::escaped;
 use agentfs_policy::{Access, Policy, Source};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::error::CmdError;
 use crate::idmap::IdMap;
@@ -21,14 +22,16 @@ pub use show::readable;
 /// Source name of the tmpfs at /run; a run inside a run is recognised by it.
 pub const MARK: &str = "agentfs";
 
-/// Everything a run will do to itself.
+/// Everything a run will do to itself. Paths in its JSON are [`escaped`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Plan {
     /// Ids inside.
     pub ids: IdMap,
     /// What the daemon serves copy-on-write, none below another.
+    #[serde(with = "escaped::list")]
     pub roots: Vec<PathBuf>,
     /// Host paths that the daemon answers as absent.
+    #[serde(with = "escaped::list")]
     pub conceal: Vec<PathBuf>,
     /// Whether the daemon may use FUSE passthrough.
     pub passthrough: bool,
@@ -37,6 +40,7 @@ pub struct Plan {
     /// Parts of the new /proc that are made read-only.
     pub proc_read_only: Vec<&'static str>,
     /// Where the command starts.
+    #[serde(with = "escaped::path")]
     pub cwd: PathBuf,
     /// Names of the variables that do not reach it.
     pub env_dropped: Vec<String>,
@@ -55,39 +59,80 @@ pub enum SetupOp {
     /// Makes the new root: the branch's.
     BranchRoot,
     /// A new, empty tmpfs.
-    Tmpfs { at: PathBuf, mode: u32 },
+    Tmpfs {
+        #[serde(with = "escaped::path")]
+        at: PathBuf,
+        mode: u32,
+    },
     /// A directory in one of the new tmpfs.
-    Dir { at: PathBuf, mode: u32 },
+    Dir {
+        #[serde(with = "escaped::path")]
+        at: PathBuf,
+        mode: u32,
+    },
     /// A symbolic link in one of the new tmpfs.
-    Link { at: PathBuf, to: PathBuf },
+    Link {
+        #[serde(with = "escaped::path")]
+        at: PathBuf,
+        #[serde(with = "escaped::path")]
+        to: PathBuf,
+    },
     /// A device of the host, in the new /dev.
-    Device { at: PathBuf },
+    Device {
+        #[serde(with = "escaped::path")]
+        at: PathBuf,
+    },
     /// New pseudo terminals.
-    Pts { at: PathBuf, gid: Option<u32> },
+    Pts {
+        #[serde(with = "escaped::path")]
+        at: PathBuf,
+        gid: Option<u32>,
+    },
     /// The host's file or tree.
     Host {
+        #[serde(with = "escaped::path")]
         at: PathBuf,
+        #[serde(with = "escaped::path")]
         from: PathBuf,
         write: bool,
         make: bool,
     },
     /// A copy of a small host tree that the caller owns, read-only.
-    Own { at: PathBuf },
+    Own {
+        #[serde(with = "escaped::path")]
+        at: PathBuf,
+    },
     /// Waits until the daemon serves the branch.
     AwaitBranch,
     /// The branch's tree.
-    Branch { at: PathBuf, make: bool },
+    Branch {
+        #[serde(with = "escaped::path")]
+        at: PathBuf,
+        make: bool,
+    },
     /// Covers what is there with nothing; keeps places for the visible ones below.
     Hide {
+        #[serde(with = "escaped::path")]
         at: PathBuf,
+        #[serde(serialize_with = "escaped_kinds")]
         keep: Vec<(PathBuf, PathKind)>,
     },
     /// The branch's tree again, this time read-only.
-    DenyWrite { at: PathBuf },
+    DenyWrite {
+        #[serde(with = "escaped::path")]
+        at: PathBuf,
+    },
     /// Makes one of the new tmpfs read-only, now that it is filled.
-    Freeze { at: PathBuf },
+    Freeze {
+        #[serde(with = "escaped::path")]
+        at: PathBuf,
+    },
     /// Makes the new root the root, and lets go of the host's.
     Pivot,
+}
+
+fn escaped_kinds<S: Serializer>(list: &[(PathBuf, PathKind)], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq((list.iter()).map(|(path, kind)| (escaped::escape_path(path), kind)))
 }
 
 /// What a plan is made from.

@@ -1,7 +1,9 @@
 //! What this host offers, and what is at the paths a plan is about. Only looks, never changes.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +12,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{CmdError, SetupError, step};
+use crate::mounttable::{self, Mount};
 use crate::plan::MARK;
 
 /// What is at a path.
@@ -132,10 +135,11 @@ pub fn workspace(cwd: &Path) -> PathBuf {
 /// The shared git directory of a linked worktree or submodule checked out at `workspace`: it lies
 /// elsewhere, and git writes there.
 pub fn linked_git_dir(workspace: &Path) -> Option<PathBuf> {
-    let text = std::fs::read_to_string(workspace.join(".git")).ok()?;
-    let dir = workspace.join(text.strip_prefix("gitdir:")?.trim());
-    let common = match std::fs::read_to_string(dir.join("commondir")) {
-        Ok(text) => dir.join(text.trim()),
+    let path = |text: &[u8]| PathBuf::from(OsStr::from_bytes(text.trim_ascii()));
+    let text = std::fs::read(workspace.join(".git")).ok()?;
+    let dir = workspace.join(path(text.strip_prefix(b"gitdir:")?));
+    let common = match std::fs::read(dir.join("commondir")) {
+        Ok(text) => dir.join(path(&text)),
         Err(_) => dir,
     };
     let real = std::fs::canonicalize(common).ok()?;
@@ -179,16 +183,11 @@ pub fn user_namespace_limit() -> Option<u64> {
 /// Whether this process lives in the view of a run: its /run is a tmpfs that only set-up makes, and
 /// that nothing inside can unmount.
 pub fn inside_a_run() -> Result<bool, CmdError> {
-    let path = "/proc/self/mountinfo";
-    let text = std::fs::read_to_string(path).map_err(|e| CmdError::io("read", path, e))?;
-    Ok(text.lines().any(is_mark))
+    Ok(mounttable::read()?.iter().any(is_mark))
 }
 
-fn is_mark(mountinfo_line: &str) -> bool {
-    let mut words = mountinfo_line.split(' ');
-    let at_run = words.nth(4) == Some("/run");
-    let mut tail = words.skip_while(|w| *w != "-").skip(1);
-    at_run && tail.next() == Some("tmpfs") && tail.next() == Some(MARK)
+fn is_mark(mount: &Mount) -> bool {
+    mount.point == Path::new("/run") && mount.fs_type == "tmpfs" && mount.source == MARK
 }
 
 #[cfg(test)]
@@ -197,16 +196,21 @@ mod tests {
 
     #[test]
     fn the_mark_is_a_tmpfs_of_ours_at_run() {
-        let ours = "109 87 0:41 / /run rw,nosuid,nodev - tmpfs agentfs rw,mode=755";
-        let more = "109 87 0:41 / /run rw,nosuid,nodev shared:7 master:2 - tmpfs agentfs rw";
-        assert!(is_mark(ours) && is_mark(more));
-        for not in [
-            "109 87 0:41 / /run rw,nosuid,nodev - tmpfs tmpfs rw,mode=755",
-            "109 87 0:41 / /tmp rw,nosuid,nodev - tmpfs agentfs rw,mode=755",
-            "109 87 0:41 / /run rw - fuse.agentfs agentfs rw",
-            "",
+        let mount = |point: &str, fs_type: &str, source: &str| Mount {
+            point: point.into(),
+            fs_type: fs_type.into(),
+            source: source.into(),
+        };
+        assert!(is_mark(&mount("/run", "tmpfs", "agentfs")));
+        for (point, fs_type, source) in [
+            ("/run", "tmpfs", "tmpfs"),
+            ("/tmp", "tmpfs", "agentfs"),
+            ("/run", "fuse.agentfs", "agentfs"),
         ] {
-            assert!(!is_mark(not), "{not}");
+            assert!(
+                !is_mark(&mount(point, fs_type, source)),
+                "{point} {fs_type}"
+            );
         }
     }
 

@@ -69,7 +69,9 @@ fn contains(hay: &[u8], needle: &[u8]) -> bool {
 
 /// Mount points of this namespace at or below `dir`, and FUSE mounts of agentfs anywhere.
 pub fn mounts_below(dir: &Path) -> Vec<String> {
-    let table = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    // Another test's mount may have a name that is not UTF-8.
+    let table = fs::read("/proc/self/mountinfo").expect("mountinfo");
+    let table = String::from_utf8_lossy(&table);
     let dir = dir.to_str().expect("a UTF-8 sandbox path");
     table
         .lines()

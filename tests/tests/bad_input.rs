@@ -685,3 +685,32 @@ fn a_daemon_that_ends_at_once() {
     check(done, &["the daemon of branch new", "fsd.log"]);
     before.assert_still();
 }
+
+#[test]
+fn a_variable_that_says_nothing_the_daemon_could_do() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, before) = sandbox();
+    for (name, value) in [
+        ("AGENTFS_FUSE_MAX_WRITE", "abc"),
+        ("AGENTFS_FUSE_MAX_WRITE", "100"),
+        ("AGENTFS_FUSE_MAX_BACKGROUND", "-1"),
+        ("AGENTFS_LOG", "agentfs=loud"),
+    ] {
+        for branch in ["new", "old"] {
+            let mut command = sandbox.agentfs(&["run", "-b", branch, "--", "touch", "mark"]);
+            command.env(name, value);
+            let done = agentfs_tests::cmd::run(&mut command);
+            check(done, &[name, &format!("'{value}'"), "set it to", "unset"]);
+        }
+        assert_eq!(store(&sandbox), ["\"old\""]);
+    }
+    let mut command = sandbox.agentfs(&["run", "-q", "-b", "old", "--", "cat", "kept"]);
+    // Nothing, or more than there is, is no mistake.
+    command.env("AGENTFS_FUSE_MAX_WRITE", "");
+    command.env("AGENTFS_FUSE_MAX_BACKGROUND", "9999999");
+    let done = agentfs_tests::cmd::run(&mut command).ok();
+    assert_eq!(done.out(), "kept\n");
+    before.assert_still();
+}

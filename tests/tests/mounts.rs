@@ -162,6 +162,12 @@ fn mounts_that_cannot_be_are_refused_and_leave_nothing() {
     command.arg(at("mnt")).arg("--base").arg(at("base"));
     command.env("AGENTFS_FUSE_HOST_BIN", at("none"));
     refused(&sandbox, cmd::run(&mut command), &["none"]);
+    // One that is told nonsense.
+    let mut command = sandbox.agentfs(&["mount", "b"]);
+    command.arg(at("mnt")).arg("--base").arg(at("base"));
+    command.env("AGENTFS_FUSE_MAX_WRITE", "abc");
+    let words = ["AGENTFS_FUSE_MAX_WRITE", "'abc'", "4096 to 16777216"];
+    refused(&sandbox, cmd::run(&mut command), &words);
 }
 
 #[test]
@@ -187,12 +193,80 @@ fn a_branch_is_mounted_once() {
 }
 
 #[test]
+fn a_mount_is_not_covered_by_another() {
+    if !need_any_mount() {
+        return;
+    }
+    let mut m = Mounted::new(fill);
+    let other = |m: &Mounted| mounted::mount(&m.sandbox, "other", &m.mnt(), &m.base(), likest());
+    let words = [&format!("branch {BRANCH} is mounted there")[..], "umount"];
+    other(&m).expect(125).says(&words);
+    assert_eq!(m.sandbox.rows().len(), 1, "no branch is made");
+    // Under a name of the user's own it is still one of ours.
+    m.umount();
+    m.mount("fsname=mine");
+    other(&m)
+        .expect(125)
+        .says(&["mounted there", "'mine'", "umount"]);
+    assert_eq!(leak::mounts_below(m.sandbox.root()).len(), 1);
+    m.umount();
+    m.mount(likest());
+    if !is_root() {
+        // The mount helper mounts nothing on a FUSE file system.
+        return;
+    }
+    // A directory below another's mount is free.
+    let below = m.mnt().join("below");
+    fs::create_dir(&below).expect("mkdir");
+    mounted::mount(&m.sandbox, "other", &below, &m.base(), likest()).ok();
+    assert!(below.join("file").exists());
+    mounted::umount(&m.sandbox, &below);
+}
+
+#[test]
+fn one_of_many_branches_at_one_place_wins() {
+    if !need_any_mount() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let (base, mnt) = (sandbox.root().join("base"), sandbox.root().join("mnt"));
+    for dir in [&base, &mnt] {
+        fs::create_dir(dir).expect("mkdir");
+    }
+    fill(&base);
+    let done: Vec<Done> = std::thread::scope(|scope| {
+        let start = |i| {
+            let (sandbox, mnt, base) = (&sandbox, &mnt, &base);
+            scope.spawn(move || mounted::mount(sandbox, &format!("b{i}"), mnt, base, likest()))
+        };
+        let all: Vec<_> = (0..6).map(start).collect();
+        all.into_iter()
+            .map(|t| t.join().expect("a mount"))
+            .collect()
+    });
+    assert_eq!(leak::mounts_below(sandbox.root()).len(), 1);
+    let (winners, losers): (Vec<_>, Vec<_>) = done.into_iter().partition(|d| d.code() == 0);
+    assert_eq!(winners.len(), 1);
+    for loser in losers {
+        loser.expect(125).says(&["is mounted there"]);
+    }
+    assert_eq!(sandbox.rows().len(), 1, "who loses leaves no branch");
+    mounted::umount(&sandbox, &mnt);
+}
+
+#[test]
 fn a_killed_daemon_is_an_error_and_its_mount_can_be_taken_away() {
     if !need_any_mount() {
         return;
     }
     let mut m = Mounted::new(fill);
     fs::write(m.mnt().join("kept"), b"answered for").expect("write");
+    // What the kernel has seen once it may answer for the dead daemon.
+    let seen = |path: &Path| {
+        let list = cmd::run(Command::new("ls").arg("-la").arg(path));
+        list.code() == 0 && fs::metadata(path).is_ok()
+    };
+    assert!(seen(&m.mnt()));
     let daemon = m.sandbox.daemons()[0];
     let pid = nix::unistd::Pid::from_raw(daemon);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("kill");
@@ -203,10 +277,13 @@ fn a_killed_daemon_is_an_error_and_its_mount_can_be_taken_away() {
         error.raw_os_error().is_some_and(|e| gone.contains(&e)),
         "{error}"
     );
-    let again = mounted::mount(&m.sandbox, "other", &m.mnt(), &m.base(), likest());
-    again
-        .expect(125)
-        .says(&["daemon is gone", "agentfs umount"]);
+    for branch in [BRANCH, "other"] {
+        let again = mounted::mount(&m.sandbox, branch, &m.mnt(), &m.base(), likest());
+        again
+            .expect(125)
+            .says(&["daemon is gone", "agentfs umount"]);
+    }
+    assert_eq!(leak::mounts_below(m.sandbox.root()).len(), 1);
     let state = || m.sandbox.row(BRANCH)["state"].clone();
     let killed = state();
     cmd::run(m.sandbox.agentfs(&["umount"]).arg(m.mnt())).ok();
@@ -387,7 +464,8 @@ fn a_mount_belongs_to_who_made_it() {
     let mut m = Mounted::new(fill);
     m.umount();
     m.mount("ro,noexec,fsname=of mine");
-    let table = fs::read_to_string("/proc/self/mounts").expect("the mounts");
+    let table = fs::read("/proc/self/mounts").expect("the mounts");
+    let table = String::from_utf8_lossy(&table);
     let mnt = m.mnt().display().to_string();
     let line = table.lines().find(|line| line.contains(&mnt));
     let line = line.expect("the mount").to_owned();

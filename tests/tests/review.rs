@@ -254,6 +254,30 @@ fn formats_of_diff() {
 }
 
 #[test]
+fn the_size_of_a_branch_is_what_it_takes_on_the_disk() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, before) = repository();
+    let held = || sandbox.row("b")["bytes"].as_u64().expect("a number");
+    sandbox.sh("b", "truncate -s 1T sparse").ok();
+    assert!(held() < 1 << 20, "holes take nothing: {}", held());
+    sandbox
+        .sh("b", "head -c 3000000 /dev/urandom > full; ln full again")
+        .ok();
+    let two = held();
+    assert!(
+        (3_000_000..5_000_000).contains(&two),
+        "two names, one file: {two}"
+    );
+    sandbox.sh("b", "rm full again").ok();
+    assert!(held() < 1 << 20, "{}", held());
+    let table = sandbox.call(&["ls"]).ok().out();
+    assert!(!table.contains("1.0T") && !table.contains("1T"), "{table}");
+    before.assert_still();
+}
+
+#[test]
 fn diff_runs_nothing_of_the_branch() {
     if !need_run() {
         return;

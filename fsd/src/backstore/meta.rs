@@ -1,7 +1,7 @@
 //! What is known of a branch besides its records: the files `branch.json` and `run.json`.
 //!
 //! Each is one line of JSON with a `version` and one line with the CRC-32C of the first, so that
-//! `head -1` gives plain JSON and a flipped bit is seen. Bytes that are no UTF-8 are escaped.
+//! `head -1` gives plain JSON and a flipped bit is seen. Paths and words are [`escaped`].
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::error::StoreError;
 use crate::core::record::LayerId;
 use crate::core::types::{BranchName, Time};
+use crate::escaped;
 
 /// Newest version of `branch.json` and of a branch as a whole.
 pub const BRANCH_VERSION: u32 = 1;
@@ -158,113 +159,6 @@ pub(super) fn unseal<T: DeserializeOwned>(
         });
     }
     serde_json::from_slice(json).map_err(|e| damaged(e.to_string()))
-}
-
-/// Bytes as text: UTF-8 as it is, except that `\` is `\\` and other bytes and controls are `\xNN`.
-mod escaped {
-    use std::ffi::OsString;
-    use std::os::unix::ffi::{OsStrExt, OsStringExt};
-
-    pub fn escape(bytes: &[u8]) -> String {
-        let mut out = String::with_capacity(bytes.len());
-        for chunk in bytes.utf8_chunks() {
-            for c in chunk.valid().chars() {
-                match c {
-                    '\\' => out.push_str("\\\\"),
-                    c if (c as u32) < 0x20 || c as u32 == 0x7f => {
-                        out.push_str(&format!("\\x{:02x}", c as u32));
-                    }
-                    c => out.push(c),
-                }
-            }
-            for b in chunk.invalid() {
-                out.push_str(&format!("\\x{b:02x}"));
-            }
-        }
-        out
-    }
-
-    pub fn unescape(text: &str) -> Result<OsString, String> {
-        let mut out = Vec::with_capacity(text.len());
-        let mut rest = text.as_bytes();
-        while let Some((first, tail)) = rest.split_first() {
-            if *first != b'\\' {
-                out.push(*first);
-                rest = tail;
-            } else if let Some(tail) = tail.strip_prefix(b"\\") {
-                out.push(b'\\');
-                rest = tail;
-            } else {
-                let digits = tail.strip_prefix(b"x").and_then(|t| t.split_at_checked(2));
-                let byte = digits.and_then(|(hex, _)| {
-                    u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()
-                });
-                match (byte, digits) {
-                    (Some(byte), Some((_, tail))) => {
-                        out.push(byte);
-                        rest = tail;
-                    }
-                    _ => return Err("a stray backslash".into()),
-                }
-            }
-        }
-        Ok(OsString::from_vec(out))
-    }
-
-    pub mod path {
-        use super::{OsStrExt, escape, unescape};
-        use serde::{Deserialize, Deserializer, Serializer, de::Error};
-        use std::path::{Path, PathBuf};
-
-        pub fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
-            to.serialize_str(&escape(path.as_os_str().as_bytes()))
-        }
-
-        pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
-            let text = String::deserialize(from)?;
-            unescape(&text).map(PathBuf::from).map_err(D::Error::custom)
-        }
-    }
-
-    pub mod list {
-        use super::{OsStrExt, OsString, escape, unescape};
-        use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-        pub fn serialize<S: Serializer>(list: &[OsString], to: S) -> Result<S::Ok, S::Error> {
-            to.collect_seq(list.iter().map(|word| escape(word.as_bytes())))
-        }
-
-        pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<OsString>, D::Error> {
-            let list = Vec::<String>::deserialize(from)?;
-            list.iter()
-                .map(|text| unescape(text).map_err(D::Error::custom))
-                .collect()
-        }
-    }
-
-    #[cfg(test)]
-    mod tests {
-        use super::*;
-
-        #[test]
-        fn any_bytes_come_back() {
-            let all: Vec<u8> = (0..=255).collect();
-            for bytes in [
-                &all[..],
-                b"plain",
-                b"\\x41",
-                b"\xff\\",
-                "gr\u{fc}n \u{1f980}".as_bytes(),
-            ] {
-                let text = escape(bytes);
-                assert_eq!(unescape(&text).unwrap().as_bytes(), bytes, "{text}");
-            }
-            assert_eq!(escape("gr\u{fc}n".as_bytes()), "gr\u{fc}n");
-            for bad in ["\\", "\\x", "\\x4", "\\xzz", "\\n"] {
-                assert!(unescape(bad).is_err(), "{bad}");
-            }
-        }
-    }
 }
 
 #[cfg(test)]

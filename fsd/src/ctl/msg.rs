@@ -1,16 +1,18 @@
 //! The control messages between the launcher (or a control client) and a branch's daemon.
 //!
 //! Wire form: a little-endian u32 length, then that many bytes of JSON, at most [`MAX_BYTES`].
-//! Descriptors ride along as SCM_RIGHTS with the first byte of a frame. Built without fuser.
+//! Descriptors ride along as SCM_RIGHTS with the first byte of a frame. Paths are [`escaped`]. Built
+//! without fuser.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::core::types::BranchName;
+use crate::escaped;
 
 /// Version of the messages; both sides must speak the same one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Largest frame, in bytes.
 pub const MAX_BYTES: u32 = 1 << 20;
 
@@ -53,14 +55,16 @@ pub enum Request {
 pub struct MountSpec {
     /// The host directory that the mount shows as its root; none: `/`, and paths inside the mount
     /// are those of the host.
-    #[serde(default)]
+    #[serde(default, with = "escaped::maybe_path")]
     pub root: Option<PathBuf>,
     /// Where on the host it is mounted, if anywhere: the core must never look there.
-    #[serde(default)]
+    #[serde(default, with = "escaped::maybe_path")]
     pub mountpoint: Option<PathBuf>,
     /// Host directories shown copy-on-write, absolute, none below another.
+    #[serde(with = "escaped::list")]
     pub roots: Vec<PathBuf>,
     /// Host paths that the core answers with "no such entry", the store among them.
+    #[serde(with = "escaped::list")]
     pub conceal: Vec<PathBuf>,
     /// The only ids that the mount's user namespace maps; none: all of them.
     #[serde(default)]

@@ -18,24 +18,43 @@ const PUT_ASIDE_BYTES: u64 = 1 << 20;
 const FILTER: &str = "AGENTFS_LOG";
 const DEFAULT_FILTER: &str = "info";
 
+/// `AGENTFS_LOG` asks for what cannot be.
+#[derive(Debug, thiserror::Error)]
+#[error("{FILTER} is '{}': {why}; set it to error, warn, info, debug or trace, or unset it", .text.escape_debug())]
+pub(super) struct BadFilter {
+    text: String,
+    why: String,
+}
+
+/// What is to be logged, as `AGENTFS_LOG` says.
+pub(super) fn filter() -> Result<EnvFilter, BadFilter> {
+    let text = std::env::var_os(FILTER).unwrap_or_default();
+    let text = match text.to_str() {
+        Some("") => DEFAULT_FILTER,
+        Some(text) => text,
+        None => {
+            return Err(BadFilter {
+                text: text.to_string_lossy().into_owned(),
+                why: "not UTF-8".into(),
+            });
+        }
+    };
+    EnvFilter::try_new(text).map_err(|e| BadFilter {
+        text: text.to_owned(),
+        why: e.to_string(),
+    })
+}
+
 /// Starts logging in `directory`. Panics and whatever else writes to stderr go there too.
-pub(super) fn start(directory: &Path) -> io::Result<()> {
+pub(super) fn start(directory: &Path, filter: EnvFilter) -> io::Result<()> {
     let log = open(directory)?;
     nix::unistd::dup2_stderr(&log)?;
-    let filter = std::env::var(FILTER).unwrap_or_else(|_| DEFAULT_FILTER.into());
-    let (filter, bad) = match EnvFilter::try_new(&filter) {
-        Ok(parsed) => (parsed, None),
-        Err(error) => (EnvFilter::new(DEFAULT_FILTER), Some(error)),
-    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(false)
         .with_writer(Mutex::new(log))
         .try_init()
         .map_err(io::Error::other)?;
-    if let Some(error) = bad {
-        tracing::warn!(variable = FILTER, %error, "no such log filter");
-    }
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         tracing::error!(thread = thread.name().unwrap_or("?"), "{panic}");

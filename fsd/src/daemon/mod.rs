@@ -20,6 +20,7 @@ use agentfs_fsd::backstore::{LiveBranch, Store};
 use agentfs_fsd::core::types::BranchName;
 use agentfs_fsd::ctl::msg::ErrorCode;
 use agentfs_fsd::ctl::server::{self, Refusal, Server};
+use agentfs_fsd::fuse::Options;
 use nix::sys::signal::SigSet;
 use tracing::{error, info, warn};
 
@@ -49,6 +50,7 @@ struct Opened {
     live: LiveBranch,
     store: PathBuf,
     socket: PathBuf,
+    options: Options,
 }
 
 /// Runs the daemon to its end.
@@ -86,7 +88,13 @@ pub(crate) fn run(args: Args) -> ExitCode {
     }
     info!(branch = %opened.name, pid = std::process::id(), "the branch is live");
     let socket = opened.socket;
-    let daemon = Arc::new(Daemon::new(opened.name, opened.live, opened.store, events));
+    let daemon = Arc::new(Daemon::new(
+        opened.name,
+        opened.live,
+        opened.store,
+        events,
+        opened.options,
+    ));
     let server = match Server::start(Arc::clone(&daemon), control, Some(listener)) {
         Ok(server) => server,
         Err(error) => {
@@ -100,7 +108,11 @@ pub(crate) fn run(args: Args) -> ExitCode {
 
 /// Opens the branch, and its log before that, so that what recovery does is logged.
 fn open(store: &Path, branch: &str) -> Result<Opened, Refusal> {
-    let name = BranchName::new(branch).map_err(|e| Refusal::new(ErrorCode::Malformed, e))?;
+    let malformed = |e: &dyn std::fmt::Display| Refusal::new(ErrorCode::Malformed, e);
+    let name = BranchName::new(branch).map_err(|e| malformed(&e))?;
+    // Whoever set a variable wants what it says: nothing is done that they did not ask for.
+    let filter = logging::filter().map_err(|e| malformed(&e))?;
+    let options = Options::from_env().map_err(|e| malformed(&e))?;
     let opened = Store::open(store).map_err(|e| refusal::of_store(&e))?;
     let Some(opened) = opened else {
         let message = format!("no store at {}", store.display());
@@ -109,7 +121,7 @@ fn open(store: &Path, branch: &str) -> Result<Opened, Refusal> {
     let socket = opened.control_path(&name);
     if let Some(directory) = socket.parent() {
         // Without a log the daemon works as well; a branch that is not there is told just below.
-        let _ = logging::start(directory);
+        let _ = logging::start(directory, filter);
     }
     let live = opened.open_live(&name).map_err(|e| refusal::of_store(&e))?;
     Ok(Opened {
@@ -117,6 +129,7 @@ fn open(store: &Path, branch: &str) -> Result<Opened, Refusal> {
         live,
         store: store.to_owned(),
         socket,
+        options,
     })
 }
 

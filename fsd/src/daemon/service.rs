@@ -28,6 +28,8 @@ pub(super) struct Daemon {
     name: BranchName,
     store: PathBuf,
     events: Sender<Event>,
+    /// How a mount is served, but for passthrough.
+    options: Options,
     /// The open branch until it is attached, that is, until the core takes it over.
     waiting: Mutex<Option<LiveBranch>>,
     core: Arc<Gate<FsCore>>,
@@ -52,11 +54,13 @@ impl Daemon {
         live: LiveBranch,
         store: PathBuf,
         events: Sender<Event>,
+        options: Options,
     ) -> Self {
         Self {
             name,
             store,
             events,
+            options,
             waiting: Mutex::new(Some(live)),
             core: Arc::default(),
             mount: Mutex::default(),
@@ -95,7 +99,10 @@ impl Daemon {
 
     fn serve(&self, face: Face, device: OwnedFd, passthrough: bool) -> Result<(), Refusal> {
         let failed = |e: std::io::Error| Refusal::new(ErrorCode::Io, format!("serve FUSE: {e}"));
-        let options = Options::from_env(passthrough.then(|| self.passthrough_depth()));
+        let options = Options {
+            passthrough_depth: passthrough.then(|| self.passthrough_depth()),
+            ..self.options
+        };
         let session =
             FuseSession::start(Arc::clone(&self.core), face, device, options).map_err(failed)?;
         lock(&self.mount).served = true;

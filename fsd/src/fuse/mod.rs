@@ -16,4 +16,4 @@ mod stale;
 mod workers;
 
 pub use convert::OneUser;
-pub use session::{Face, FuseSession, Options};
+pub use session::{BadKnob, Face, FuseSession, Options};

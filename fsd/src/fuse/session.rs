@@ -3,6 +3,7 @@
 //! Takes a `/dev/fuse` that somebody else mounted and never touches that mount: no thread here
 //! looks at a path inside it, and it ends when the kernel says so (ENODEV).
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::thread;
@@ -65,35 +66,54 @@ const WANTED: &[InitFlags] = &[
 ];
 
 /// An environment variable with a number in it.
+#[derive(Debug)]
 struct Knob {
     name: &'static str,
     default: u64,
+    min: u64,
+    /// More than this is this: whoever asks for all there is need not know how much that is.
+    max: u64,
+}
+
+/// An environment variable that says nothing this program could do.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} is '{}': set it to a number from {min} to {max}, or unset it", .text.escape_debug())]
+pub struct BadKnob {
+    name: &'static str,
+    text: String,
     min: u64,
     max: u64,
 }
 
 impl Knob {
-    /// The value within its bounds. What cannot be read is reported and ignored.
-    fn read(&self, text: Option<&str>) -> u64 {
-        let Some(text) = text else {
-            return self.default;
+    /// The value of the variable; an empty one is none. Errors: no number, or too small.
+    fn read(&self, text: Option<&OsStr>) -> Result<u64, BadKnob> {
+        let Some(text) = text.filter(|text| !text.is_empty()) else {
+            return Ok(self.default);
         };
+        let text = text.to_string_lossy();
         match text.trim().parse::<u64>() {
-            Ok(value) if (self.min..=self.max).contains(&value) => value,
-            Ok(value) => {
-                let used = value.clamp(self.min, self.max);
-                warn!(name = self.name, value, used, "out of bounds");
-                used
+            Ok(value) if value > self.max => {
+                warn!(
+                    name = self.name,
+                    value,
+                    used = self.max,
+                    "more than there is"
+                );
+                Ok(self.max)
             }
-            Err(error) => {
-                warn!(name = self.name, %error, used = self.default, "not a number");
-                self.default
-            }
+            Ok(value) if value >= self.min => Ok(value),
+            _ => Err(BadKnob {
+                name: self.name,
+                text: text.into_owned(),
+                min: self.min,
+                max: self.max,
+            }),
         }
     }
 
-    fn value(&self) -> u64 {
-        self.read(std::env::var(self.name).ok().as_deref())
+    fn value(&self) -> Result<u64, BadKnob> {
+        self.read(std::env::var_os(self.name).as_deref())
     }
 }
 
@@ -112,14 +132,14 @@ pub struct Options {
 }
 
 impl Options {
-    /// The defaults, and what the environment says otherwise.
-    pub fn from_env(passthrough_depth: Option<u32>) -> Self {
-        Self {
-            max_write_bytes: MAX_WRITE.value() as u32,
-            max_background: MAX_BACKGROUND.value() as u16,
+    /// The defaults, and what the environment says otherwise. No passthrough.
+    pub fn from_env() -> Result<Self, BadKnob> {
+        Ok(Self {
+            max_write_bytes: MAX_WRITE.value()? as u32,
+            max_background: MAX_BACKGROUND.value()? as u16,
             readers: readers(thread::available_parallelism().map_or(1, usize::from)),
-            passthrough_depth,
-        }
+            passthrough_depth: None,
+        })
     }
 
     /// Fills in the reply to INIT.
@@ -209,14 +229,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn knobs_stay_within_bounds() {
-        assert_eq!(MAX_WRITE.read(None), 4 * MIB);
-        assert_eq!(MAX_WRITE.read(Some(" 1048576 ")), MIB);
-        assert_eq!(MAX_WRITE.read(Some("999999999")), 16 * MIB);
-        assert_eq!(MAX_WRITE.read(Some("0")), 4096);
-        assert_eq!(MAX_WRITE.read(Some("4M")), 4 * MIB);
-        assert_eq!(MAX_BACKGROUND.read(Some("70000")), 65535);
-        assert_eq!(MAX_BACKGROUND.read(Some("-1")), 64);
+    fn knobs_are_numbers_within_bounds() {
+        let read = |knob: &Knob, text: &str| knob.read(Some(text.as_ref())).ok();
+        assert_eq!(MAX_WRITE.read(None).ok(), Some(4 * MIB));
+        assert_eq!(read(&MAX_WRITE, ""), Some(4 * MIB));
+        assert_eq!(read(&MAX_WRITE, " 1048576 "), Some(MIB));
+        assert_eq!(read(&MAX_WRITE, "999999999"), Some(16 * MIB));
+        assert_eq!(read(&MAX_BACKGROUND, "70000"), Some(65535));
+        for bad in ["0", "4095", "4M", "abc", " ", "-1", "99999999999999999999"] {
+            let error = MAX_WRITE.read(Some(bad.as_ref())).expect_err(bad);
+            let text = error.to_string();
+            assert!(text.contains("AGENTFS_FUSE_MAX_WRITE"), "{text}");
+            assert!(text.contains("4096 to 16777216"), "{text}");
+        }
+        assert_eq!(read(&MAX_BACKGROUND, "-1"), None);
+        assert_eq!(read(&MAX_BACKGROUND, "0"), None);
     }
 
     /// What a session that wants passthrough answers to the INIT of a kernel with these features:
@@ -243,7 +270,11 @@ mod tests {
             root: Ino::ROOT,
             one_user: None,
         };
-        let session = FuseSession::start(Arc::default(), face, device, Options::from_env(Some(2)));
+        let options = Options {
+            passthrough_depth: Some(2),
+            ..Options::from_env().expect("the knobs")
+        };
+        let session = FuseSession::start(Arc::default(), face, device, options);
         session.expect("a session");
         let mut reply = [0; 256];
         let bytes = rustix::io::read(&kernel, &mut reply).expect("the answer");

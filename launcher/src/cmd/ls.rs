@@ -245,7 +245,7 @@ fn counts(sum: &Summary) -> String {
 ///             signal_number if killed; why if damaged or unreadable
 /// changes     null if they cannot be counted, else { added, modified, deleted: in the workspace outside .git;
 ///             git_dir: in a .git of it; outside: elsewhere; complete: false if there is more }
-/// bytes       of file contents that the branch holds
+/// bytes       that the store spends on contents of changed files (holes are none)
 /// command     of the last run, or null; with started and ended
 /// ```
 fn to_json(row: &Row) -> Value {

@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -13,7 +14,6 @@ use agentfs_fsd::backstore::{BranchInfo, Listed, NewBranch, RunExit, RunRecord, 
 use agentfs_fsd::core::types::{BranchName, Time};
 use agentfs_fsd::ctl::client::Client;
 use agentfs_fsd::ctl::msg::MountSpec;
-use rustix::io::Errno;
 
 use crate::cli::{MountArgs, UmountArgs};
 use crate::cmd::Globals;
@@ -22,10 +22,13 @@ use crate::daemon::{self, Daemon};
 use crate::error::CmdError;
 use crate::hostmount::{self, Options};
 use crate::probe;
+use crate::review::style::escape_word;
 use crate::say::say;
 
 /// How long the daemon may take to close a branch whose mount is gone.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long others' mounts at the same place may take.
+const TURN_PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(5);
 /// Stands before the branch's name in the mount table.
 const SOURCE_PREFIX: &str = "agentfs:";
@@ -36,11 +39,11 @@ pub const RECORD_WORD: &str = "mount";
 
 /// Mounts a branch, or changes the options of a mounted one.
 pub fn mount(args: &MountArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
-    let mut options = Options::parse(args.options.iter().map(String::as_str))?;
+    let mut options = Options::parse(args.options.iter().map(OsString::as_os_str))?;
     let make = "make the directory first, with mkdir";
     let target = real_dir("mount point", &args.mountpoint, make)?;
     if options.remount {
-        if !hostmount::is_ours(&target)? {
+        if hostmount::ours_at(&target)?.is_none() {
             return Err(not_ours(&target));
         }
         hostmount::remount(&target, &options)?;
@@ -52,6 +55,9 @@ pub fn mount(args: &MountArgs, globals: &Globals) -> Result<ExitCode, CmdError> 
             .take()
             .unwrap_or_else(|| globals.store_path.clone()),
     };
+    // Held until the mount is made or refused: of several at once, one finds the place free.
+    let _turn = turn(&target);
+    refuse_taken(&target)?;
     let here = Here::look(&globals)?;
     let store = Store::open_or_create(&here.store)?;
     let info = find(&store, &args.branch)?;
@@ -116,7 +122,7 @@ fn start(
     let source = options
         .source
         .clone()
-        .unwrap_or_else(|| format!("{SOURCE_PREFIX}{branch}"));
+        .unwrap_or_else(|| format!("{SOURCE_PREFIX}{branch}").into());
     let device = hostmount::mount_at(target, &source, options)?;
     if let Err(e) = attach(store, &client, &device, target, base) {
         // Nobody serves it: whoever looked at it would hang.
@@ -185,7 +191,7 @@ pub fn umount(args: &UmountArgs, globals: &Globals) -> Result<ExitCode, CmdError
         let what = format!("mount point {}", args.mountpoint.display());
         CmdError::refused(what, e.to_string(), MOUNTS_SHOWN)
     })?;
-    if !hostmount::is_ours(&target)? {
+    if hostmount::ours_at(&target)?.is_none() {
         return Err(not_ours(&target));
     }
     let here = Here::look(globals)?;
@@ -261,15 +267,48 @@ fn real_dir(what: &'static str, path: &Path, if_none: &str) -> Result<PathBuf, C
         ErrorKind::NotFound => refused(&e.to_string(), if_none),
         _ => refused(&e.to_string(), "name a directory that you can enter"),
     })?;
+    if hostmount::is_dead(&real) {
+        return Err(refused(
+            "has a mount whose daemon is gone",
+            "take it away with `agentfs umount`, or `umount -l` if it is not of agentfs",
+        ));
+    }
     match std::fs::metadata(&real) {
         Ok(meta) if meta.is_dir() => Ok(real),
         Ok(_) => Err(refused("is not a directory", "name a directory")),
-        Err(e) if e.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => Err(refused(
-            "has a mount whose daemon is gone",
-            "take it away with `agentfs umount`, or `umount -l` if it is not of agentfs",
-        )),
         Err(e) => Err(CmdError::io(what, path, e)),
     }
+}
+
+/// Refuses a place that shows a branch already: a second one would hide it.
+fn refuse_taken(target: &Path) -> Result<(), CmdError> {
+    let Some(mount) = hostmount::ours_at(target)? else {
+        return Ok(());
+    };
+    let source = escape_word(mount.source.as_bytes());
+    let what = match source.strip_prefix(SOURCE_PREFIX) {
+        Some(branch) => format!("branch {branch} is mounted there"),
+        None => format!("a branch is mounted there, as '{source}'"),
+    };
+    Err(CmdError::refused(
+        format!("mount point {}", target.display()),
+        what,
+        "agentfs umount it first, or choose another directory",
+    ))
+}
+
+/// Waits for other mounts at `target` that are just being made. Without it where the directory
+/// cannot be read, or somebody keeps its lock for other ends: then two at once may both be made.
+fn turn(target: &Path) -> Option<std::fs::File> {
+    let dir = std::fs::File::open(target).ok()?;
+    let deadline = Instant::now() + TURN_PATIENCE;
+    while let Err(std::fs::TryLockError::WouldBlock) = dir.try_lock() {
+        if Instant::now() >= deadline {
+            return None;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Some(dir)
 }
 
 /// The name under which mount(8) calls this program.

@@ -1,11 +1,13 @@
 //! Opens a branch for review, and counts what it changed.
 
+use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use agentfs_fsd::backstore::{BranchInfo, BranchReader, Store};
+use agentfs_fsd::backstore::{BranchInfo, BranchReader, Records, Store};
+use agentfs_fsd::core::record::{ExtentSource, ObjectId};
 use agentfs_fsd::core::types::BranchName;
-use agentfs_fsd::review::{Base, ChangeSet, ContentReader, Effort, Node, Source, changes};
+use agentfs_fsd::review::{Base, ChangeSet, ContentReader, Effort, Source, changes};
 
 use super::git::{self, Refusal};
 use super::plan::{Parents, Scope, Status};
@@ -16,6 +18,9 @@ const COUNTING: Effort = Effort::Bounded {
     compare_bytes: 32 << 20,
     base_entries: 50_000,
 };
+
+/// The unit of `st_blocks`. Source: stat(3type).
+const BLOCK_BYTES: u64 = 512;
 
 /// A branch with what it changed.
 #[derive(Debug)]
@@ -37,7 +42,7 @@ pub struct Summary {
     pub modified: u64,
     /// Files that are gone; a directory counts only if it was empty.
     pub deleted: u64,
-    /// Bytes of file contents that the branch holds itself, in any scope.
+    /// Bytes that the store spends on contents of changed files, in any scope: holes are none.
     pub bytes: u64,
     /// Changes in a `.git` within the scope: not among the three above, and in no patch.
     pub git_dir: u64,
@@ -78,7 +83,15 @@ impl Review {
 
     /// Counts the changes at or below `scope`.
     pub fn summary(&self, scope: &Path) -> Summary {
-        count(&self.set, &Scope::below(scope.as_os_str().as_bytes()))
+        let mut sum = count(&self.set, &Scope::below(scope.as_os_str().as_bytes()));
+        for id in held_objects(&self.set) {
+            // A running branch may have let go of it since its records were read.
+            match self.reader.open_object(id, false).and_then(|o| o.stat()) {
+                Ok(stat) => sum.bytes += stat.blocks * BLOCK_BYTES,
+                Err(_) => sum.complete = false,
+            }
+        }
+        sum
     }
 }
 
@@ -96,7 +109,7 @@ fn review(e: agentfs_fsd::review::ReviewError) -> CmdError {
     }
 }
 
-/// Counts the changes of `set`.
+/// Counts the changes of `set`; the bytes are left out.
 pub fn count(set: &ChangeSet, scope: &Scope) -> Summary {
     let parents = Parents::of(set);
     let mut sum = Summary {
@@ -104,9 +117,6 @@ pub fn count(set: &ChangeSet, scope: &Scope) -> Summary {
         ..Summary::default()
     };
     for change in &set.changes {
-        if let Some(after) = &change.after {
-            sum.bytes += own_bytes(after);
-        }
         let Some(status) = parents.status(change) else {
             continue;
         };
@@ -128,17 +138,25 @@ pub fn count(set: &ChangeSet, scope: &Scope) -> Summary {
     sum
 }
 
-/// Bytes of a file that are in the store rather than in the base.
-fn own_bytes(node: &Node) -> u64 {
-    match &node.source {
-        Source::None | Source::Symlink(_) | Source::Base(_) => 0,
-        Source::Object(_) => node.size,
-        Source::Extents { map, .. } => {
-            let ends = map
-                .iter()
-                .map(|(at, (len, _))| (*at, at.saturating_add(*len)));
-            ends.map(|(at, end)| end.min(node.size).saturating_sub(at))
-                .sum()
+/// The objects of the store that hold contents of the changed files; one of several names once.
+fn held_objects(set: &ChangeSet) -> BTreeSet<ObjectId> {
+    let mut held = BTreeSet::new();
+    for node in set
+        .changes
+        .iter()
+        .filter_map(|change| change.after.as_ref())
+    {
+        match &node.source {
+            Source::None | Source::Symlink(_) | Source::Base(_) => {}
+            Source::Object(id) => held.extend([*id]),
+            Source::Extents { own, map, .. } => {
+                held.insert(*own);
+                held.extend(map.values().filter_map(|(_, source)| match source {
+                    ExtentSource::Object(id) => Some(*id),
+                    ExtentSource::Zero => None,
+                }));
+            }
         }
     }
+    held
 }

@@ -5,8 +5,9 @@ use std::fs::{self, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use agentfs_tests::mounted::{Mounted, as_user, need_mount};
+use agentfs_tests::mounted::{BRANCH, Mounted, as_user, need_mount};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
@@ -451,4 +452,67 @@ fn access_control_lists_are_kept_inherited_and_obeyed() {
         (set_all, read, write, by_user, modes, lists)
     });
     m.assert_same_trees();
+}
+
+/// Runs `chown` as user ONE in groups of its own, with no capability but these, and gives its pid
+/// and whether it went well.
+fn chown_as_one(file: &Path, owner: &str, capabilities: &str) -> (u32, bool) {
+    let (one, groups) = (ONE.to_string(), format!("{SHARED},{TWO}"));
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid", &one, "--regid", &one, "--groups", &groups])
+        .args(["--bounding-set", capabilities, "--inh-caps", capabilities])
+        .args(["--ambient-caps", capabilities, "--", "chown", owner])
+        .arg(file);
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("setpriv");
+    let pid = child.id();
+    (pid, child.wait().expect("wait").success())
+}
+
+#[test]
+fn a_change_of_owner_by_another_is_logged() {
+    if !need_mount() {
+        return;
+    }
+    let m = Mounted::new(|dir| {
+        fs::write(dir.join("file"), b"base").expect("write");
+        give(&dir.join("file"), TWO, TWO, 0o644);
+    });
+    let log = m.sandbox.store().join(format!("branches/{BRANCH}/fsd.log"));
+    let lines = || {
+        let text = fs::read_to_string(&log).expect("the log");
+        let lines = text.lines().filter(|line| line.contains("agentfs::access"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let file = m.mnt().join("file");
+    // What the kernel refuses never comes to the daemon, and what the owner does is nothing new.
+    let (_, went_well) = chown_as_one(&file, &format!("{ONE}"), "-all");
+    assert!(!went_well, "user ONE may not");
+    as_user(TWO, TWO, &[SHARED], || chown(&file, None, Some(SHARED))).expect("the owner");
+    assert_eq!(lines(), Vec::<String>::new());
+
+    let (pid, went_well) = chown_as_one(&file, "7:8", "-all,+chown");
+    assert!(went_well, "CAP_CHOWN lets it pass");
+    let (other, went_well) = chown_as_one(&file, ":9", "-all,+chown");
+    assert!(went_well, "CAP_CHOWN lets it pass");
+    let lines = lines();
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    for (line, words) in lines.iter().zip([
+        [
+            format!(" pid={pid} uid={ONE} gid={ONE} groups=[{TWO}, {SHARED}] "),
+            " asked_uid=Some(7) asked_gid=Some(8) ".into(),
+            format!(" owner_uid={TWO} owner_gid={SHARED}"),
+        ],
+        [
+            format!(" pid={other} uid={ONE} gid={ONE} groups=[{TWO}, {SHARED}] "),
+            " asked_uid=None asked_gid=Some(9) ".into(),
+            " owner_uid=7 owner_gid=8".into(),
+        ],
+    ]) {
+        for word in words {
+            assert!(line.contains(&word), "{word:?}: {line}");
+        }
+    }
+    let meta = fs::metadata(&file).expect("stat");
+    assert_eq!((meta.uid(), meta.gid()), (7, 9));
 }
