@@ -142,6 +142,7 @@ fn daemon_fix(e: &CtlError) -> &'static str {
         CtlError::Refused { code, .. } => match code {
             ErrorCode::Damaged => DAMAGED_FIX,
             ErrorCode::NewerFormat => NEWER_FIX,
+            ErrorCode::Environment => "set the variable to something that it takes, or unset it",
             ErrorCode::NoSpace => {
                 "free space where the store is, or drop branches with `agentfs rm`"
             }

@@ -702,7 +702,10 @@ fn a_variable_that_says_nothing_the_daemon_could_do() {
             let mut command = sandbox.agentfs(&["run", "-b", branch, "--", "touch", "mark"]);
             command.env(name, value);
             let done = agentfs_tests::cmd::run(&mut command);
-            check(done, &[name, &format!("'{value}'"), "set it to", "unset"]);
+            check(
+                done,
+                &[name, &format!("'{value}'"), "set the variable", "unset"],
+            );
         }
         assert_eq!(store(&sandbox), ["\"old\""]);
     }

@@ -127,6 +127,8 @@ pub enum Reply {
 pub enum ErrorCode {
     Version,
     Malformed,
+    /// A variable of the daemon's environment says nothing that it could do.
+    Environment,
     NotAllowed,
     Locked,
     Damaged,

@@ -20,7 +20,7 @@ const DEFAULT_FILTER: &str = "info";
 
 /// `AGENTFS_LOG` asks for what cannot be.
 #[derive(Debug, thiserror::Error)]
-#[error("{FILTER} is '{}': {why}; set it to error, warn, info, debug or trace, or unset it", .text.escape_debug())]
+#[error("{FILTER} is '{}': {why}; it takes error, warn, info, debug or trace", .text.escape_debug())]
 pub(super) struct BadFilter {
     text: String,
     why: String,

@@ -111,8 +111,9 @@ fn open(store: &Path, branch: &str) -> Result<Opened, Refusal> {
     let malformed = |e: &dyn std::fmt::Display| Refusal::new(ErrorCode::Malformed, e);
     let name = BranchName::new(branch).map_err(|e| malformed(&e))?;
     // Whoever set a variable wants what it says: nothing is done that they did not ask for.
-    let filter = logging::filter().map_err(|e| malformed(&e))?;
-    let options = Options::from_env().map_err(|e| malformed(&e))?;
+    let variable = |e: &dyn std::fmt::Display| Refusal::new(ErrorCode::Environment, e);
+    let filter = logging::filter().map_err(|e| variable(&e))?;
+    let options = Options::from_env().map_err(|e| variable(&e))?;
     let opened = Store::open(store).map_err(|e| refusal::of_store(&e))?;
     let Some(opened) = opened else {
         let message = format!("no store at {}", store.display());

@@ -77,7 +77,7 @@ struct Knob {
 
 /// An environment variable that says nothing this program could do.
 #[derive(Debug, thiserror::Error)]
-#[error("{name} is '{}': set it to a number from {min} to {max}, or unset it", .text.escape_debug())]
+#[error("{name} is '{}', which is no number from {min} to {max}", .text.escape_debug())]
 pub struct BadKnob {
     name: &'static str,
     text: String,
