@@ -1,0 +1,113 @@
+//! Claims of fsd/SEMANTICS.md: owners, rights and attributes.
+
+use agentfs_tests::need::is_root;
+
+use crate::{claim, python, sh};
+
+#[test]
+fn s20_owners_and_rights_are_checked() {
+    claim(|sandbox| {
+        if is_root() {
+            let out = sh(
+                sandbox,
+                "stat -c %u:%g file; chmod 640 file; stat -c %a file",
+            );
+            assert_eq!(out, "0:0\n640\n");
+            return;
+        }
+        python(
+            sandbox,
+            r#"
+import os
+def err(call):
+    try:
+        call(); return 0
+    except OSError as e:
+        return e.errno
+assert err(lambda: os.chown("file", 0, -1)) in (1, 22) and err(lambda: os.chown("file", -1, 0)) in (1, 22)
+os.chmod("file", 0); assert err(lambda: open("file")) == 13
+os.chmod("dir", 0o600); assert err(lambda: os.stat("dir/one")) == 13 and err(lambda: os.mkdir("dir/x")) == 13
+os.chmod("dir", 0o500); assert err(lambda: os.unlink("dir/one")) == 13 and open("dir/one").read() == "1"
+os.chmod("file", 0o400); assert err(lambda: open("file", "a")) == 13 and open("file").read()
+"#,
+        );
+    });
+}
+
+#[test]
+fn s21_owners_of_system_files() {
+    claim(|sandbox| {
+        let look = "stat -c %u /etc /etc/passwd /usr/bin/env | sort -u";
+        let expected = if is_root() { "0\n" } else { "65534\n" };
+        assert_eq!(sh(sandbox, look), expected);
+        let me = nix::unistd::geteuid();
+        assert_eq!(
+            sh(sandbox, "find /etc/ssh -printf '%U\\n' | sort -u"),
+            format!("{me}\n")
+        );
+        sh(sandbox, "ssh -G localhost");
+    });
+}
+
+#[test]
+fn s22_privileges_of_files_give_nothing() {
+    claim(|sandbox| {
+        let out = sh(
+            sandbox,
+            "cp /usr/bin/id ./id; chmod 6755 id; stat -c %a id; ./id -u; \
+            printf x >> id; stat -c %a id; chmod 4755 exec; : > exec; stat -c %a exec; \
+            chmod 6755 exec; truncate -s 9 exec; stat -c %a exec",
+        );
+        let mut lines = out.lines();
+        assert_eq!(lines.next(), Some("6755"));
+        assert_eq!(
+            lines.next(),
+            Some(nix::unistd::geteuid().to_string().as_str())
+        );
+        let cleared: Vec<&str> = lines.collect();
+        assert_eq!(cleared, ["755", "755", "755"], "{out}");
+    });
+}
+
+#[test]
+fn s23_device_nodes_are_refused() {
+    claim(|sandbox| {
+        python(
+            sandbox,
+            r#"
+import os, stat
+for kind in (stat.S_IFCHR, stat.S_IFBLK):
+    try:
+        os.mknod("node", kind | 0o600, os.makedev(1, 3)); assert False
+    except OSError as e:
+        assert e.errno == 1, e
+"#,
+        );
+    });
+}
+
+#[test]
+fn s24_attributes_are_kept() {
+    claim(|sandbox| {
+        python(
+            sandbox,
+            r#"
+import os
+os.setxattr("file", "user.n", b"\0" * 1000); os.setxattr("dir", "user.d", b"d"); os.removexattr("dir", "user.b")
+for flag, err in ((os.XATTR_CREATE, 17), (os.XATTR_REPLACE, 61)):
+    try:
+        os.setxattr("file", "user.n" if err == 17 else "user.none", b"", flag); assert False
+    except OSError as e:
+        assert e.errno == err
+"#,
+        );
+        python(
+            sandbox,
+            r#"
+import os
+assert os.getxattr("dir/link", "user.n") == b"\0" * 1000 and os.getxattr("file", "user.a") == b"base value"
+assert os.listxattr("dir") == ["user.d"]
+"#,
+        );
+    });
+}
