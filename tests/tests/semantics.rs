@@ -41,9 +41,28 @@ fn sh(sandbox: &Sandbox, script: &str) -> String {
     sandbox.sh("b", &format!("set -e; {script}")).ok().out()
 }
 
+/// What the Python programs share: `err(call)` is the errno of a call, 0 if it did well, and
+/// `syscall(number, ..)` one that Python has no name for.
+const PRELUDE: &str = r#"
+import ctypes, errno, fcntl, mmap, os, stat, struct, subprocess
+libc = ctypes.CDLL(None, use_errno=True)
+def err(call, *args):
+    try:
+        call(*args); return 0
+    except OSError as e:
+        return e.errno
+def syscall(*args):
+    got = libc.syscall(*(ctypes.c_long(a) if isinstance(a, int) else a for a in args))
+    if got < 0:
+        raise OSError(ctypes.get_errno(), "")
+    return got
+RW = os.O_RDWR | os.O_CREAT
+"#;
+
 /// Runs a Python program on the branch; its asserts are the test.
 #[track_caller]
 fn python(sandbox: &Sandbox, program: &str) {
+    let program = &format!("{PRELUDE}{program}");
     let args = [
         "run",
         "-q",

@@ -200,3 +200,25 @@ assert s.accept()[0].recv(1) == b"x"
         );
     });
 }
+
+#[test]
+fn s29_direct_io_goes_through_the_daemon() {
+    claim(|sandbox| {
+        python(
+            sandbox,
+            r#"
+block = mmap.mmap(-1, 8192); block.write(b"d" * 8192)
+for name in ["new", "file"]:
+    f = os.open(name, RW | os.O_TRUNC | os.O_DIRECT)
+    assert os.pwrite(f, block, 0) == 8192 and os.pwrite(f, b"odd", 8193) == 3
+    assert os.preadv(f, [memoryview(block)[:10]], 1) == 10
+    # As dd(1) does for a last block that is not whole.
+    fcntl.fcntl(f, fcntl.F_SETFL, 0)
+    assert os.pwrite(f, b"end", 10000) == 3 and os.pread(f, 9, 9997) == b"\0\0\0end"
+    os.close(f)
+    subprocess.run(["dd", "if=/etc/passwd", "of=" + name, "bs=8192", "oflag=direct", "status=none"], check=True)
+    assert open(name, "rb").read() == open("/etc/passwd", "rb").read()
+"#,
+        );
+    });
+}
