@@ -71,3 +71,32 @@ fn s28_birth_times_are_not_shown() {
             .ok();
     });
 }
+
+#[test]
+fn s30_files_have_no_attributes_of_chattr() {
+    claim(|sandbox| {
+        python(
+            sandbox,
+            r#"
+GETFLAGS, SETFLAGS, FSGETXATTR, FSSETXATTR = 0x80086601, 0x40086602, 0x801c581f, 0x401c5820
+open("new", "w").close()
+for name in ["new", "file", "dir"]:
+    f = os.open(name, os.O_RDONLY)
+    assert fcntl.ioctl(f, GETFLAGS, b"\xff" * 8)[:4] == bytes(4)
+    assert fcntl.ioctl(f, FSGETXATTR, b"\xff" * 28) == bytes(28)
+    assert err(fcntl.ioctl, f, SETFLAGS, bytes(8)) == 0 and err(fcntl.ioctl, f, FSSETXATTR, bytes(28)) == 0
+    # NODUMP, as ext4 gives it to every owner.
+    assert err(fcntl.ioctl, f, SETFLAGS, struct.pack("q", 0x40)) == errno.EOPNOTSUPP
+    assert err(fcntl.ioctl, f, FSSETXATTR, struct.pack("I24x", 0x80)) == errno.EOPNOTSUPP
+"#,
+        );
+        let out = sh(
+            sandbox,
+            "lsattr -d file dir | tr -d -- -; ! chattr +d file 2>&1",
+        );
+        assert!(
+            out.starts_with(" file\n dir\n") && out.contains("not supported"),
+            "{out}"
+        );
+    });
+}
