@@ -621,7 +621,13 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let call = |core: &FsCore| core.getxattr(self.ino(ino), name.as_bytes());
+        let call = |core: &FsCore| {
+            let value = core.getxattr(self.ino(ino), name.as_bytes())?;
+            Ok(match &self.face.one_user {
+                Some(user) => user.show_xattr(name.as_bytes(), value),
+                None => value,
+            })
+        };
         xattr(reply, size, self.call(op::GETXATTR, req, ino, call));
     }
 

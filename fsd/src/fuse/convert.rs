@@ -4,8 +4,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{Errno, FileAttr, FileType, INodeNo, RenameFlags, Request, TimeOrNow};
 
+use crate::core::acl::{ACCESS_XATTR, Acl, DEFAULT_XATTR};
 use crate::core::error::FsError;
 use crate::core::types::{Attr, Caller, Kind, NewMode, RenameMode, Time, TimeSet};
+use crate::sync::Arc;
 
 /// How long the kernel may trust entries and attributes: for good. A mount serves one branch,
 /// and every change of it goes through this mount. (The kernel clamps it to its own maximum.)
@@ -55,6 +57,24 @@ impl OneUser {
             attr.gid = self.gid;
         }
         attr
+    }
+
+    /// What stands for the attribute `name`: of an access control list, the entries that can
+    /// concern this user. The kernel answers every access with EINVAL when a list names an id that
+    /// the user namespace does not know.
+    pub(super) fn show_xattr(&self, name: &[u8], value: Arc<[u8]>) -> Arc<[u8]> {
+        if name != ACCESS_XATTR && name != DEFAULT_XATTR {
+            return value;
+        }
+        let Some(list) = Acl::parse(&value) else {
+            return value;
+        };
+        let in_group = |id| id == self.gid || self.groups.contains(&id);
+        let shown = list.shown(
+            |id| (id == self.uid).then_some(id),
+            |id| in_group(id).then_some(self.gid),
+        );
+        shown.to_bytes().into()
     }
 }
 

@@ -1,8 +1,9 @@
 //! Claims of fsd/SEMANTICS.md: owners, rights and attributes.
 
-use agentfs_tests::need::is_root;
+use agentfs_tests::Sandbox;
+use agentfs_tests::need::{is_root, need_run};
 
-use crate::{claim, python, sh};
+use crate::{PRELUDE, claim, python, sh};
 
 #[test]
 fn s20_owners_and_rights_are_checked() {
@@ -110,4 +111,38 @@ assert os.listxattr("dir") == ["user.d"]
 "#,
         );
     });
+}
+
+#[test]
+fn s41_lists_name_ids_of_the_runs_user_namespace() {
+    if !need_run() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    const LISTS: &str = r#"
+def acl(*named):
+    entries = [(1, 6, 0xffffffff), *named, (16, 6, 0xffffffff), (32, 0, 0xffffffff)]
+    entries.insert(1 + sum(e[0] == 2 for e in named), (4, 4, 0xffffffff))
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *e) for e in entries)
+me, others, group = (2, 4, os.getuid()), (2, 6, 12345), (8, 6, 12345)
+access, default = "system.posix_acl_access", "system.posix_acl_default"
+"#;
+    sandbox.host_sh(&format!(
+        "/usr/bin/python3 - <<'E'\n{PRELUDE}{LISTS}\n\
+        open('file', 'w').close(); os.setxattr('file', access, acl(me, others, group))\n\
+        os.mkdir('dir'); os.setxattr('dir', default, acl(others))\nE"
+    ));
+    let program = format!(
+        r#"{LISTS}
+root = os.getuid() == 0
+assert os.getxattr("file", access) == (acl(me, others, group) if root else acl(me))
+assert os.getxattr("dir", default) == (acl(others) if root else acl())
+open("file", "a").write("x"); os.chmod("file", 0o640); os.chmod("file", 0o660)
+assert os.getxattr("file", access) == (acl(me, others, group) if root else acl(me))
+open("dir/made", "w").close(); assert os.stat("dir/made").st_mode & 0o777 == 0o660
+assert err(os.setxattr, "dir", access, acl(me)) == 0 and os.getxattr("dir", access) == acl(me)
+assert err(os.setxattr, "file", access, acl(others)) == (0 if root else errno.EINVAL)
+"#
+    );
+    python(&sandbox, &program);
 }
