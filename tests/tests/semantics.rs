@@ -9,6 +9,10 @@ mod absent;
 mod base_and_branch;
 #[path = "semantics/files.rs"]
 mod files;
+#[path = "semantics/io.rs"]
+mod io;
+#[path = "semantics/mounts.rs"]
+mod mounts;
 #[path = "semantics/names.rs"]
 mod names;
 #[path = "semantics/rights.rs"]
@@ -19,6 +23,8 @@ const SOURCES: &[&str] = &[
     include_str!("semantics/absent.rs"),
     include_str!("semantics/base.rs"),
     include_str!("semantics/files.rs"),
+    include_str!("semantics/io.rs"),
+    include_str!("semantics/mounts.rs"),
     include_str!("semantics/names.rs"),
     include_str!("semantics/rights.rs"),
 ];

@@ -3,7 +3,7 @@
 use std::fs;
 
 use agentfs_tests::cmd;
-use agentfs_tests::need::need_run;
+use agentfs_tests::need::{is_root, need_run};
 use agentfs_tests::wait::until;
 use agentfs_tests::{Manifest, Sandbox, base};
 use nix::sys::signal::{Signal, kill};
@@ -134,4 +134,34 @@ fn kill_daemon(sandbox: &Sandbox, script: &str) -> String {
     until("the daemon is gone", || sandbox.daemons().is_empty());
     drop(run.child.stdin.take());
     run.wait().out()
+}
+
+#[test]
+fn s31_the_base_is_read_with_the_users_rights() {
+    if !need_run() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.host_sh(
+        "for f in sec gone over wo; do echo $f > $f; done; cp /usr/bin/true xo; \
+        mkdir nx; echo s > nx/s; chmod 0 sec gone over nx; chmod 200 wo; chmod 111 xo",
+    );
+    let look = "stat -c '%n %a %s' sec gone over wo xo nx";
+    let before = sandbox.host_sh(look).out();
+    let out = sh(
+        &sandbox,
+        "exec 2>&1; chmod 600 sec wo; chmod 700 nx; \
+        for c in 'cat sec' 'cat nx/s' 'ls nx' ./xo 'eval echo x >> wo'; do $c >/dev/null && echo y; done; true",
+    );
+    if is_root() {
+        assert_eq!(out, "y\n".repeat(5));
+    } else {
+        assert_eq!(out.matches("Permission denied").count(), 5, "{out}");
+    }
+    let out = sh(
+        &sandbox,
+        "mv gone g; rm g; echo new > n; mv n over; cat over; mv nx moved; rm sec; echo > sec",
+    );
+    assert_eq!(out, "new\n");
+    assert_eq!(sandbox.host_sh(look).out(), before);
 }

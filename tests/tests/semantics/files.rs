@@ -202,22 +202,27 @@ assert s.accept()[0].recv(1) == b"x"
 }
 
 #[test]
-fn s29_direct_io_goes_through_the_daemon() {
+fn s40_leases_and_locks_of_descriptions() {
     claim(|sandbox| {
         python(
             sandbox,
             r#"
-block = mmap.mmap(-1, 8192); block.write(b"d" * 8192)
+import signal
+signal.signal(signal.SIGIO, lambda *_: None)
+whole = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
+open("new", "w").write("x")
 for name in ["new", "file"]:
-    f = os.open(name, RW | os.O_TRUNC | os.O_DIRECT)
-    assert os.pwrite(f, block, 0) == 8192 and os.pwrite(f, b"odd", 8193) == 3
-    assert os.preadv(f, [memoryview(block)[:10]], 1) == 10
-    # As dd(1) does for a last block that is not whole.
-    fcntl.fcntl(f, fcntl.F_SETFL, 0)
-    assert os.pwrite(f, b"end", 10000) == 3 and os.pread(f, 9, 9997) == b"\0\0\0end"
-    os.close(f)
-    subprocess.run(["dd", "if=/etc/passwd", "of=" + name, "bs=8192", "oflag=direct", "status=none"], check=True)
-    assert open(name, "rb").read() == open("/etc/passwd", "rb").read()
+    a, b = os.open(name, os.O_RDWR), os.open(name, os.O_RDWR)
+    fcntl.fcntl(a, 37, whole); assert err(fcntl.fcntl, b, 37, whole) == errno.EAGAIN
+    os.close(a); fcntl.fcntl(b, 37, whole); os.close(b)
+    for lease, flags in ((fcntl.F_RDLCK, os.O_RDONLY), (fcntl.F_WRLCK, os.O_RDWR)):
+        f = os.open(name, flags); fcntl.fcntl(f, fcntl.F_SETLEASE, lease)
+        assert fcntl.fcntl(f, fcntl.F_GETLEASE) == lease
+        child = os.fork()
+        if child == 0:
+            os._exit(err(os.open, name, os.O_WRONLY | os.O_NONBLOCK))
+        assert os.WEXITSTATUS(os.waitpid(child, 0)[1]) == errno.EWOULDBLOCK; os.close(f)
+fcntl.fcntl(os.open(".", os.O_RDONLY), fcntl.F_NOTIFY, fcntl.DN_CREATE)
 "#,
         );
     });

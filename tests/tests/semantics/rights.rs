@@ -1,7 +1,7 @@
 //! Claims of fsd/SEMANTICS.md: owners, rights and attributes.
 
-use agentfs_tests::Sandbox;
-use agentfs_tests::need::{is_root, need_run};
+use agentfs_tests::need::{group_file, is_root, need, need_run};
+use agentfs_tests::{Manifest, Sandbox, cmd};
 
 use crate::{PRELUDE, claim, python, sh};
 
@@ -145,4 +145,87 @@ assert err(os.setxattr, "file", access, acl(others)) == (0 if root else errno.EI
 "#
     );
     python(&sandbox, &program);
+}
+
+#[test]
+fn s42_what_is_others_stays_as_it_is() {
+    if is_root() || !need("group-file") || !need_run() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    // A directory of the user's own, with a file of root's that everybody may write.
+    let dir = group_file().expect("it is there").with_file_name("own");
+    let before = Manifest::of(&dir);
+    let script = "exec 2>&1; cat file; for c in 'eval echo x >> file' 'chmod 666 file' 'mv file f' 'rm -f file' \
+        'ln file f' 'mkdir open/d'; do $c; done; echo mine > own; mv own o; cat o; chgrp \"$(id -g)\" o";
+    let mut run = sandbox.agentfs(&["run", "-q", "--branch", "b", "--", "bash", "-c", script]);
+    let out = cmd::run(run.current_dir(&dir)).ok().out();
+    assert!(
+        out.starts_with("root's\n") && out.ends_with("mine\n"),
+        "{out}"
+    );
+    for (words, times) in [
+        ("Permission denied", 2),
+        ("Operation not permitted", 0),
+        ("Value too large", 4),
+    ] {
+        assert_eq!(out.matches(words).count(), times, "{words}: {out}");
+    }
+    before.assert_still();
+}
+
+#[test]
+fn s43_root_in_a_run_has_no_capability() {
+    claim(|sandbox| {
+        python(
+            sandbox,
+            r#"
+open("mine", "w").close(); os.chmod("mine", 0); os.mkdir("closed", 0)
+assert err(open, "mine") == errno.EACCES == err(os.listdir, "closed") == err(open, "closed/x", "w")
+assert err(os.chown, "mine", 12345, -1) in (errno.EPERM, errno.EINVAL)
+os.chmod("mine", 0o644)
+caps = struct.pack("<IIIII", 0x02000001, 0x400, 0, 0, 0)
+for name, value in (("trusted.x", b"1"), ("security.x", b"1"), ("security.capability", caps)):
+    assert err(os.setxattr, "mine", name, value) == errno.EPERM, name
+assert err(os.chroot, ".") == errno.EPERM
+assert libc.mount(b"none", b"closed", b"tmpfs", 0, None) == -1 and ctypes.get_errno() in (errno.EPERM, errno.EACCES)
+"#,
+        );
+    });
+    if !is_root() || !need_run() {
+        return;
+    }
+    let sandbox = &Sandbox::new();
+    sandbox.host_sh("echo > others; chown 12345 others");
+    let out = sh(sandbox, "chmod 600 others 2>&1 || stat -c %u others");
+    assert!(
+        out.contains("not permitted") && out.ends_with("12345\n"),
+        "{out}"
+    );
+}
+
+#[test]
+fn s44_attributes_have_the_kernels_limits() {
+    claim(|sandbox| {
+        python(
+            sandbox,
+            r#"
+open("new", "w").close()
+for name in ["new", "file", "dir"]:
+    for i in range(3):
+        os.setxattr(name, "user.large%d" % i, b"v" * 65536)
+    assert os.getxattr(name, "user.large2") == b"v" * 65536
+    assert err(os.setxattr, name, "user.l", b"v" * 65537) == errno.E2BIG
+    assert err(os.setxattr, name, "user." + "n" * 250, b"") == 0 and err(os.setxattr, name, "user." + "n" * 251, b"") == errno.ERANGE
+    made = 0
+    while (refused := err(os.setxattr, name, "user.%0250d" % made, b"")) == 0:
+        made += 1
+    assert refused == errno.ENOSPC and 200 < made < 256, (refused, made)
+    assert len(os.listxattr(name)) >= made + 4
+    assert err(os.setxattr, name, "nonsense.x", b"") == errno.EOPNOTSUPP
+os.symlink("new", "soft"); os.mkfifo("fifo")
+assert err(lambda: os.setxattr("soft", "user.x", b"", follow_symlinks=False)) == errno.EPERM == err(os.setxattr, "fifo", "user.x", b"")
+"#,
+        );
+    });
 }
