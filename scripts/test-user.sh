@@ -26,6 +26,11 @@ case ${1:-} in
     echo "for the group" >"$home/by-group/file"
     chown "root:$group" "$home/by-group/file"
     chmod 640 "$home/by-group/file"
+    # Files of root's that the user may change on the host, in a directory of the user's.
+    install -d -o "$user" -g "$user" -m 755 "$home/by-group/own"
+    echo "root's" >"$home/by-group/own/file"
+    chmod 666 "$home/by-group/own/file"
+    install -d -m 777 "$home/by-group/own/open"
     # ssh refuses included system configuration of strangers; some hosts have none to be refused.
     ssh_config=
     if [ -d /etc/ssh/ssh_config.d ]; then

@@ -121,6 +121,26 @@ impl Acl {
         self.set(OTHER, mode);
     }
 
+    /// The list for a reader who knows few ids: entries of users and groups are under the id that
+    /// `user` and `group` give for theirs, or left out where they give none.
+    pub fn shown(
+        &self,
+        user: impl Fn(u32) -> Option<u32>,
+        group: impl Fn(u32) -> Option<u32>,
+    ) -> Acl {
+        let show = |e: &Entry| {
+            let id = match e.tag {
+                USER => user(e.id)?,
+                GROUP => group(e.id)?,
+                _ => e.id,
+            };
+            Some(Entry { id, ..*e })
+        };
+        Acl {
+            entries: self.entries.iter().filter_map(show).collect(),
+        }
+    }
+
     /// Makes a default list the access list of a new entry, cut down to the `mode` asked for.
     pub fn inherit(&self, mode: u32) -> Acl {
         let mut acl = self.clone();
@@ -195,6 +215,40 @@ mod tests {
         }
         assert_eq!(Acl::parse(b"\x02\0\0"), None);
         assert_eq!(Acl::parse(b"\x03\0\0\0"), None);
+    }
+
+    #[test]
+    fn a_reader_is_shown_the_ids_he_knows() {
+        let entries = [
+            (1, 6, NONE),
+            (2, 7, 1000),
+            (2, 4, 1001),
+            (4, 0, NONE),
+            (8, 1, 50),
+            (8, 2, 60),
+            (8, 4, 70),
+            (16, 7, NONE),
+            (32, 0, NONE),
+        ];
+        let list = Acl::parse(&acl(&entries)).unwrap();
+        let shown = list.shown(
+            |id| (id == 1001).then_some(id),
+            |id| [50, 60].contains(&id).then_some(50),
+        );
+        let expected = [
+            (1, 6, NONE),
+            (2, 4, 1001),
+            (4, 0, NONE),
+            (8, 1, 50),
+            (8, 2, 50),
+            (16, 7, NONE),
+            (32, 0, NONE),
+        ];
+        assert_eq!(shown.to_bytes(), acl(&expected));
+        assert_eq!(Acl::parse(&shown.to_bytes()), Some(shown));
+        let none = list.shown(|_| None, |_| None);
+        assert_eq!(none.mode(), list.mode());
+        assert_eq!(Acl::parse(&none.to_bytes()), Some(none));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! only records are changed and base metadata is read.
 
 pub mod access;
-mod acl;
+pub(crate) mod acl;
 mod base;
 mod change;
 mod clock;

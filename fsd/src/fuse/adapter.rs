@@ -24,8 +24,8 @@ use crate::core::types::{Attr, Entry, Fh, Ino, Kind, Name, SetAttr, StreamName};
 use crate::core::{FsCore, Moved, OpenIo, Opened};
 use crate::fuse::backing::Backings;
 use crate::fuse::convert::{
-    FOREVER, bare_attr, caller, file_attr, file_type, new_mode, rdev_in, rename_mode, time_in,
-    time_set,
+    FOREVER, bare_attr, caller, file_attr, file_type, new_mode, no_file_attributes, rdev_in,
+    rename_mode, time_in, time_set,
 };
 use crate::fuse::request::op;
 use crate::fuse::session::{Face, Options};
@@ -621,7 +621,13 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let call = |core: &FsCore| core.getxattr(self.ino(ino), name.as_bytes());
+        let call = |core: &FsCore| {
+            let value = core.getxattr(self.ino(ino), name.as_bytes())?;
+            Ok(match &self.face.one_user {
+                Some(user) => user.show_xattr(name.as_bytes(), value),
+                None => value,
+            })
+        };
         xattr(reply, size, self.call(op::GETXATTR, req, ino, call));
     }
 
@@ -657,20 +663,23 @@ impl Filesystem for Adapter {
         reply.error(Errno::ENOSYS);
     }
 
-    /// The kernel asks every time. ENOTTY is what an ordinary file answers to a terminal's
-    /// requests, and lets `lsattr` and the like say that the file system has no such flags.
+    /// The kernel asks every time. There are no attributes of chattr(1) here: none is told of, and
+    /// none can be set. ENOTTY is what an ordinary file answers to all other requests.
     fn ioctl(
         &self,
         _: &Request,
         _: INodeNo,
         _: FileHandle,
         _: IoctlFlags,
-        _: u32,
-        _: &[u8],
-        _: u32,
+        cmd: u32,
+        in_data: &[u8],
+        out_size: u32,
         reply: ReplyIoctl,
     ) {
-        reply.error(Errno::ENOTTY);
+        match no_file_attributes(cmd, in_data) {
+            Ok(zeros) => reply.ioctl(0, &zeros[..zeros.len().min(out_size as usize)]),
+            Err(errno) => reply.error(errno),
+        }
     }
 
     /// Files are always ready, which is what the kernel answers without us.

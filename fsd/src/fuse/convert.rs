@@ -2,10 +2,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, FileType, INodeNo, RenameFlags, Request, TimeOrNow};
+use fuser::{Errno, FileAttr, FileType, INodeNo, RenameFlags, Request, TimeOrNow};
 
+use crate::core::acl::{ACCESS_XATTR, Acl, DEFAULT_XATTR};
 use crate::core::error::FsError;
 use crate::core::types::{Attr, Caller, Kind, NewMode, RenameMode, Time, TimeSet};
+use crate::sync::Arc;
 
 /// How long the kernel may trust entries and attributes: for good. A mount serves one branch,
 /// and every change of it goes through this mount. (The kernel clamps it to its own maximum.)
@@ -55,6 +57,24 @@ impl OneUser {
             attr.gid = self.gid;
         }
         attr
+    }
+
+    /// What stands for the attribute `name`: of an access control list, the entries that can
+    /// concern this user. The kernel answers every access with EINVAL when a list names an id that
+    /// the user namespace does not know.
+    pub(super) fn show_xattr(&self, name: &[u8], value: Arc<[u8]>) -> Arc<[u8]> {
+        if name != ACCESS_XATTR && name != DEFAULT_XATTR {
+            return value;
+        }
+        let Some(list) = Acl::parse(&value) else {
+            return value;
+        };
+        let in_group = |id| id == self.gid || self.groups.contains(&id);
+        let shown = list.shown(
+            |id| (id == self.uid).then_some(id),
+            |id| in_group(id).then_some(self.gid),
+        );
+        shown.to_bytes().into()
     }
 }
 
@@ -177,6 +197,28 @@ pub(super) fn rename_mode(flags: RenameFlags) -> Result<RenameMode, FsError> {
         Ok(RenameMode::Whiteout)
     } else {
         Err(FsError::Invalid("rename flags"))
+    }
+}
+
+/// Size of the largest answer about file attributes, a struct fsxattr of linux/fs.h.
+const FILE_ATTR_BYTES: usize = 28;
+
+/// Serves the four ioctls of lsattr(1) and chattr(1) for a file that has and takes none: zeros.
+///
+/// Errors: EOPNOTSUPP for an attribute that is to be set, ENOTTY for every other ioctl. Source:
+/// linux/fs.h; the kernel asks for the flags as 32 bits, whatever its own numbers for them say.
+pub(super) fn no_file_attributes(cmd: u32, wanted: &[u8]) -> Result<[u8; FILE_ATTR_BYTES], Errno> {
+    const FS_IOC_GETFLAGS: u32 = 0x8008_6601;
+    const FS_IOC_SETFLAGS: u32 = 0x4008_6602;
+    const FS_IOC_FSGETXATTR: u32 = 0x801c_581f;
+    const FS_IOC_FSSETXATTR: u32 = 0x401c_5820;
+    match cmd {
+        FS_IOC_GETFLAGS | FS_IOC_FSGETXATTR => Ok([0; FILE_ATTR_BYTES]),
+        FS_IOC_SETFLAGS | FS_IOC_FSSETXATTR if wanted.iter().all(|byte| *byte == 0) => {
+            Ok([0; FILE_ATTR_BYTES])
+        }
+        FS_IOC_SETFLAGS | FS_IOC_FSSETXATTR => Err(Errno::EOPNOTSUPP),
+        _ => Err(Errno::ENOTTY),
     }
 }
 

@@ -47,6 +47,8 @@ struct Access {
     writes: bool,
     truncates: bool,
     executes: bool,
+    /// With O_DIRECT, which a program may take back by fcntl(2).
+    direct: bool,
 }
 
 /// The kernel's own mark of an open by execve(2), which reaches us among the flags of open(2).
@@ -61,6 +63,7 @@ impl Access {
             writes: mode == OFlags::WRONLY || mode == OFlags::RDWR,
             truncates: flags.contains(OFlags::TRUNC),
             executes: flags.bits() & OPEN_EXEC != 0,
+            direct: flags.contains(OFlags::DIRECT),
         }
     }
 }
@@ -167,7 +170,7 @@ impl FsCore {
         stream: Arc<Stream>,
         access: Access,
     ) -> Result<Opened, FsError> {
-        let backing = self.backing(&tree, ino, &stream)?;
+        let backing = self.backing(&tree, ino, &stream, access)?;
         let node = tree.node_mut(ino)?;
         node.opens += 1;
         node.writers += u32::from(access.writes);
@@ -205,8 +208,16 @@ impl FsCore {
     ///
     /// The kernel allows one way at a time: while cached handles are open, a further one is cached
     /// too, and the other way round. A file that carries privileges is never written behind our
-    /// back: they must go with the first write.
-    fn backing(&self, tree: &Tree, ino: Ino, stream: &Stream) -> Result<Option<Backing>, FsError> {
+    /// back: they must go with the first write. O_DIRECT goes through us because the kernel opens
+    /// the object with the flags of this open: a program that takes O_DIRECT back for the last,
+    /// partial block (dd does) would still be held to whole blocks there.
+    fn backing(
+        &self,
+        tree: &Tree,
+        ino: Ino,
+        stream: &Stream,
+        access: Access,
+    ) -> Result<Option<Backing>, FsError> {
         let node = tree.node(ino)?;
         if !self.passthrough {
             return Ok(None);
@@ -218,6 +229,7 @@ impl FsCore {
             _ if node.opens > 0 || node.record.as_deref().is_some_and(has_privileges) => {
                 return Ok(None);
             }
+            _ if access.direct => return Ok(None),
             _ => match stream.bytes.try_read().as_deref() {
                 Ok(Bytes::Object {
                     id,
