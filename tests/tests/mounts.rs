@@ -147,6 +147,19 @@ fn mounts_that_cannot_be_are_refused_and_leave_nothing() {
         mount("b", "mnt", "base", "remount,ro"),
         &["no branch is mounted"],
     );
+    // What is shown would lie below the mount itself.
+    refused(
+        &sandbox,
+        mount("b", "base", "base", "rw"),
+        &["covers", "base"],
+    );
+    fs::create_dir_all(at("mnt/below")).expect("mkdir");
+    refused(
+        &sandbox,
+        mount("b", "mnt", "mnt/below", "rw"),
+        &["covers", "below"],
+    );
+    fs::remove_dir(at("mnt/below")).expect("rmdir");
     let umount = |mnt: &str| cmd::run(sandbox.agentfs(&["umount"]).arg(at(mnt)));
     refused(&sandbox, umount("mnt"), &["no branch is mounted"]);
     refused(&sandbox, umount("none"), &["none"]);

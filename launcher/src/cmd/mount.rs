@@ -76,6 +76,13 @@ pub fn mount(args: &MountArgs, globals: &Globals) -> Result<ExitCode, CmdError> 
             "choose another directory with --base, or another store",
         ));
     }
+    if base.starts_with(&target) {
+        return Err(CmdError::refused(
+            format!("mount point {}", target.display()),
+            format!("covers what is to be shown, {}", base.display()),
+            "mount at another directory, best an empty one, or choose what is shown with --base",
+        ));
+    }
     let program = daemon::program()?;
     let created = info.is_none();
     if created {
