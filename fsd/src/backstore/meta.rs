@@ -161,7 +161,7 @@ pub(super) fn unseal<T: DeserializeOwned>(
 }
 
 /// Bytes as text: UTF-8 as it is, except that `\` is `\\` and other bytes and controls are `\xNN`.
-mod escaped {
+pub(super) mod escaped {
     use std::ffi::OsString;
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -223,6 +223,24 @@ mod escaped {
         pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
             let text = String::deserialize(from)?;
             unescape(&text).map(PathBuf::from).map_err(D::Error::custom)
+        }
+    }
+
+    pub mod bytes {
+        use super::{OsStringExt, escape, unescape};
+        use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+        pub fn serialize<S: Serializer>(bytes: &Option<Vec<u8>>, to: S) -> Result<S::Ok, S::Error> {
+            bytes.as_deref().map(escape).serialize(to)
+        }
+
+        pub fn deserialize<'de, D: Deserializer<'de>>(
+            from: D,
+        ) -> Result<Option<Vec<u8>>, D::Error> {
+            let text = Option::<String>::deserialize(from)?;
+            text.map(|text| unescape(&text).map(OsStringExt::into_vec))
+                .transpose()
+                .map_err(D::Error::custom)
         }
     }
 
