@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::backstore::branch::LiveBranch;
 use crate::backstore::error::StoreError;
 use crate::backstore::stack::Records;
-use crate::core::record::{Delta, Dentry, InodeRec};
+use crate::core::record::{Delta, InodeRec};
 use crate::core::types::{Ino, Kind, Name};
 
 /// The host's files, as a repair asks for them.
@@ -32,7 +32,7 @@ pub struct Below<'h> {
     host: Option<&'h dyn Host>,
     /// Host paths of directories.
     dirs: HashMap<Ino, Option<Vec<u8>>>,
-    /// What stands where the branch says that nothing is, by its number: what the branch moved.
+    /// What the host has where the branch has a word of its own, by number: what it moved is there.
     moved: Option<HashMap<Ino, HostObject>>,
     /// Devices, known and new.
     devices: BTreeMap<u16, u64>,
@@ -100,15 +100,14 @@ impl<'h> Below<'h> {
             return Ok(None);
         };
         if self.moved.is_none() {
-            let mut gone = Vec::new();
-            live.each_dentry(&mut |dir, name, dentry| {
-                if dentry == Dentry::Whiteout {
-                    gone.push((dir, name.clone()));
-                }
+            // Where it was, the branch says that nothing is, or has put something else.
+            let mut words = Vec::new();
+            live.each_dentry(&mut |dir, name, _| {
+                words.push((dir, name.clone()));
                 Ok(())
             })?;
             let mut moved = HashMap::new();
-            for (dir, name) in gone {
+            for (dir, name) in words {
                 if let Some(object) = self.at(live, dir, &name)? {
                     for (index, device) in &self.devices {
                         if *device == object.device {

@@ -41,6 +41,7 @@ pub fn mend(
 ) -> Result<Vec<String>, StoreError> {
     let mut done = Vec::new();
     let mut rounds = 0;
+    let mut last_resort = false;
     for _ in 0..LEVELS_MAX {
         if rounds == ROUNDS_MAX {
             break;
@@ -49,7 +50,8 @@ pub fn mend(
         problems.retain(|problem| problem.fix != Fix::Nothing);
         // A directory made again takes the names in it back: what they looked like without it
         // says nothing.
-        if problems.iter().any(is_remake) {
+        let remakes = problems.iter().any(is_remake);
+        if remakes {
             // One round for each level of the tree, so they are not counted; each finds fewer.
             problems.retain(is_remake);
         } else {
@@ -58,7 +60,8 @@ pub fn mend(
         if problems.is_empty() {
             break;
         }
-        Round::new(live, means).apply(&problems, &mut done)?;
+        let progressed = Round::new(live, means, last_resort).apply(&problems, &mut done)?;
+        last_resort = remakes && !progressed;
     }
     Ok(done)
 }
@@ -75,10 +78,12 @@ struct Round<'a, 'm> {
     deltas: Vec<Delta>,
     detached: BTreeSet<Ino>,
     lost: Vec<Loss>,
+    /// Nothing that is still to be made again will tell more of what cannot be told now.
+    last_resort: bool,
 }
 
 impl<'a, 'm> Round<'a, 'm> {
-    fn new(live: &'a mut LiveBranch, means: &'a mut Means<'m>) -> Self {
+    fn new(live: &'a mut LiveBranch, means: &'a mut Means<'m>, last_resort: bool) -> Self {
         Self {
             below: Below::new(means.host, live),
             live,
@@ -87,10 +92,12 @@ impl<'a, 'm> Round<'a, 'm> {
             deltas: Vec::new(),
             detached: BTreeSet::new(),
             lost: Vec::new(),
+            last_resort,
         }
     }
 
-    fn apply(mut self, problems: &[Problem], done: &mut Vec<String>) -> Result<(), StoreError> {
+    /// Mends what these say; whether it changed anything.
+    fn apply(mut self, problems: &[Problem], done: &mut Vec<String>) -> Result<bool, StoreError> {
         self.detached = problems
             .iter()
             .filter_map(|problem| match problem.fix {
@@ -133,7 +140,7 @@ impl<'a, 'm> Round<'a, 'm> {
         for frame in self.deltas.chunks(FRAME_DELTAS) {
             self.live.commit(frame.to_vec())?;
         }
-        Ok(())
+        Ok(!self.deltas.is_empty())
     }
 
     /// Puts an inode's object and what is known of it aside, and takes its record out.
@@ -297,15 +304,18 @@ impl<'a, 'm> Round<'a, 'm> {
                 Some(format!("set the type of a name of inode {ino}"))
             }
             Fix::RemakeDir(ino, parent, name) => {
+                let (rec, how) = match *ino < Ino::FIRST_NEW {
+                    true => match self.base_dir(*ino, *parent, name, place)? {
+                        Some(made) => made,
+                        None => return Ok(None),
+                    },
+                    false => (self.new_dir(*parent)?, "with default attributes"),
+                };
                 self.lost.push(Loss {
                     ino: Some(*ino),
                     remade: true,
                     ..Loss::of("the directory's record")
                 });
-                let (rec, how) = match *ino < Ino::FIRST_NEW {
-                    true => self.base_dir(*ino, *parent, name, place)?,
-                    false => (self.new_dir(*parent)?, "with default attributes"),
-                };
                 self.records.insert(*ino, rec);
                 Some(format!("made directory {ino} again, {how}"))
             }
@@ -399,24 +409,30 @@ impl<'a, 'm> Round<'a, 'm> {
         ))
     }
 
-    /// A directory of the host again, and how; the names in it stay reachable through it.
+    /// A directory of the host again, and how; the names in it stay reachable through it. `None`: a
+    /// directory that the branch took it from may be made again first.
     fn base_dir(
         &mut self,
         ino: Ino,
         parent: Ino,
         name: &Name,
         place: Option<&Vec<u8>>,
-    ) -> Result<(InodeRec, &'static str), StoreError> {
+    ) -> Result<Option<(InodeRec, &'static str)>, StoreError> {
         let here = self.below.at(self.live, parent, name)?;
         let mut here = here.filter(|object| object.record.kind == Kind::Dir);
         let is_it = here
             .as_ref()
             .is_some_and(|object| self.below.is_numbered(object, ino));
-        if !is_it && let Some(moved) = self.below.moved(self.live, ino)? {
-            here = Some(moved).filter(|object| object.record.kind == Kind::Dir);
+        if !is_it {
+            let moved = self.below.moved(self.live, ino)?;
+            let moved = moved.filter(|object| object.record.kind == Kind::Dir);
+            if moved.is_none() && !self.last_resort {
+                return Ok(None);
+            }
+            here = moved.or(here);
         }
         if let Some(object) = here {
-            return Ok((object.record, "as the host has it"));
+            return Ok(Some((object.record, "as the host has it")));
         }
         let mut rec = self.new_dir(parent)?;
         let path = match self.below.path(self.live, parent, name)? {
@@ -439,7 +455,7 @@ impl<'a, 'm> Round<'a, 'm> {
                 btime: zero,
             },
         });
-        Ok((rec, "with default attributes"))
+        Ok(Some((rec, "with default attributes")))
     }
 
     /// A directory of which nothing is known but that it was one.

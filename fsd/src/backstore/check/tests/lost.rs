@@ -217,6 +217,26 @@ fn a_moved_file_without_its_record_is_still_where_it_was_moved_to() {
 }
 
 #[test]
+fn a_moved_directory_without_its_record_shows_the_hosts_files_still() {
+    // Its old place has something else now, and the directory that is in has lost its record too.
+    let new = Ino(FIRST);
+    let moved = vec![
+        put(new, rec(Kind::Fifo, 1, 0)),
+        entry(PINNED, "below", new, Kind::Fifo),
+        entry(Ino::ROOT, "again", BELOW, Kind::Dir),
+        Delta::DelInode(PINNED),
+        Delta::DelInode(BELOW),
+    ];
+    let (_, store, branch) = pinned(false, moved);
+    mend(&store, Some(&host()));
+    let reader = store.read(&branch).unwrap();
+    let rec = reader.inode(BELOW).unwrap().unwrap();
+    assert_eq!(&*rec.origin.as_ref().unwrap().path, b"/pin/below");
+    assert_eq!(rec.perm, 0o751);
+    assert!(reader.inode(KEPT).unwrap().is_some());
+}
+
+#[test]
 fn losses_stay_with_the_branch_and_go_on_to_its_children() {
     let (mem, store, name) = pinned(false, Vec::new());
     assert!(store.losses(&name).unwrap().is_empty());
