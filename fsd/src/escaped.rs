@@ -103,6 +103,28 @@ pub mod maybe_path {
     }
 }
 
+/// For a field of bytes that may be absent.
+pub mod bytes {
+    use std::os::unix::ffi::OsStringExt;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    use super::{escape, unescape};
+
+    /// For serde's `with`.
+    pub fn serialize<S: Serializer>(bytes: &Option<Vec<u8>>, to: S) -> Result<S::Ok, S::Error> {
+        bytes.as_deref().map(escape).serialize(to)
+    }
+
+    /// For serde's `with`. Errors: the text is not one of [`escape`].
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<u8>>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        text.map(|text| unescape(&text).map(OsStringExt::into_vec))
+            .transpose()
+            .map_err(D::Error::custom)
+    }
+}
+
 /// For a field that is a list of words or of paths.
 pub mod list {
     use std::ffi::{OsStr, OsString};

@@ -122,10 +122,16 @@ Examples:
   agentfs fsck feature           one branch, and what it stands on
   agentfs fsck --repair          mend what can be mended of branches that nobody holds
 
-What a repair takes out is kept below lost+found/ in the store, never thrown away.
+Checked: each checksum, which tables, journals and the store's JSON files have, and that records, names,
+links and lengths fit together. The bytes of changed files have no checksum: a changed length or a missing
+file is found there, a flipped bit is not.
 
-Exit status: 0 clean (notes are no damage), 1 damage found, or left after a repair, 125 when the
-check could not be made.")]
+What a repair takes out is kept below lost+found/ in the store, never thrown away. What it cannot save
+shows as the host has it, never as deleted, where the host can tell; the branch is marked, in lost.json
+in its directory, and `agentfs diff` refuses a patch of it without --despite-loss.
+
+Exit status: 0 clean (notes are no damage), 1 damage found, or left or files lost after a repair, 125 when
+the check could not be made.")]
     Fsck(FsckArgs),
     /// Try each thing that `run` needs, and print how to fix what is missing
     Doctor(DoctorArgs),
@@ -268,6 +274,11 @@ pub struct DiffArgs {
     /// over; without it they are left out of the patch, and named
     #[arg(long)]
     pub overwrite: bool,
+
+    /// Make a patch also of a branch that lost files when it was repaired: what it deletes may be
+    /// only what was lost
+    #[arg(long)]
+    pub despite_loss: bool,
 }
 
 /// `agentfs mount`.

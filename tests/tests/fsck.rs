@@ -230,13 +230,18 @@ fn what_was_repaired_is_clean_and_runs_again() {
         flip(&copy.join(&tables[0]), block * 4096 + 77);
         let mut run = sandbox.agentfs(&["run", "-q", "--store"]);
         fsck(&sandbox, &copy, &["one"]).expect(1).says(&[]);
-        let done = fsck(&sandbox, &copy, &["--repair", "--json"]).ok();
+        let done = fsck(&sandbox, &copy, &["--repair", "--json"]);
         let json: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
         assert_eq!(json["clean"], true, "{json:#}");
+        let lost = json["lost"].as_array().expect("a list");
+        let wanted = i32::from(!lost.is_empty());
+        assert_eq!(done.code(), wanted, "{}", done.report());
         assert_eq!(json["findings"][0]["code"], "table", "{json:#}");
         assert!(!json["repaired"].as_array().expect("a list").is_empty());
         let again = fsck(&sandbox, &copy, &[]).ok();
         assert!(again.out().ends_with("clean\n"), "{}", again.report());
+        let is_told = again.out().contains("note lost in one:");
+        assert_eq!(is_told, !lost.is_empty(), "{}", again.report());
         run.arg(&copy);
         run.args([
             "--branch",
@@ -264,4 +269,138 @@ fn what_was_repaired_is_clean_and_runs_again() {
             );
         }
     }
+}
+
+/// The branch's part of a workspace with a table of one block of inode records, frozen below two
+/// branches: `one`, which was branched from, and `two`.
+fn branched() -> (Sandbox, PathBuf) {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.work().join("old.txt"), "old\n").expect("write");
+    fs::write(sandbox.work().join("moved"), "moved\n").expect("write");
+    sandbox.host_sh("mkdir -p deep/down; echo deep > deep/down/file; git init -q .");
+    sandbox
+        .sh(
+            "one",
+            "seq 9 > nine; mv moved here; echo x >> deep/down/file; echo y > deep/down/new",
+        )
+        .ok();
+    let child = ["run", "-q", "--branch", "two", "--from", "one", "--"];
+    sandbox
+        .call(&[&child[..], &["bash", "-c", "echo mine > deep/down/mine"]].concat())
+        .ok();
+    let tables: Vec<PathBuf> = files_below(&sandbox.store())
+        .into_iter()
+        .filter(|path| path.to_string_lossy().contains("/table."))
+        .collect();
+    assert_eq!(tables.len(), 1, "{tables:?}");
+    let table = sandbox.store().join(&tables[0]);
+    (sandbox, table)
+}
+
+#[test]
+fn what_is_lost_never_looks_deleted() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, table) = branched();
+    let blocks = fs::metadata(&table).expect("stat").len() as usize / 4096;
+    let store = sandbox.store();
+    let saved = copy_of(&sandbox, &store);
+    let good = sandbox.out().join("good");
+    fs::rename(&saved, &good).expect("rename");
+    let mut lossy = 0;
+    for block in 1..blocks {
+        let script = format!(
+            "rm -rf '{0}'; cp -a '{1}' '{0}'",
+            store.display(),
+            good.display()
+        );
+        sandbox.host_sh(&script);
+        flip(&table, block * 4096 + 808);
+        if sandbox.call(&["fsck"]).code() == 0 {
+            continue;
+        }
+        let done = sandbox.call(&["fsck", "--repair"]);
+        if done.code() == 0 {
+            assert!(!done.out().contains("lost "), "{}", done.report());
+            continue;
+        }
+        lossy += 1;
+        let text = done.expect(1).out();
+        assert!(
+            text.contains("\nbranch one lost ") && text.contains("\nbranch two lost "),
+            "{text}"
+        );
+        for branch in ["one", "two"] {
+            // The workspace is there, with all that the host has and the branch did not touch.
+            let check = "test -e old.txt && test -e .git && test -e deep/down/file";
+            let exec = ["exec", "-q", branch, "--", "bash", "-c", check];
+            let ran = sandbox.call(&exec);
+            assert_eq!(
+                ran.code(),
+                0,
+                "block {block}, {branch}: {}\n{text}",
+                ran.report()
+            );
+            let diff = sandbox.call(&["diff", branch]);
+            assert_eq!(diff.out(), "", "{}", diff.report());
+            diff.expect(125).says(&["--despite-loss", "lost"]);
+            let names = sandbox.call(&["diff", branch, "--name-status"]).ok();
+            let names = names.out();
+            let mut deleted = names.lines().filter_map(|line| line.strip_prefix("D\t"));
+            // What the branch moved is gone at its old name.
+            assert!(
+                deleted.all(|path| path == "moved"),
+                "block {block}, {branch}: {names}\n{text}"
+            );
+            sandbox.call(&["diff", branch, "--despite-loss"]).ok();
+        }
+        let ls = sandbox.call(&["ls"]).ok();
+        assert_eq!(ls.out().matches("lost files").count(), 2, "{}", ls.report());
+        let again = sandbox.call(&["fsck"]).ok();
+        assert!(
+            again.out().contains("note lost in two:"),
+            "{}",
+            again.report()
+        );
+        // The loss goes on to what is made from the branch.
+        sandbox
+            .call(&[
+                "run", "-q", "--branch", "three", "--from", "two", "--", "true",
+            ])
+            .ok();
+        sandbox
+            .call(&["diff", "three"])
+            .expect(125)
+            .says(&["--despite-loss"]);
+    }
+    assert!(lossy > 1, "{lossy} of {blocks} blocks");
+}
+
+#[test]
+fn a_cut_object_is_a_loss() {
+    if !need_run() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.sh("one", "seq 900 > many").ok();
+    let store = sandbox.store();
+    let mut objects = files_below(&store).into_iter();
+    let object = objects.find(|path| path.to_string_lossy().contains("/objects/"));
+    let object = store.join(object.expect("an object"));
+    let file = fs::File::options().write(true).open(&object).expect("open");
+    file.set_len(100).expect("truncate");
+    sandbox.call(&["fsck"]).expect(1).says(&[]);
+    let done = sandbox.call(&["fsck", "--repair"]).expect(1);
+    let path = sandbox.work().join("many");
+    let line = format!("\nbranch one lost 1 file: {}\n", path.display());
+    assert!(done.out().contains(&line), "{}", done.report());
+    sandbox
+        .call(&["diff", "one"])
+        .expect(125)
+        .says(&["many", "--despite-loss"]);
+    let ls = sandbox.call(&["ls", "--json"]).ok();
+    let json: serde_json::Value = serde_json::from_slice(&ls.stdout).expect("JSON");
+    let lost = json["branches"][0]["lost"].as_str().unwrap_or_default();
+    assert!(lost.contains("many"), "{json:#}");
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::branch::LiveBranch;
 use super::error::StoreError;
 use super::journal::{Journal, JournalHeader};
+use super::loss::{self, LOST_FILE};
 use super::media::{Media, MediaFile, OpenMode, write_all_at};
 use super::meta::{self, BRANCH_VERSION, BranchFile, BranchInfo, HexId, NewBranch};
 use super::store::{BRANCH_FILE, BRANCHES, LAYERS, STAGE, Store, branch_dir, layer_dir};
@@ -67,7 +68,9 @@ impl Store {
             workspace: created_by.workspace,
             layers: layers.iter().map(|id| HexId(id.0)).collect(),
         })?;
-        let result = self.publish_branch(name, &staged, &top, parent);
+        let result = from
+            .map_or(Ok(()), |from| self.pass_losses_on(from, &staged))
+            .and_then(|()| self.publish_branch(name, &staged, &top, parent));
         if result.is_err() {
             // Rubbish now; what stays of it goes with the next sweep.
             self.remove_tree(&staged.dir);
@@ -115,6 +118,15 @@ impl Store {
         }
         // The parent is dropped, not closed: its old top layer is frozen now.
         self.sync_dir(Path::new(BRANCHES))
+    }
+
+    /// What the parent lost, its child lost too.
+    fn pass_losses_on(&self, from: &BranchName, staged: &Staged) -> Result<(), StoreError> {
+        let losses = self.losses(from)?;
+        match losses.is_empty() {
+            true => Ok(()),
+            false => self.replace(&staged.dir.join(LOST_FILE), &loss::seal(&losses)?, true),
+        }
     }
 
     fn stage_branch(&self, file: &BranchFile) -> Result<Staged, StoreError> {

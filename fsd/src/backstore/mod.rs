@@ -15,6 +15,7 @@ mod extents;
 pub mod fault;
 mod journal;
 mod layer;
+mod loss;
 pub mod media;
 #[cfg(any(test, feature = "fault"))]
 pub mod mem;
@@ -29,6 +30,7 @@ mod table;
 pub use branch::{LiveBranch, SyncHandle};
 pub use dir::DirMedia;
 pub use error::StoreError;
+pub use loss::{Loss, Losses};
 pub use media::{ObjectStat, SeekFor};
 pub use meta::{BranchInfo, NewBranch, RunExit, RunRecord};
 pub use objects::{CopySource, ObjectFile};

@@ -9,6 +9,7 @@
 
 mod base;
 mod content;
+mod host;
 mod node;
 mod walk;
 

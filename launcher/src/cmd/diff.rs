@@ -12,6 +12,7 @@ use agentfs_fsd::review::{Effort, is_at_or_below, join};
 use crate::cli::DiffArgs;
 use crate::cmd::Globals;
 use crate::error::{CmdError, EXIT_OURS};
+use crate::review::loss::lost_words;
 use crate::review::patch::{PatchError, PatchWriter, extent};
 use crate::review::plan::{Applier, Item, Plan, Scope, Status};
 use crate::review::style::{Style, escape_word};
@@ -26,6 +27,7 @@ pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     let store = Store::open(&globals.store_path)?
         .ok_or_else(|| StoreError::NoBranch(args.branch.to_string()))?;
     let scope = scope(args, &store.branch(&args.branch)?.workspace)?;
+    check_losses(&store, args)?;
     let review = Review::open(&store, &args.branch, Effort::Exact, scope.tops())?;
     let plan = Plan::new(&review.set, &scope, applier(args.overwrite), true);
     let mut out = Output {
@@ -77,6 +79,30 @@ pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         true => ExitCode::SUCCESS,
         false => ExitCode::from(EXIT_OURS),
     })
+}
+
+/// Says that a repair could not save all of the branch. A patch is refused then: what was lost may
+/// look like what the branch deleted.
+fn check_losses(store: &Store, args: &DiffArgs) -> Result<(), CmdError> {
+    let words = match store.losses(&args.branch) {
+        Ok(losses) if losses.is_empty() => return Ok(()),
+        Ok(losses) => lost_words(losses.listed.iter()),
+        Err(e) => format!("files, and it is not known which: {e}"),
+    };
+    let name = &args.branch;
+    let is_patch = !args.json && !args.name_status && !args.stat;
+    if is_patch && !args.despite_loss {
+        return Err(CmdError::refused(
+            format!("diff {name}"),
+            format!("the branch was damaged and lost {words}; a patch could delete files for it"),
+            format!(
+                "look at `agentfs diff {name} --stat` and below lost+found/ in the store, then \
+                 `agentfs diff {name} --despite-loss`"
+            ),
+        ));
+    }
+    say!("agentfs: branch {name} was damaged and lost {words}");
+    Ok(())
 }
 
 /// Counts what passes through, for the limit of git apply.

@@ -8,19 +8,21 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
-use agentfs_fsd::backstore::check::{Finding, Level, Repaired, Report};
-use agentfs_fsd::backstore::{Store, StoreError};
+use agentfs_fsd::backstore::check::{Finding, Host, Level, Repaired, Report};
+use agentfs_fsd::backstore::{Loss, Store, StoreError};
 use agentfs_fsd::core::types::BranchName;
+use agentfs_fsd::review::Base;
 
 use crate::cli::FsckArgs;
 use crate::cmd::Globals;
 use crate::error::CmdError;
 use crate::review::json::{self, put_bytes};
+use crate::review::loss::lost_words;
 use crate::review::style::escape_word;
 use crate::review::table;
 use crate::say::{self, say};
 
-/// Exit status when damage was found, or is left after a repair.
+/// Exit status when damage was found, or is left after a repair, or something was lost in one.
 const EXIT_DAMAGED: u8 = 1;
 /// Time between two pictures of the progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
@@ -45,17 +47,23 @@ pub fn run(args: &FsckArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         false => to_text(&report, args.repair),
     };
     say::answer(&text)?;
-    Ok(match report.is_clean() {
+    Ok(match report.is_clean() && report.lost.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::from(EXIT_DAMAGED),
     })
 }
 
 fn look(store: &Store, args: &FsckArgs) -> Result<Report, CmdError> {
+    // Without it a repair does what it can.
+    let host = Base::new(Path::new("/"), &[store.path().to_path_buf()]).ok();
     let mut bar = Bar::new();
     let mut show = |what: &str, done: u64, total: u64| bar.show(what, done, total);
     let report = match args.repair {
-        true => store.repair(&args.branches, &mut show),
+        true => store.repair(
+            &args.branches,
+            host.as_ref().map(|host| host as &dyn Host),
+            &mut show,
+        ),
         false => store.check(&args.branches, &mut show),
     };
     bar.clear();
@@ -186,6 +194,7 @@ fn to_text(report: &Report, repair: bool) -> String {
         );
     }
     let verdict = match left.len() {
+        0 if !report.lost.is_empty() => "mended, not without loss".to_owned(),
         0 => "clean".to_owned(),
         n => counted(n, "problem"),
     };
@@ -204,7 +213,26 @@ fn to_text(report: &Report, repair: bool) -> String {
         out += "  fix: what cannot be mended stays: take what you need out of the branch, then \
                 `agentfs rm NAME`; no other branch is affected\n";
     }
+    for (branch, words) in losses(report) {
+        out += &format!("branch {branch} lost {words}\n");
+    }
+    if !report.lost.is_empty() {
+        out += "  fix: look at what is below lost+found/ in the store; a patch of these branches is \
+                refused unless `agentfs diff NAME --despite-loss` asks for it\n";
+    }
     out
+}
+
+/// What was lost in a repair, a line for each branch.
+fn losses(report: &Report) -> Vec<(&BranchName, String)> {
+    let mut branches: Vec<&BranchName> = report.lost.iter().map(|(name, _)| name).collect();
+    branches.sort();
+    branches.dedup();
+    let words = |branch: &BranchName| {
+        let of = report.lost.iter().filter(|(name, _)| name == branch);
+        lost_words(of.map(|(_, loss)| loss))
+    };
+    branches.into_iter().map(|b| (b, words(b))).collect()
 }
 
 /// `agentfs fsck --json`:
@@ -218,6 +246,7 @@ fn to_text(report: &Report, repair: bool) -> String {
 /// findings    [finding]; with --repair: before the repair
 /// repaired    [{ branch: name or null, what }]
 /// skipped     [{ branch, what }] that a repair had to leave, and why
+/// lost        [{ branch, path and inode where known, what }] that the repair could not save
 /// left        [finding] after a repair; without one the same as findings
 ///
 /// finding     { code, level: note|damage, branches: [name], repairable, what }, and where known
@@ -244,12 +273,26 @@ fn to_json(report: &Report, repair: bool) -> Value {
         "findings": report.findings.iter().map(finding).collect::<Vec<_>>(),
         "repaired": report.repaired.iter().map(done).collect::<Vec<_>>(),
         "skipped": report.skipped.iter().map(done).collect::<Vec<_>>(),
+        "lost": report.lost.iter().map(lost).collect::<Vec<_>>(),
         "left": report.left.iter().map(finding).collect::<Vec<_>>(),
     })
 }
 
 fn done(done: &Repaired) -> Value {
     json!({ "branch": done.branch.as_ref().map(BranchName::as_str), "what": done.what })
+}
+
+fn lost((branch, loss): &(BranchName, Loss)) -> Value {
+    let mut object = Map::new();
+    object.insert("branch".into(), branch.as_str().into());
+    object.insert("what".into(), loss.what.as_str().into());
+    if let Some(path) = &loss.path {
+        put_bytes(&mut object, "path", path);
+    }
+    if let Some(ino) = loss.ino {
+        object.insert("inode".into(), ino.to_string().into());
+    }
+    Value::Object(object)
 }
 
 fn finding(finding: &Finding) -> Value {

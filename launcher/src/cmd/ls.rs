@@ -17,6 +17,7 @@ use crate::cli::LsArgs;
 use crate::cmd::{Globals, mount};
 use crate::error::CmdError;
 use crate::review::json::{self, put_bytes, put_words};
+use crate::review::loss::lost_words;
 use crate::review::style::escape_word;
 use crate::review::{Summary, summary, table};
 use crate::say::{self, say};
@@ -60,6 +61,8 @@ struct Row {
     info: Option<BranchInfo>,
     state: State,
     summary: Option<Summary>,
+    /// What a repair could not save of it, in words.
+    lost: Option<String>,
 }
 
 /// Runs the subcommand.
@@ -105,6 +108,7 @@ fn row(store: &Store, listed: Listed) -> Row {
                 info: None,
                 state,
                 summary: None,
+                lost: None,
             };
         }
     };
@@ -115,11 +119,17 @@ fn row(store: &Store, listed: Listed) -> Row {
         Err(CmdError::Store(e)) => (State::of_store(&e), None),
         Err(e) => (State::Unreadable("unreadable", e.to_string()), None),
     };
+    let lost = match store.losses(&info.name) {
+        Ok(losses) if losses.is_empty() => None,
+        Ok(losses) => Some(lost_words(losses.listed.iter())),
+        Err(e) => Some(e.to_string()),
+    };
     Row {
         name,
         info: Some(info),
         state,
         summary,
+        lost,
     }
 }
 
@@ -175,7 +185,10 @@ fn columns(rows: &[Row], now: Time) -> String {
         cells.push(vec![
             escape_word(row.name.as_bytes()),
             parent.map_or_else(|| "-".into(), ToString::to_string),
-            state_words(&row.state),
+            match row.lost {
+                Some(_) => format!("{}, lost files", state_words(&row.state)),
+                None => state_words(&row.state),
+            },
             row.summary.as_ref().map_or_else(|| "-".into(), counts),
             row.summary
                 .as_ref()
@@ -243,6 +256,7 @@ fn counts(sum: &Summary) -> String {
 /// state       new|running|exited|killed|interrupted|damaged|unreadable
 /// pid         while running; mounted_at: where, if what runs is a mount; exit_code if exited; signal,
 ///             signal_number if killed; why if damaged or unreadable
+/// lost        null, or what a repair could not save of it, in words
 /// changes     null if they cannot be counted, else { added, modified, deleted: in the workspace outside .git;
 ///             git_dir: in a .git of it; outside: elsewhere; complete: false if there is more }
 /// bytes       that the store spends on contents of changed files (holes are none)
@@ -294,6 +308,7 @@ fn to_json(row: &Row) -> Value {
         }
     };
     object.insert("state".into(), state.into());
+    object.insert("lost".into(), row.lost.clone().into());
     let changes = row.summary.as_ref().map(|sum| {
         json!({
             "added": sum.added, "modified": sum.modified, "deleted": sum.deleted,

@@ -8,6 +8,7 @@
 pub mod git;
 pub mod hunk;
 pub mod json;
+pub mod loss;
 pub mod open;
 pub mod patch;
 pub mod plan;

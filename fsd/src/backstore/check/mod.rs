@@ -5,8 +5,10 @@
 //! `records` at what the layers of a branch say together, `objects` at the files that hold bytes,
 //! `places` at the store around them,
 //! `whereabouts` finds the paths to tell. `repair`, `rebuild`, `mend` and `keep` change things; nothing
-//! else here does. Refuses to look at the base: what the host has now proves nothing about a branch.
+//! else here does. A check refuses to look at the base: what the host has now proves nothing about a
+//! branch. A repair asks it, through `host`, what to show where the branch lost its own word.
 
+mod host;
 mod keep;
 mod layer;
 mod mend;
@@ -23,8 +25,11 @@ use std::path::{Path, PathBuf};
 
 use super::dir::DirMedia;
 use super::error::StoreError;
+use super::loss::Loss;
 use super::store::Store;
 use crate::core::types::{BranchName, Ino};
+
+pub use host::{Host, HostObject};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,6 +91,8 @@ pub enum Code {
     NumberReuse,
     /// The list of devices contradicts itself or the inode numbers.
     Devices,
+    /// What a repair could not save, now or earlier.
+    Lost,
     /// Rubbish of something that was cut short.
     Leftover,
     /// A layer that no branch uses.
@@ -126,6 +133,7 @@ impl Code {
             Code::ObjectLeak => "object-leak",
             Code::NumberReuse => "number-reuse",
             Code::Devices => "devices",
+            Code::Lost => "lost",
             Code::Leftover => "leftover",
             Code::UnusedLayer => "unused-layer",
             Code::Kept => "kept",
@@ -251,6 +259,8 @@ pub struct Report {
     pub repaired: Vec<Repaired>,
     /// What a repair had to leave as it is, and why.
     pub skipped: Vec<Repaired>,
+    /// What this repair could not save, by branch.
+    pub lost: Vec<(BranchName, Loss)>,
     /// What is left after a repair; as `findings` without one.
     pub left: Vec<Finding>,
     /// What was looked at.
@@ -297,14 +307,17 @@ impl Store {
     }
 
     /// As [`check`](Self::check), then mends what can be mended of branches that nobody holds, and
-    /// looks again. What is taken out of a layer is kept below `lost+found/` of the store.
+    /// looks again. What is taken out of a layer is kept below `lost+found/` of the store; what is
+    /// lost of a branch is noted with it, see [`losses`](Self::losses). `host` tells what to show
+    /// where a branch lost its word; without it some names are whited out that only were lost.
     ///
     /// Errors: as `check`, and those of writing.
     pub fn repair(
         &self,
         names: &[BranchName],
+        host: Option<&dyn Host>,
         progress: &mut Progress<'_>,
     ) -> Result<Report, StoreError> {
-        repair::run(self, names, progress)
+        repair::run(self, names, host, progress)
     }
 }

@@ -11,6 +11,7 @@ use super::{Checked, Code, Finding, Level, Progress, Report, records};
 use crate::backstore::error::StoreError;
 use crate::backstore::journal;
 use crate::backstore::layer::Files;
+use crate::backstore::loss::LOST_FILE;
 use crate::backstore::media::read_small;
 use crate::backstore::meta::{self, BranchInfo, RUN_VERSION, RunFile};
 use crate::backstore::store::{
@@ -324,9 +325,31 @@ impl<'a, 'p> Checker<'a, 'p> {
                 Err(e) => self.found(Finding::of_error(Code::RunNote, &e).branch(name)),
             }
         }
+        match self.store.losses(name) {
+            Ok(losses) if losses.is_empty() => {}
+            Ok(losses) => {
+                let n = losses.listed.len() as u64 + losses.unlisted;
+                let what = format!(
+                    "a repair could not save {} of the branch; remove this file once you have \
+                     seen to it",
+                    counted(n, "thing")
+                );
+                let at = self.describe(&dir.join(LOST_FILE));
+                let finding = Finding::note(Code::Lost, what).file(at).branch(name);
+                self.found(finding.beyond_repair());
+            }
+            Err(e) => self.found(Finding::of_error(Code::Lost, &e).branch(name)),
+        }
         for entry in self.store.media.list(&dir).unwrap_or_default() {
             let at = self.describe(&dir.join(&entry.name));
-            let known = [BRANCH_FILE, BRANCH_LOCK, RUN_FILE, CONTROL_SOCKET, LOG_FILE];
+            let known = [
+                BRANCH_FILE,
+                BRANCH_LOCK,
+                RUN_FILE,
+                LOST_FILE,
+                CONTROL_SOCKET,
+                LOG_FILE,
+            ];
             if known.iter().any(|known| entry.name == *known) {
                 continue;
             }

@@ -27,10 +27,16 @@ pub enum Fix {
     Nothing,
     /// Take the name away.
     HideName(Ino, Name),
+    /// Take the name away from a directory that goes as well.
+    ForgetName(Ino, Name),
+    /// Show what the host has for the inode, of which the record is lost, or at the name.
+    ShowHost(Ino, Name, Ino),
+    /// Give a directory of the base its name in another one again.
+    Reattach(Ino, Name, Ino),
     /// Say what the record says of the type.
     SetKind(Ino, Name, Ino, Kind),
-    /// Make a directory again whose record is lost, with the names in it; it is in the second one.
-    RemakeDir(Ino, Ino),
+    /// Make a directory again whose record is lost, with the names in it: by this name in the other.
+    RemakeDir(Ino, Ino, Name),
     /// Put the count right.
     SetLinks(Ino, u32),
     /// Put the size right.
@@ -114,7 +120,7 @@ pub fn check(
     walk.names()?;
     walk.reach();
     walk.take_lost_names()?;
-    walk.counts();
+    walk.counts()?;
     whereabouts::describe(stack, &mut walk.out.problems)?;
     Ok(walk.out)
 }
@@ -366,8 +372,8 @@ impl Walk<'_, '_> {
         let Some(target) = target else {
             let what = format!("leads to inode {ino}, which has no record");
             let fix = match kind {
-                Kind::Dir if ino >= Ino::FIRST_NEW => Fix::RemakeDir(ino, dir),
-                _ => hide,
+                Kind::Dir => Fix::RemakeDir(ino, dir, name.clone()),
+                _ => Fix::ShowHost(dir, name.clone(), ino),
             };
             self.problem(about(Code::DanglingName, what), fix);
             self.count_subdir(parent, kind);
@@ -457,7 +463,7 @@ impl Walk<'_, '_> {
             {
                 self.out.problems.push(Problem {
                     finding: None,
-                    fix: Fix::HideName(dir, name.clone()),
+                    fix: Fix::ForgetName(dir, name.clone()),
                 });
                 if let Some(target) = self.at(ino) {
                     let seen = &mut self.seen[target];
@@ -471,7 +477,38 @@ impl Walk<'_, '_> {
         })
     }
 
-    fn counts(&mut self) {
+    /// The name that a directory of the base had where it came from, if the branch can have it
+    /// there: a repair that lost the name gives it back.
+    fn place_of_base(&self, ino: Ino) -> Result<Option<(Ino, Name)>, StoreError> {
+        let record = self.stack.inode(ino)?;
+        let Some(origin) = record.as_ref().and_then(|rec| rec.origin.as_ref()) else {
+            return Ok(None);
+        };
+        let mut parts = origin.path.split(|byte| *byte == b'/').peekable();
+        let mut at = Ino::ROOT;
+        while let Some(part) = parts.next() {
+            if part.is_empty() {
+                continue;
+            }
+            let Ok(name) = Name::new(part) else {
+                return Ok(None);
+            };
+            let word = self.stack.dentry(at, &name)?;
+            if parts.peek().is_none() {
+                return Ok(word.is_none().then_some((at, name)));
+            }
+            at = match word {
+                Some(Dentry::Present {
+                    ino,
+                    kind: Kind::Dir,
+                }) => ino,
+                _ => return Ok(None),
+            };
+        }
+        Ok(None)
+    }
+
+    fn counts(&mut self) -> Result<(), StoreError> {
         for at in 0..self.seen.len() {
             let seen = self.seen[at];
             let ino = Ino(seen.ino);
@@ -484,7 +521,11 @@ impl Walk<'_, '_> {
                 if is_dir && seen.parent == NO_PARENT {
                     let what = "no name leads to this directory";
                     let finding = Finding::damage(Code::OrphanInode, what).ino(ino);
-                    self.problem(finding, Fix::Detach(ino));
+                    let fix = match self.place_of_base(ino)? {
+                        Some((dir, name)) => Fix::Reattach(dir, name, ino),
+                        None => Fix::Detach(ino),
+                    };
+                    self.problem(finding, fix);
                 } else {
                     self.out.problems.push(Problem {
                         finding: None,
@@ -520,6 +561,7 @@ impl Walk<'_, '_> {
                 self.problem(finding, Fix::SetLinks(ino, seen.names));
             }
         }
+        Ok(())
     }
 }
 

@@ -10,10 +10,11 @@ use super::keep::Keeper;
 use super::layer::{self, Role};
 use super::places::Checker;
 use super::rebuild::{self, Mended};
-use super::{Code, Finding, Progress, Repaired, Report, mend, objects};
+use super::{Code, Finding, Host, Loss, Progress, Repaired, Report, mend, objects};
 use crate::backstore::error::StoreError;
 use crate::backstore::journal;
 use crate::backstore::layer::{Files, LayerView};
+use crate::backstore::loss::{self, LOST_FILE};
 use crate::backstore::media::{LockGuard, Media};
 use crate::backstore::meta::{self, BranchInfo};
 use crate::backstore::store::{
@@ -29,6 +30,7 @@ const ROUNDS_MAX: u32 = 12;
 pub fn run(
     store: &Store,
     names: &[BranchName],
+    host: Option<&dyn Host>,
     progress: &mut Progress<'_>,
 ) -> Result<Report, StoreError> {
     let mut report = Checker::new(store, progress).run(names)?;
@@ -38,9 +40,11 @@ pub fn run(
     }
     let mut repair = Repair {
         store,
+        host,
         progress,
         repaired: Vec::new(),
         skipped: Vec::new(),
+        lost: Vec::new(),
     };
     repair.format(&report.findings)?;
     let infos = all_branches(store)?;
@@ -61,12 +65,13 @@ pub fn run(
     if names.is_empty() {
         repair.tidy()?;
     }
-    let (repaired, skipped) = (repair.repaired, repair.skipped);
+    let (repaired, skipped, lost) = (repair.repaired, repair.skipped, repair.lost);
     let after = Checker::new(store, progress).run(names)?;
     Ok(Report {
         findings: report.findings,
         repaired,
         skipped,
+        lost,
         left: after.findings,
         branches: after.branches,
         verified_bytes: after.verified_bytes,
@@ -91,11 +96,25 @@ fn all_branches(store: &Store) -> Result<BTreeMap<BranchName, BranchInfo>, Store
     Ok(out)
 }
 
+/// Notes losses with the branch first, then for the report.
+fn note_losses(
+    store: &Store,
+    all: &mut Vec<(BranchName, Loss)>,
+    name: &BranchName,
+    lost: Vec<Loss>,
+) -> Result<(), StoreError> {
+    store.add_losses(name, &lost)?;
+    all.extend(lost.into_iter().map(|loss| (name.clone(), loss)));
+    Ok(())
+}
+
 struct Repair<'a, 'p> {
     store: &'a Store,
+    host: Option<&'a dyn Host>,
     progress: &'a mut Progress<'p>,
     repaired: Vec<Repaired>,
     skipped: Vec<Repaired>,
+    lost: Vec<(BranchName, Loss)>,
 }
 
 impl Repair<'_, '_> {
@@ -206,7 +225,7 @@ impl Repair<'_, '_> {
             _ => None,
         };
         let keeper = Keeper::new(self.store, Some(id));
-        let was_harmed = self.mend_files(&media, id, role, &keeper, branch)?;
+        let was_harmed = self.mend_files(&media, id, role, &keeper, users)?;
         // What an opening would remove for want of a record may be of a record that was lost.
         let accounts = self.accounts(id, info).unwrap_or_default();
         let mut out = accounts.leaked;
@@ -242,13 +261,24 @@ impl Repair<'_, '_> {
         id: LayerId,
         role: Role,
         keeper: &Keeper<'_>,
-        branch: Option<&BranchName>,
+        users: &[&BranchInfo],
     ) -> Result<bool, StoreError> {
+        let branch = match users {
+            [only] => Some(&only.name),
+            _ => None,
+        };
         let mut was_harmed = false;
         for _ in 0..ROUNDS_MAX {
             let look = layer::check(&**media, id, role, self.progress)?;
             let Some(harm) = look.harm.first() else { break };
-            match rebuild::mend(media, id, keeper, harm)? {
+            let (store, all_lost) = (self.store, &mut self.lost);
+            let mut lose = |what: String| {
+                for user in users {
+                    note_losses(store, all_lost, &user.name, vec![Loss::of(&*what)])?;
+                }
+                Ok(())
+            };
+            match rebuild::mend(media, id, keeper, harm, &mut lose)? {
                 Mended::Done(what) => {
                     was_harmed = true;
                     self.did(branch, what);
@@ -296,7 +326,13 @@ impl Repair<'_, '_> {
         };
         let top = info.layers.last().copied();
         let keeper = Keeper::new(self.store, top);
-        let mended = mend::mend(&mut live, &keeper, self.progress);
+        let (store, all_lost) = (self.store, &mut self.lost);
+        let mut means = mend::Means {
+            keeper: &keeper,
+            host: self.host,
+            lose: &mut |lost| note_losses(store, all_lost, name, lost),
+        };
+        let mended = mend::mend(&mut live, &mut means, self.progress);
         let closed = live.close();
         for what in mended? {
             self.did(Some(name), what);
@@ -315,6 +351,18 @@ impl Repair<'_, '_> {
                 let at = self.store.media.describe(&path);
                 self.did(Some(name), format!("removed {}", at.display()));
             }
+        }
+        if let Err(StoreError::Damaged { .. }) = self.store.losses(name) {
+            let path = dir.join(LOST_FILE);
+            let at = self.store.media.describe(&path);
+            let kept =
+                Keeper::new(self.store, None).copy(&path, 0, &format!("{LOST_FILE}.{name}"))?;
+            let loss = Loss::of(loss::LIST_ITSELF);
+            note_losses(self.store, &mut self.lost, name, vec![loss])?;
+            let kept = kept.map_or(String::new(), |kept| {
+                format!("; the old one is in {}", kept.display())
+            });
+            self.did(Some(name), format!("wrote {} anew{kept}", at.display()));
         }
         let run = dir.join(RUN_FILE);
         let at = self.store.media.describe(&run);

@@ -2,6 +2,7 @@
 
 mod faults;
 mod files;
+mod lost;
 mod records;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -229,7 +230,7 @@ pub fn found_and_mended(mem: &MemMedia, wanted: &[Code]) -> Report {
     let files = mem.files();
     assert_eq!(look(&store), report, "looking changes nothing");
     assert_eq!(mem.files(), files);
-    let report = store.repair(&[], &mut |_, _, _| {}).unwrap();
+    let report = store.repair(&[], None, &mut |_, _, _| {}).unwrap();
     assert!(report.is_clean(), "{report:#?}");
     assert!(!report.repaired.is_empty());
     for text in ["a", "other"] {
@@ -284,7 +285,7 @@ fn a_sound_store_is_clean_at_every_stage() {
     let report = look(&store_on(&mem.crash(Crash::Process)));
     assert!(report.is_clean(), "{report:#?}");
     assert_eq!(report.left.len(), 1, "{report:#?}");
-    let report = store.repair(&[], &mut |_, _, _| {}).unwrap();
+    let report = store.repair(&[], None, &mut |_, _, _| {}).unwrap();
     assert_eq!(report.left, []);
 }
 

@@ -98,7 +98,7 @@ fn no_failing_call_and_no_death_makes_damage() {
             assert!(report.is_clean(), "{fault:?} at {at}: {report:#?}");
             // Nor does the next opening, and all that is rubbish goes with a repair.
             store.open_live(&branch("a")).unwrap().close().unwrap();
-            let report = store.repair(&[], &mut |_, _, _| {}).unwrap();
+            let report = store.repair(&[], None, &mut |_, _, _| {}).unwrap();
             assert_eq!(report.left, [], "{fault:?} at {at}");
             assert!(
                 after

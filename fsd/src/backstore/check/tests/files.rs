@@ -50,7 +50,7 @@ fn a_killed_branch_is_sound_wherever_its_journal_ends() {
     }
     let end = ends[3] + 5;
     mem.set_file_bytes(&path, &good[..end]).unwrap();
-    let report = store.repair(&[], &mut |_, _, _| {}).unwrap();
+    let report = store.repair(&[], None, &mut |_, _, _| {}).unwrap();
     assert!(
         report.is_clean() && look(&store).findings.is_empty(),
         "{report:#?}"
@@ -106,7 +106,7 @@ fn no_flipped_bit_of_a_checksummed_file_is_taken_for_sound() {
                 continue;
             }
             // Nothing that a repair does makes things worse.
-            let left = store.repair(&[], &mut |_, _, _| {}).unwrap();
+            let left = store.repair(&[], None, &mut |_, _, _| {}).unwrap();
             if kind == "branch" || !left.is_clean() {
                 assert!(
                     kind == "branch" || kind == "table",
@@ -331,7 +331,9 @@ fn what_is_missing_or_foreign_in_the_store_is_named() {
 
     let copy = mem.crash(Crash::Process);
     copy.unlink(Path::new("branches/a/branch.json")).unwrap();
-    let report = store_on(&copy).repair(&[], &mut |_, _, _| {}).unwrap();
+    let report = store_on(&copy)
+        .repair(&[], None, &mut |_, _, _| {})
+        .unwrap();
     assert_eq!(damage(&report), BTreeSet::from([Code::BranchMetadata]));
     // What may be its layer stays.
     assert_eq!(copy.list(Path::new("layers")).unwrap().len(), 2);
@@ -385,7 +387,7 @@ fn rubbish_is_noted_and_swept_and_lost_layers_are_kept() {
     let report = look(&store);
     assert!(report.is_clean());
     assert_eq!(report.left.len(), 7, "{report:#?}");
-    let report = store.repair(&[], &mut |_, _, _| {}).unwrap();
+    let report = store.repair(&[], None, &mut |_, _, _| {}).unwrap();
     assert_eq!(report.left, [], "{report:#?}");
     // A branch whose directory is gone: nobody knows why, so its layer is not thrown away.
     for entry in mem.list(Path::new("branches/other")).unwrap() {
@@ -393,7 +395,7 @@ fn rubbish_is_noted_and_swept_and_lost_layers_are_kept() {
             .unwrap();
     }
     mem.rmdir(Path::new("branches/other")).unwrap();
-    let report = store.repair(&[], &mut |_, _, _| {}).unwrap();
+    let report = store.repair(&[], None, &mut |_, _, _| {}).unwrap();
     assert!(report.is_clean(), "{report:#?}");
     let kept =
         Path::new("lost+found").join(format!("layer.{}", lost.file_name().unwrap().display()));
@@ -411,7 +413,7 @@ fn a_live_branch_is_looked_at_and_left_alone() {
         entry(DIR, "open", ino, Kind::File),
     ])
     .unwrap();
-    let report = store.repair(&[], &mut |_, _, _| {}).unwrap();
+    let report = store.repair(&[], None, &mut |_, _, _| {}).unwrap();
     assert!(
         report.is_clean() && report.repaired.is_empty(),
         "{report:#?}"
@@ -419,7 +421,7 @@ fn a_live_branch_is_looked_at_and_left_alone() {
     assert_eq!(report.skipped, [], "there was nothing to mend");
     // A rule that holds at every frame's end is checked on a live branch too.
     live.commit(vec![Delta::DelInode(LINK)]).unwrap();
-    let report = store.repair(&[], &mut |_, _, _| {}).unwrap();
+    let report = store.repair(&[], None, &mut |_, _, _| {}).unwrap();
     assert_eq!(damage(&report), BTreeSet::from([Code::DanglingName]));
     assert!(
         report.repaired.is_empty() && !report.skipped.is_empty(),

@@ -42,7 +42,7 @@ fn a_directory_that_lost_its_record_keeps_what_is_in_it() {
     let mem = after(false, |_| vec![Delta::DelInode(SUB)]);
     let store = store_on(&mem);
     assert!(damage(&look(&store)).contains(&Code::DanglingName));
-    let report = store.repair(&[], &mut |_, _, _| {}).unwrap();
+    let report = store.repair(&[], None, &mut |_, _, _| {}).unwrap();
     assert!(report.is_clean(), "{report:#?}");
     let reader = store.read(&branch("a")).unwrap();
     assert!(reader.inode(SUB).unwrap().is_some());
@@ -86,7 +86,7 @@ fn records_that_no_name_leads_to() {
 fn what_a_lost_file_held_is_kept_aside() {
     let mem = after(true, |_| vec![Delta::DelDentry(DIR, name("f"))]);
     let store = store_on(&mem);
-    store.repair(&[], &mut |_, _, _| {}).unwrap();
+    store.repair(&[], None, &mut |_, _, _| {}).unwrap();
     let kept = mem
         .files()
         .into_iter()
@@ -168,7 +168,7 @@ fn records_that_contradict_themselves_are_named_and_left() {
         let store = store_on(&mem);
         let found = damage(&look(&store));
         assert!(found.contains(&Code::Record), "{ino}: {found:?}");
-        let report = store.repair(&[], &mut |_, _, _| {}).unwrap();
+        let report = store.repair(&[], None, &mut |_, _, _| {}).unwrap();
         assert!(!report.is_clean());
         assert!(store.open_live(&branch("other")).is_ok());
     }
@@ -282,11 +282,16 @@ fn damage_in_a_shared_layer_is_mended_branch_by_branch() {
         .collect();
     assert_eq!(of, BTreeSet::from([branch("a"), branch("child")]));
     let held = store.open_live(&branch("child")).unwrap();
-    let report = store.repair(&[], &mut |_, _, _| {}).unwrap();
+    let report = store.repair(&[], None, &mut |_, _, _| {}).unwrap();
     assert!(
         !report.is_clean() && !report.skipped.is_empty(),
         "{report:#?}"
     );
     drop(held);
-    assert!(store.repair(&[], &mut |_, _, _| {}).unwrap().is_clean());
+    assert!(
+        store
+            .repair(&[], None, &mut |_, _, _| {})
+            .unwrap()
+            .is_clean()
+    );
 }
