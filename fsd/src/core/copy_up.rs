@@ -28,8 +28,9 @@ const HOLE_BYTES: usize = 4096;
 /// Bytes moved at a time when a layered file is gathered into one object.
 const GATHER_BYTES: usize = 1 << 20;
 
-/// Where a file's bytes are, fit to be read. Locks: the caller holds the tree.
-pub fn open_bytes(core: &FsCore, tree: &Tree, ino: Ino) -> Result<Bytes, FsError> {
+/// Where a file's bytes are, fit to be read; or, with `keep` false, to be cut off: then no base is
+/// opened. Locks: the caller holds the tree.
+fn open_bytes(core: &FsCore, tree: &Tree, ino: Ino, keep: bool) -> Result<Bytes, FsError> {
     let node = tree.node(ino)?;
     let content = node
         .record
@@ -42,6 +43,7 @@ pub fn open_bytes(core: &FsCore, tree: &Tree, ino: Ino) -> Result<Bytes, FsError
     };
     Ok(match content {
         Content::Empty => Bytes::Empty,
+        Content::Base if !keep => Bytes::Empty,
         Content::Base => Bytes::Base { file: open_base()? },
         Content::Object(id) => {
             let own = tree.branch.is_top(id);
@@ -52,6 +54,7 @@ pub fn open_bytes(core: &FsCore, tree: &Tree, ino: Ino) -> Result<Bytes, FsError
             }
         }
         Content::Extents { own, base_bytes } => {
+            let base_bytes = if keep { base_bytes } else { 0 };
             let map = ExtentMap::clone(&*tree.branch.extents(ino)?);
             let writable = tree.branch.is_top(own);
             let mut older = std::collections::HashMap::new();
@@ -85,7 +88,28 @@ pub fn stream_of(core: &FsCore, tree: &mut Tree, ino: Ino) -> Result<Arc<Stream>
     if let Some(stream) = &tree.node(ino)?.stream {
         return Ok(stream.clone());
     }
-    let mut bytes = open_bytes(core, tree, ino)?;
+    let bytes = open_bytes(core, tree, ino, true)?;
+    add_stream(core, tree, ino, bytes)
+}
+
+/// As [`stream_of`], for a file that is about to be cut to nothing: its bytes in the base may be out
+/// of reach, because the host has replaced the file or does not let us read it.
+pub fn stream_to_cut(core: &FsCore, tree: &mut Tree, ino: Ino) -> Result<Arc<Stream>, FsError> {
+    match stream_of(core, tree, ino) {
+        Err(FsError::Base { .. }) => {
+            let bytes = open_bytes(core, tree, ino, false)?;
+            add_stream(core, tree, ino, bytes)
+        }
+        found => found,
+    }
+}
+
+fn add_stream(
+    core: &FsCore,
+    tree: &mut Tree,
+    ino: Ino,
+    mut bytes: Bytes,
+) -> Result<Arc<Stream>, FsError> {
     let dirty = tree.node(ino)?.record.as_ref().is_some_and(|r| r.dirty);
     if dirty
         && let Bytes::Extents(extents) = &mut bytes

@@ -278,6 +278,57 @@ fn a_large_base_file_is_never_copied_for_a_small_write() {
     }
 }
 
+#[test]
+fn what_the_host_has_put_out_of_reach_can_be_cut_and_written_anew() {
+    const O_TRUNC: i32 = 0o1000;
+    let big = vec![7; 2 << 20];
+    let mut bench = Bench::new(|base| {
+        for name in ["parts", "moved"] {
+            fs::write(base.join(name), &big).unwrap();
+        }
+    });
+    bench.write("parts", 5, b"changed");
+    let root = bench.walk("").unwrap().ino;
+    let (from, to) = (name("moved"), name("there"));
+    let moved = bench
+        .core()
+        .rename(&ME, root, &from, root, &to, RenameMode::Replace);
+    moved.unwrap();
+    bench.reopen(true);
+    for name in ["parts", "moved"] {
+        fs::remove_file(bench.base.path().join(name)).unwrap();
+        fs::write(bench.base.path().join("other"), &big).unwrap();
+        if name != "moved" {
+            fs::rename(
+                bench.base.path().join("other"),
+                bench.base.path().join(name),
+            )
+            .unwrap();
+        }
+    }
+    for clean in [false, true] {
+        bench.reopen(clean);
+        for name in ["parts", "there"] {
+            let ino = bench.walk(name).unwrap().ino;
+            let read = bench.core().open(&ME, ino, O_RDONLY);
+            assert!(read.is_err() || clean, "{name}: {read:?}");
+            if let Ok(opened) = read {
+                bench.core().release(opened.fh);
+            }
+            let opened = bench.core().open(&ME, ino, O_RDWR | O_TRUNC).unwrap();
+            assert_eq!(bench.core().getattr(ino).unwrap().size, 0);
+            let written = bench.core().write(ino, opened.fh, 3, b"new", false);
+            assert_eq!(written.unwrap(), 3);
+            bench.core().release(opened.fh);
+            assert_eq!(bench.read(name), b"\0\0\0new");
+        }
+    }
+    bench.reopen(true);
+    for name in ["parts", "there"] {
+        assert_eq!(bench.read(name), b"\0\0\0new");
+    }
+}
+
 /// The kernel does not pass these modes on to a FUSE file system; other transports may.
 #[test]
 fn ranges_are_cut_out_and_put_in() {

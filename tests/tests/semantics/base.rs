@@ -160,8 +160,9 @@ fn s31_the_base_is_read_with_the_users_rights() {
     }
     let out = sh(
         &sandbox,
-        "mv gone g; rm g; echo new > n; mv n over; cat over; mv nx moved; rm sec; echo > sec",
+        "mv gone g; rm g; echo new > n; mv n over; cat over; mv nx moved; rm sec; echo > sec; \
+        echo all > wo; cat wo",
     );
-    assert_eq!(out, "new\n");
+    assert_eq!(out, "new\nall\n");
     assert_eq!(sandbox.host_sh(look).out(), before);
 }

@@ -110,6 +110,7 @@ impl FsCore {
         let stream = {
             let mut tree = crate::sync::lock(&self.tree);
             match tree.node(ino)?.kind {
+                Kind::File if size == 0 => copy_up::stream_to_cut(self, &mut tree, ino)?,
                 Kind::File => copy_up::stream_of(self, &mut tree, ino)?,
                 Kind::Dir => return Err(FsError::IsADirectory(ino)),
                 _ => {
