@@ -497,6 +497,8 @@ impl CoreDriver {
         let slot = self.slots[slot].as_ref().expect("checked before");
         match &slot.opened.io {
             OpenIo::Passthrough { fd, .. } => {
+                // The kernel takes suid and sgid off by itself before it writes.
+                self.core().kill_privileges(&CALLER, slot.ino)?;
                 let file = std::fs::File::from(fd.try_clone().expect("dup"));
                 file.write_all_at(data, offset)
                     .expect("write to the object");

@@ -116,7 +116,7 @@ fn check(ops: &[Op], passthrough: bool, stride: usize) -> Result<u64, TestCaseEr
             count,
             step
         );
-        if contents {
+        if contents && (stride == 1 || count % stride == stride - 1) {
             prop_assert_eq!(
                 core.store_problems(),
                 [],
@@ -147,18 +147,28 @@ fn a_branch_with_passthrough_agrees_with_the_model() {
     proptest!(config(80), |(ops in ops(60, true))| { check(&ops, true, 1)?; });
 }
 
-#[test]
-fn long_histories_agree_with_the_model() {
-    static STEPS: AtomicU64 = AtomicU64::new(0);
-    proptest!(config(LONG_CASES), |(ops in ops(500, true))| {
-        STEPS.fetch_add(check(&ops, false, 20)?, Ordering::Relaxed);
+/// Half of the long histories: two tests, so that two processors share them.
+fn long_histories() {
+    let steps = AtomicU64::new(0);
+    proptest!(config(LONG_CASES / 2), |(ops in ops(500, true))| {
+        steps.fetch_add(check(&ops, false, 20)?, Ordering::Relaxed);
     });
-    let steps = STEPS.load(Ordering::Relaxed);
+    let steps = steps.load(Ordering::Relaxed);
     println!("{steps} operations");
     assert!(
-        steps >= u64::from(effort()) * 100_000 / 160,
+        steps >= u64::from(effort()) * 50_000 / 160,
         "only {steps} operations"
     );
+}
+
+#[test]
+fn long_histories_agree_with_the_model() {
+    long_histories();
+}
+
+#[test]
+fn more_long_histories_agree_with_the_model() {
+    long_histories();
 }
 
 #[test]
