@@ -11,9 +11,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use agentfs_fsd::backstore::{
-    BranchInfo, NewBranch, Records, RunExit, RunRecord, Store, StoreError,
-};
+use agentfs_fsd::backstore::{NewBranch, RunExit, RunRecord, Store, StoreError};
 use agentfs_fsd::core::types::{BranchName, Time};
 use agentfs_fsd::ctl::CtlError;
 use agentfs_fsd::ctl::msg::{ErrorCode, MountSpec};
@@ -24,6 +22,7 @@ use crate::daemon::{self, Daemon};
 use crate::error::{CmdError, EXIT_OURS, SetupError, step};
 use crate::idmap;
 use crate::line::{Line, PATIENCE, Waits};
+use crate::made::BranchGuard;
 use crate::plan::Plan;
 use crate::proc::child::{self, Inside};
 use crate::proc::clone::{self, Alone, Kind, Side};
@@ -435,78 +434,6 @@ fn inside(order: &Order<'_>, signals: &Signals) -> Result<Inside, CmdError> {
     })
 }
 
-/// Removes a branch that this run made, unless it is told to keep it or somebody else used it.
-#[derive(Debug)]
-struct BranchGuard<'a> {
-    store: &'a Store,
-    made: BranchInfo,
-    armed: bool,
-}
-
-impl BranchGuard<'_> {
-    fn keep(mut self) {
-        self.armed = false;
-    }
-
-    /// Removes it; whether it is gone.
-    fn remove(mut self) -> bool {
-        self.armed = false;
-        self.try_remove()
-    }
-
-    fn try_remove(&self) -> bool {
-        let name = &self.made.name;
-        let removed = self.is_unused().and_then(|unused| match unused {
-            true => self.store.remove_branch(name).map(|()| true),
-            false => Ok(false),
-        });
-        match removed {
-            Ok(removed) => removed,
-            // Whoever holds it now works on it.
-            Err(StoreError::Locked { .. }) => false,
-            // Another one took the name, or dropped the branch.
-            Err(StoreError::NoBranch(_)) => true,
-            Err(e) => {
-                say!("agentfs: remove branch {name}: {e}");
-                false
-            }
-        }
-    }
-
-    /// Whether the branch is the one made, nobody else noted a run on it, and it is as it was made.
-    fn is_unused(&self) -> Result<bool, StoreError> {
-        let reader = self.store.read(&self.made.name)?;
-        let info = reader.info();
-        let others = info.last_run.as_ref();
-        if info.id != self.made.id
-            || others.is_some_and(|run| run.pid != std::process::id())
-            || self.store.live_owner(&info.name)?.is_some()
-        {
-            return Ok(false);
-        }
-        let mut changed = false;
-        // What lies below is the parent's, all of it older than this branch.
-        let inherits = info.parent.is_some();
-        reader.each_inode(&mut |_, rec| {
-            changed |= !inherits || rec.dirty || rec.ctime >= info.created;
-            Ok(())
-        })?;
-        reader.each_dentry(&mut |parent, name, word| {
-            changed |= reader.lower_dentry(parent, name)? != Some(word);
-            Ok(())
-        })?;
-        Ok(!changed)
-    }
-}
-
-impl Drop for BranchGuard<'_> {
-    fn drop(&mut self) {
-        if self.armed {
-            self.try_remove();
-        }
-    }
-}
-
 fn make_branch<'a>(
     order: &Order<'a>,
     from: Option<&BranchName>,
@@ -514,11 +441,8 @@ fn make_branch<'a>(
     let new = NewBranch {
         workspace: order.workspace.to_owned(),
     };
-    Ok(BranchGuard {
-        store: order.store,
-        made: order.store.create_branch(order.branch, from, new)?,
-        armed: true,
-    })
+    let made = order.store.create_branch(order.branch, from, new)?;
+    Ok(BranchGuard::new(order.store, made))
 }
 
 fn record(order: &Order<'_>) -> RunRecord {

@@ -12,6 +12,7 @@ mod hostmount;
 mod idmap;
 mod launch;
 mod line;
+mod made;
 mod mounts;
 mod mounttable;
 mod names;

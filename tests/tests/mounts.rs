@@ -3,6 +3,7 @@
 //! `AGENTFS_MOUNT_CYCLES` sets how often is again and again.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -378,6 +379,41 @@ fn one_of_many_mounts_of_a_branch_wins() {
     fs::write(won.join("x"), b"x").expect("write");
     assert_eq!(leak::mounts_below(sandbox.root()).len(), 1);
     mounted::umount(&sandbox, &won);
+}
+
+/// The first of two mounts makes the branch, and its daemon fails when the second one has mounted it.
+#[test]
+fn a_failed_mount_leaves_a_branch_to_those_who_use_it() {
+    if !need_any_mount() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let at = |name: &str| sandbox.root().join(name);
+    for name in ["base", "first", "second"] {
+        fs::create_dir(at(name)).expect("mkdir");
+    }
+    let (begun, go, slow) = (at("begun"), at("go"), at("slow-daemon"));
+    let script = format!(
+        "#!/bin/sh\n: >'{}'\nwhile [ ! -e '{}' ]; do sleep 0.02; done\nexit 1\n",
+        begun.display(),
+        go.display()
+    );
+    fs::write(&slow, script).expect("write");
+    fs::set_permissions(&slow, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let mut first = sandbox.agentfs(&["mount", "one"]);
+    first.arg(at("first")).arg("--base").arg(at("base"));
+    let first = cmd::start(first.env("AGENTFS_FUSE_HOST_BIN", &slow));
+    wait::until("the first daemon began", || begun.exists());
+
+    mounted::mount(&sandbox, "one", &at("second"), &at("base"), likest()).ok();
+    fs::write(go, b"").expect("write");
+    fs::write(at("second").join("x"), b"kept").expect("write");
+    mounted::umount(&sandbox, &at("second"));
+    first.wait().expect(125);
+
+    mounted::mount(&sandbox, "one", &at("second"), &at("base"), likest()).ok();
+    assert_eq!(fs::read(at("second").join("x")).expect("read"), b"kept");
+    mounted::umount(&sandbox, &at("second"));
 }
 
 #[test]

@@ -123,6 +123,7 @@ impl Acl {
 
     /// The list for a reader who knows few ids: entries of users and groups are under the id that
     /// `user` and `group` give for theirs, or left out where they give none.
+    #[cfg(any(test, feature = "fuse"))]
     pub fn shown(
         &self,
         user: impl Fn(u32) -> Option<u32>,

@@ -21,6 +21,7 @@ use crate::cmd::run::{Here, find};
 use crate::daemon::{self, Daemon};
 use crate::error::CmdError;
 use crate::hostmount::{self, Options};
+use crate::made::BranchGuard;
 use crate::probe;
 use crate::review::style::escape_word;
 use crate::say::say;
@@ -84,19 +85,21 @@ pub fn mount(args: &MountArgs, globals: &Globals) -> Result<ExitCode, CmdError> 
         ));
     }
     let program = daemon::program()?;
-    let created = info.is_none();
-    if created {
-        let new = NewBranch {
-            workspace: base.clone(),
-        };
-        store.create_branch(&args.branch, None, new)?;
+    let made = match info {
+        Some(_) => None,
+        None => {
+            let new = NewBranch {
+                workspace: base.clone(),
+            };
+            let made = store.create_branch(&args.branch, None, new)?;
+            Some(BranchGuard::new(&store, made))
+        }
+    };
+    start(&program, &store, &args.branch, &target, &base, &options)?;
+    if let Some(made) = made {
+        made.keep();
     }
-    let started = start(&program, &store, &args.branch, &target, &base, &options);
-    if started.is_err() && created {
-        // A name that this call made and nobody can have used is not left behind.
-        drop_unused(&store, &args.branch);
-    }
-    started.map(|()| ExitCode::SUCCESS)
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The directory to show: as asked, else the branch's workspace, else that of the caller.
@@ -125,6 +128,27 @@ fn start(
     options: &Options,
 ) -> Result<(), CmdError> {
     let (mut daemon, connection) = Daemon::start(program, store, branch)?;
+    let started = serve(
+        &mut daemon,
+        connection,
+        (store, branch),
+        (target, base),
+        options,
+    );
+    if started.is_err() {
+        // It lets go of the branch, so that a new one can be taken back.
+        daemon.end();
+    }
+    started
+}
+
+fn serve(
+    daemon: &mut Daemon,
+    connection: OwnedFd,
+    (store, branch): (&Store, &BranchName),
+    (target, base): (&Path, &Path),
+    options: &Options,
+) -> Result<(), CmdError> {
     let client = Client::over(connection).map_err(|e| daemon.error(CmdError::daemon(branch, e)))?;
     let source = options
         .source
@@ -179,16 +203,6 @@ fn start_ticks(pid: u32) -> u64 {
     process
         .and_then(|p| p.stat())
         .map_or(0, |stat| stat.starttime)
-}
-
-fn drop_unused(store: &Store, branch: &BranchName) {
-    let deadline = Instant::now() + PATIENCE;
-    while store.live_owner(branch).is_ok_and(|owner| owner.is_some()) && Instant::now() < deadline {
-        std::thread::sleep(PAUSE);
-    }
-    if let Err(e) = store.remove_branch(branch) {
-        say!("agentfs: remove branch {branch}: {e}");
-    }
 }
 
 /// Unmounts, and returns once the branch is closed: it can be mounted or run on again at once.
