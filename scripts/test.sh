@@ -7,7 +7,8 @@
 #   scripts/test.sh SUITE..     only these (names of scripts/suites.sh)
 #
 # Knobs: AGENTFS_MUST_RUN=0 lets tests be skipped that need what the machine lacks;
-# AGENTFS_TEST_THREADS, AGENTFS_MODEL_CASES, AGENTFS_DIFF_CASES.
+# AGENTFS_TEST_THREADS, AGENTFS_MODEL_CASES, AGENTFS_DIFF_CASES; AGENTFS_TEST_SEED repeats what a
+# failed test left to chance.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/suites.sh
@@ -133,6 +134,7 @@ if [ "$(id -u)" -eq 0 ]; then
   # Who runs it matters little to random operations: a part of them shows that.
   as_user+=("AGENTFS_MODEL_CASES=${AGENTFS_MODEL_CASES:-16}")
   as_user+=("AGENTFS_DIFF_CASES=${AGENTFS_DIFF_CASES:-8}")
+  if [ -n "${AGENTFS_TEST_SEED:-}" ]; then as_user+=("AGENTFS_TEST_SEED=$AGENTFS_TEST_SEED"); fi
   [ -n "${AGENTFS_MUST_RUN:-}" ] || as_user+=(-u AGENTFS_MUST_RUN)
   while IFS=$'\t' read -r file path; do
     name=$(suite_of "$file" "$path")

@@ -5,6 +5,7 @@
 
 pub mod base;
 pub mod bins;
+pub mod chance;
 pub mod cmd;
 pub mod driver;
 pub mod gate;

@@ -31,6 +31,21 @@ pub fn eventually<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
     eventually_in(PATIENCE, what, probe)
 }
 
+/// Returns when the file system that holds `dir` gives changes another time than all before: its
+/// clock goes in steps, and what changes twice within one looks unchanged.
+pub fn next_tick(dir: &std::path::Path) {
+    use std::io::Write;
+    use std::os::unix::fs::MetadataExt;
+    let mut probe = tempfile::tempfile_in(dir).expect("a file without a name");
+    let mut stamp = || {
+        probe.write_all(b".").expect("write");
+        let meta = probe.metadata().expect("stat");
+        (meta.ctime(), meta.ctime_nsec())
+    };
+    let first = stamp();
+    until("the clock of the file system goes on", || stamp() != first);
+}
+
 /// Waits until `probe` holds, with [`PATIENCE`].
 pub fn until(what: &str, mut probe: impl FnMut() -> bool) {
     eventually(what, || probe().then_some(()));

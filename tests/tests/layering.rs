@@ -202,8 +202,9 @@ fn no_test_hides() {
             if code.starts_with("#[ignore") {
                 complaints.push(format!("{name}:{line}: an ignored test"));
             }
-            let is_clock = name == "tests/src/wait.rs";
-            if name.starts_with("tests/") && code.contains("thread::sleep") && !is_clock {
+        }
+        for (line, code) in tests_of(&name, &text) {
+            if waits_by_time(&name, code) {
                 complaints.push(format!(
                     "{name}:{line}: a sleep; wait for a condition instead"
                 ));
@@ -211,6 +212,60 @@ fn no_test_hides() {
         }
     }
     none(complaints);
+}
+
+/// The lines of code that are tests: of the suites all, elsewhere what only tests are built with.
+fn tests_of<'a>(name: &str, text: &'a str) -> impl Iterator<Item = (usize, &'a str)> {
+    let all = name.starts_with("tests/") || name.ends_with("/tests.rs") || name.contains("/tests/");
+    let first = text.lines().position(|line| line.trim() == "#[cfg(test)]");
+    let from = if all { Some(0) } else { first };
+    code(text).filter(move |(line, _)| from.is_some_and(|from| *line > from))
+}
+
+/// Whether a line lets time pass in place of a condition. In a shell's words, a short sleep may stand
+/// in a loop that asks for one, and a minute or more stands for what somebody else ends.
+fn waits_by_time(name: &str, code: &str) -> bool {
+    if name == "tests/src/wait.rs" {
+        return false;
+    }
+    let is_pause = name.starts_with("tests/tests/") && code.contains("pause(");
+    let is_loop = ["while ", "until "].iter().any(|word| code.contains(word));
+    let is_short = |rest: &str| {
+        let number: String = rest
+            .chars()
+            .take_while(|c| c.is_ascii_digit() || *c == '.')
+            .collect();
+        number.parse::<f64>().is_ok_and(|seconds| seconds < 60.0)
+    };
+    let sleeps = code.split("sleep ").skip(1).any(is_short);
+    ["sleep(", "park_timeout("]
+        .iter()
+        .any(|word| code.contains(word))
+        || is_pause
+        || sleeps && !is_loop
+}
+
+#[test]
+fn sleeps_are_found_wherever_tests_are() {
+    let text = "fn a() {\n    sleep(1);\n}\n#[cfg(test)]\nmod tests {\n    sleep(2);\n}\n";
+    let lines = |name: &str| -> Vec<usize> {
+        let tests = tests_of(name, text).filter(|(_, code)| waits_by_time(name, code));
+        tests.map(|(line, _)| line).collect()
+    };
+    assert_eq!(lines("fsd/src/core/inode.rs"), [6]);
+    assert_eq!(lines("fsd/src/review/tests.rs"), [2, 6]);
+    assert_eq!(lines("launcher/src/plan/tests/more.rs"), [2, 6]);
+    assert_eq!(lines("tests/tests/run_main.rs"), [2, 6]);
+    for (code, found) in [
+        ("run(\"echo up; sleep 3\")", true),
+        ("run(\"sleep 0.05; echo late\")", true),
+        ("run(\"while [ ! -e go ]; do sleep 0.05; done\")", false),
+        ("run(\"echo up; exec sleep 600\")", false),
+        ("pause(Duration::from_millis(4));", true),
+        ("std::thread::park_timeout(x);", true),
+    ] {
+        assert_eq!(waits_by_time("tests/tests/x.rs", code), found, "{code}");
+    }
 }
 
 #[test]

@@ -473,7 +473,8 @@ fn deletions_of_what_the_host_changed_since_are_left_out() {
     }
     let (sandbox, _) = repository();
     sandbox.sh("b", "rm two text; echo x >> file").ok();
-    sandbox.host_sh("sleep 0.05; echo host >> two; rm file");
+    agentfs_tests::wait::next_tick(&sandbox.work());
+    sandbox.host_sh("echo host >> two; rm file");
     let done = sandbox.call(&["diff", "b"]).ok();
     assert!(
         done.out().contains("a/text") && !done.out().contains("a/two"),

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use agentfs_tests::chance::Chance;
 use agentfs_tests::need::need_run;
 use agentfs_tests::wait::{eventually, until};
 use agentfs_tests::{Manifest, Sandbox, base, bins};
@@ -106,10 +107,11 @@ fn everything_acknowledged_survives_a_killed_daemon() {
         command.args(args);
         command
     };
-    // Moments are counted in acknowledged steps, spread by a fixed rule; what the daemon does at
-    // that moment is the machine's own chance.
+    // Moments are counted in acknowledged steps; what the daemon does just then is the machine's own
+    // chance.
+    let mut chance = Chance::told();
     for round in 0..20_u64 {
-        let moment = 40 + round * 977 % 1_300;
+        let moment = 40 + chance.below(1_300);
         let (dir, acks) = (
             format!("load{round}"),
             sandbox.out().join(format!("acks{round}")),
@@ -330,11 +332,12 @@ fn a_run_that_comes_too_late_joins_and_removes_nothing() {
     until("the branch is made", || {
         sandbox.rows().iter().any(|row| row["name"] == "race")
     });
-    let first = sandbox.start_sh("race", "echo theirs > theirs; echo up; sleep 3");
-    until("the other run is up", || first.stdout_now() == b"up\n");
+    let first = live(&sandbox, "race", "echo theirs > theirs; echo late > late");
     fs::write(gate, "").expect("go");
+    // The first one waits for a word of ours: it is still there when the other one ends.
     assert_eq!(late.wait().ok().out(), "theirs\n");
-    first.wait().ok();
+    fs::write(sandbox.out().join("stop"), "").expect("stop");
+    assert_eq!(first.wait().ok().out(), "ready\nlate\n");
     assert_eq!(sandbox.sh("race", "cat theirs").ok().out(), "theirs\n");
 }
 
@@ -376,9 +379,17 @@ fn runs_that_make_one_branch_at_once_share_it() {
     }
     let sandbox = Sandbox::new();
     sandbox.sh("other", "true").ok();
-    let daemon = slow_daemon(&sandbox, "sleep 0.3");
     for round in 0..3 {
         let name = format!("b{round}");
+        // No daemon begins before each of the runs has started one: all of them race for the branch.
+        let [started, go] =
+            ["started", "go"].map(|word| sandbox.out().join(format!("{word}{round}")));
+        let wait = format!(
+            "echo >>'{}'; while [ ! -e '{}' ]; do sleep 0.05; done",
+            started.display(),
+            go.display()
+        );
+        let daemon = slow_daemon(&sandbox, &wait);
         let script = |i: u32| format!("echo {i} > {i}");
         let runs: Vec<_> = (0..4)
             .map(|i| {
@@ -387,6 +398,10 @@ fn runs_that_make_one_branch_at_once_share_it() {
                 start_with(&sandbox, &daemon, &args)
             })
             .collect();
+        until("each run has started a daemon", || {
+            fs::read(&started).is_ok_and(|marks| marks.len() == runs.len())
+        });
+        fs::write(go, "").expect("go");
         for run in runs {
             run.wait().ok();
         }

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use agentfs_tests::gate::{Gate, Moment};
 use agentfs_tests::need::need_run;
 use agentfs_tests::pty::Pty;
 use agentfs_tests::wait::until;
@@ -216,15 +217,24 @@ fn a_killed_launcher_while_it_sets_up_leaves_nothing() {
     }
     let sandbox = Sandbox::new();
     sandbox.sh("b", "echo kept > kept").ok();
-    for step in 0..12_u32 {
-        let run = sandbox.start_sh("b", "sleep 600");
-        // Some moment of the set-up, another one each time.
-        agentfs_tests::wait::pause(std::time::Duration::from_millis(u64::from(step) * 4));
+    // Before it got to anything, then at each moment of its set-up.
+    let run = sandbox.start_sh("b", "touch ran");
+    run.signal(Signal::SIGKILL);
+    run.wait().expect(137);
+    sandbox.assert_quiet();
+    for moment in Moment::ALL {
+        let gate = Gate::at(&sandbox, moment);
+        let run = gate.start(
+            &sandbox,
+            &["run", "-q", "--branch", "b", "--", "touch", "ran"],
+        );
+        let held = gate.held();
         run.signal(Signal::SIGKILL);
         run.wait().expect(137);
         sandbox.assert_quiet();
+        drop(held);
     }
-    sandbox.sh("b", "grep kept kept").ok();
+    sandbox.sh("b", "grep -x kept kept && test ! -e ran").ok();
 }
 
 #[test]

@@ -5,7 +5,8 @@ mod model;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
 
 use model::{Model, Seen, Tree, base_tree};
 use proptest::prelude::*;
@@ -551,6 +552,23 @@ proptest! {
     }
 }
 
+/// Returns when the file system that holds `dir` gives changes another time than all before: its
+/// clock goes in steps, and what changes twice within one looks unchanged.
+fn next_tick(dir: &Path) {
+    use std::io::Write;
+    use std::time::{Duration, Instant};
+    let mut probe = tempfile::tempfile_in(dir).unwrap();
+    let mut stamp = || {
+        probe.write_all(b".").unwrap();
+        let meta = probe.metadata().unwrap();
+        (meta.ctime(), meta.ctime_nsec())
+    };
+    let (first, end) = (stamp(), Instant::now() + Duration::from_secs(30));
+    while stamp() == first {
+        assert!(Instant::now() < end, "the clock stands still");
+    }
+}
+
 #[test]
 fn what_the_host_changed_since_is_marked() {
     let dir = base();
@@ -572,8 +590,7 @@ fn what_the_host_changed_since_is_marked() {
             .collect()
     };
     assert_eq!(marked(&model), [""; 0]);
-    // Times on the host may be those of the last tick.
-    std::thread::sleep(std::time::Duration::from_millis(20));
+    next_tick(dir.path());
     // Attributes alone are no contents.
     fs::set_permissions(at("a/two"), fs::Permissions::from_mode(0o700)).unwrap();
     fs::hard_link(at("b/big"), at("b/big too")).unwrap();
@@ -601,7 +618,7 @@ fn files_replaced_or_moved_on_the_branch_are_not_taken_for_changes_of_the_host()
     let dir = base();
     let mut model = Model::new(dir.path());
     fs::write(dir.path().join("a/one"), "fresh\n").unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(20));
+    next_tick(dir.path());
     model.write(b"/a/one.new", b"1\n");
     model.rename(b"/a/one.new", b"/a/one");
     model.rename(b"/b/big", b"/a/two");
