@@ -26,7 +26,7 @@ mount:
 
 # Whole runs
 run:
-    scripts/test.sh run_main run_signals run_branches run_view run_names bad_input
+    scripts/test.sh run_main run_machine run_signals run_branches run_view run_names bad_input
 
 # A killed daemon, again and again
 crash:

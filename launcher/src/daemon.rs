@@ -12,7 +12,7 @@ use agentfs_fsd::core::types::BranchName;
 use agentfs_fsd::ctl::CtlError;
 use rustix::fs::MemfdFlags;
 
-use crate::error::CmdError;
+use crate::error::{CmdError, START_DAEMON};
 use crate::line::{Line, PATIENCE};
 
 /// Names the daemon's program, for tests and unusual installations.
@@ -41,28 +41,30 @@ pub struct Daemon {
 pub fn program() -> Result<PathBuf, CmdError> {
     if let Some(path) = std::env::var_os(PROGRAM_ENV).filter(|p| !p.is_empty()) {
         let path = PathBuf::from(path);
-        return match path.is_file() {
-            true => Ok(path),
-            false => Err(CmdError::refused(
-                format!("the daemon {}", path.display()),
-                format!("no such file, but {PROGRAM_ENV} names it"),
-                format!("unset {PROGRAM_ENV}, or let it name the {PROGRAM} program"),
-            )),
-        };
+        let fix = format!("unset {PROGRAM_ENV}, or let it name the {PROGRAM} program");
+        let why = format!("no such file, but {PROGRAM_ENV} names it");
+        return usable(path, &why, &fix);
     }
     let me = std::env::current_exe().map_err(|e| CmdError::io("find", "/proc/self/exe", e))?;
     let path = me.with_file_name(PROGRAM);
-    match path.is_file() {
-        true => Ok(path),
-        false => Err(CmdError::refused(
-            format!("the daemon {}", path.display()),
-            "no such file",
-            format!(
-                "install {PROGRAM} beside agentfs (cargo build builds both), or let {PROGRAM_ENV} \
-                 name it"
-            ),
-        )),
+    let fix = format!(
+        "install {PROGRAM} beside agentfs (cargo build builds both), or let {PROGRAM_ENV} name it"
+    );
+    usable(path, "no such file", &fix)
+}
+
+/// `path`, if it is a file that the caller may execute; `fix` is what to do if it is `missing`.
+fn usable(path: PathBuf, missing: &str, fix: &str) -> Result<PathBuf, CmdError> {
+    use rustix::fs::{Access, AtFlags, CWD};
+    let what = || format!("the daemon {}", path.display());
+    if !path.is_file() {
+        return Err(CmdError::refused(what(), missing, fix));
     }
+    rustix::fs::accessat(CWD, &path, Access::EXEC_OK, AtFlags::EACCESS).map_err(|e| {
+        let mode = format!("chmod +x {}, or {fix}", path.display());
+        CmdError::refused(what(), format!("cannot be executed: {e}"), mode)
+    })?;
+    Ok(path)
 }
 
 impl Daemon {
@@ -73,7 +75,7 @@ impl Daemon {
         store: &Store,
         branch: &BranchName,
     ) -> Result<(Self, OwnedFd), CmdError> {
-        let fail = |e: std::io::Error| CmdError::io("start the daemon", program, e);
+        let fail = |e: std::io::Error| CmdError::io(START_DAEMON, program, e);
         let (ours, theirs) = UnixStream::pair().map_err(fail)?;
         let flags = rustix::io::FdFlags::empty();
         rustix::io::fcntl_setfd(&theirs, flags).map_err(|e| fail(e.into()))?;
@@ -114,14 +116,11 @@ impl Daemon {
         if let (true, Ok(status)) = (closed, self.reap(GRACE_SECONDS)) {
             ended = Some(status);
         }
-        let mut said = self.said(ended);
-        if closed {
-            said.push_str(&format!("\n  fix: look at {}", self.log.display()));
-        }
         CmdError::Daemon {
             branch,
             source,
-            said,
+            said: self.said(ended),
+            log: self.log(),
         }
     }
 
@@ -153,6 +152,11 @@ impl Daemon {
             pidfd_send_signal(&pidfd, signal)?;
         }
         self.child.wait()
+    }
+
+    /// Its log, if it got as far as that.
+    fn log(&self) -> Option<PathBuf> {
+        Some(self.log.clone()).filter(|log| log.exists())
     }
 
     /// How it ended, if it has, and the last that it said.
@@ -210,6 +214,7 @@ impl Daemon {
             branch: self.branch.to_string(),
             source: CtlError::Closed,
             said: self.said(Some(status)),
+            log: self.log(),
         })
     }
 }

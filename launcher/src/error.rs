@@ -30,7 +30,7 @@ pub enum CmdError {
         fix: String,
     },
     /// A system call of the launcher itself failed.
-    #[error("{op} {}: {source}", .path.display())]
+    #[error("{op} {}: {source}{fix}", .path.display(), fix = fix_line(io_fix(op, source)))]
     Io {
         /// What was tried.
         op: &'static str,
@@ -52,7 +52,7 @@ pub enum CmdError {
     #[error("{0}{fix}", fix = fix_line(.0.fix()))]
     Setup(#[from] SetupError),
     /// The branch's daemon did not do as asked.
-    #[error("the daemon of branch {branch}: {source}{line}{fix}", line = said_line(.said), fix = fix_line(daemon_fix(.source)))]
+    #[error("the daemon of branch {branch}: {source}{line}{fix}", line = said_line(.said), fix = fix_line(&daemon_fix(.source, .log.as_deref())))]
     Daemon {
         /// Its branch.
         branch: String,
@@ -60,6 +60,8 @@ pub enum CmdError {
         source: CtlError,
         /// The last that it said on its standard error, if anything.
         said: String,
+        /// Where it says more, if it was started here and its branch stays.
+        log: Option<PathBuf>,
     },
     /// A signal came before the command was started.
     #[error("ended by signal {0} before the command was started")]
@@ -95,7 +97,16 @@ impl CmdError {
             branch: branch.to_string(),
             source,
             said: String::new(),
+            log: None,
         }
+    }
+
+    /// The same, now that the branch is removed, and its daemon's log with it.
+    pub fn without_log(mut self) -> Self {
+        if let Self::Daemon { log, .. } = &mut self {
+            *log = None;
+        }
+        self
     }
 
     /// The exit status that tells of it.
@@ -136,9 +147,53 @@ const DAMAGED_FIX: &str = "the other branches are not affected; `agentfs fsck` t
     wrong, and with --repair mends what can be; `agentfs rm NAME` drops a damaged one";
 const NEWER_FIX: &str = "use the agentfs that wrote it, or a newer one";
 
-/// What to do about a daemon's refusal; empty if there is nothing to say.
-fn daemon_fix(e: &CtlError) -> &'static str {
+/// The daemon's program: the step that executes it.
+pub const START_DAEMON: &str = "start the daemon";
+
+/// What to do about a system call that failed because of a limit; empty if it was something else.
+fn limit_fix(errno: Option<i32>) -> &'static str {
+    use nix::libc::{EMFILE, ENFILE, ENOMEM};
+    match errno {
+        Some(EMFILE) => {
+            "raise the limit of open files: ulimit -n 1024, or more; LimitNOFILE= in a service"
+        }
+        Some(ENFILE) => "raise the limit of open files of this machine: sysctl fs.file-max",
+        Some(ENOMEM) => {
+            "free memory, or raise its limit here: ulimit -v, the memory of a container"
+        }
+        _ => "",
+    }
+}
+
+const PROCESSES_FIX: &str = "raise the limit of processes: ulimit -u; TasksMax= in a service, the \
+    limit of pids of a container";
+
+fn io_fix(op: &str, source: &io::Error) -> &'static str {
+    use nix::libc::{EACCES, EAGAIN, ENOENT, ENOEXEC};
+    match (op, source.raw_os_error()) {
+        (START_DAEMON, Some(EAGAIN)) => PROCESSES_FIX,
+        (START_DAEMON, Some(EACCES | ENOENT | ENOEXEC)) => {
+            "it must be a program that you may execute: look at its mode, and at the mount options \
+             there (noexec)"
+        }
+        (_, errno) => limit_fix(errno),
+    }
+}
+
+/// What to do about a daemon's refusal or end; empty if there is nothing to say.
+fn daemon_fix(e: &CtlError, log: Option<&Path>) -> String {
+    match (e, log) {
+        (CtlError::Closed, Some(log)) => format!("look at {}", log.display()),
+        (e, _) => told_fix(e).to_owned(),
+    }
+}
+
+fn told_fix(e: &CtlError) -> &'static str {
     match e {
+        CtlError::Closed => {
+            "`agentfs doctor` tries what a run needs, and names the daemon's program"
+        }
+        CtlError::Io { source, .. } => limit_fix(source.raw_os_error()),
         CtlError::Refused { code, .. } => match code {
             ErrorCode::Damaged => DAMAGED_FIX,
             ErrorCode::NewerFormat => NEWER_FIX,
@@ -193,6 +248,9 @@ fn store_fix(e: &StoreError) -> &'static str {
         {
             "a store is a directory: name another place with --store DIR or AGENTFS_STORE"
         }
+        StoreError::Io { source, .. } if !limit_fix(source.raw_os_error()).is_empty() => {
+            limit_fix(source.raw_os_error())
+        }
         StoreError::Io { .. } => {
             "look at the file system that holds the store (df, dmesg), or choose another store \
              with --store DIR"
@@ -238,14 +296,21 @@ impl SetupError {
 
     /// What to do about it; empty if there is nothing to say.
     pub fn fix(&self) -> &'static str {
-        use nix::libc::{EACCES, EINVAL, ELOOP, ENODEV, ENOENT, ENOSPC, EPERM, EUSERS};
+        use nix::libc::{EACCES, EAGAIN, EINVAL, ELOOP, ENODEV, ENOENT, ENOSPC, EPERM, EUSERS};
         match (self.step.as_str(), self.errno) {
             (step, Some(ENOSPC | EUSERS)) if step == step::CLONE => {
                 "raise the limit: sysctl -w user.max_user_namespaces=65536 (also max_mnt_namespaces)"
             }
             (step, Some(EPERM | EACCES)) if step == step::CLONE => {
                 "allow user namespaces: sysctl -w kernel.unprivileged_userns_clone=1; inside a \
-                 container, allow clone3/unshare in its seccomp profile"
+                 container, allow clone3/unshare in its seccomp profile; in a user namespace of \
+                 your own, map your user and group (unshare --map-root-user)"
+            }
+            (step, Some(EAGAIN)) if step == step::CLONE || step == step::PROCESS => PROCESSES_FIX,
+            (step, Some(EPERM | EINVAL)) if step == step::ID_MAP => {
+                "this user namespace maps too little, or gives no right to map it again: make it \
+                 with your user and group (unshare --map-root-user), or give a container the \
+                 capabilities SETUID, SETGID and SETFCAP"
             }
             (step, Some(EPERM | EACCES))
                 if step == step::PROPAGATION || step == step::FUSE_MOUNT =>
@@ -258,7 +323,8 @@ impl SetupError {
                 "give yourself access to /dev/fuse: chmod 666 /dev/fuse"
             }
             (step, Some(ENOENT | ENODEV)) if step == step::FUSE_OPEN => {
-                "load the module: modprobe fuse; inside a container, pass --device /dev/fuse"
+                "load the module: modprobe fuse; inside a container, pass --device /dev/fuse; if it \
+                 is there and was replaced, mknod /dev/fuse c 10 229 makes it"
             }
             (step, Some(EPERM)) if step == step::PROC => {
                 "/proc is partly masked here, as containers do; allow a full one (docker: \
@@ -274,7 +340,7 @@ impl SetupError {
                 "the branch has a symbolic link on the way there, and set-up follows none; remove it \
                  on the branch (`agentfs exec` from another directory), or leave the rule out"
             }
-            _ => "",
+            (_, errno) => limit_fix(errno),
         }
     }
 }
@@ -282,6 +348,7 @@ impl SetupError {
 /// Names of the steps that [`SetupError::fix`] knows advice for.
 pub mod step {
     pub const CLONE: &str = "make a user namespace for";
+    pub const ID_MAP: &str = "write the id map";
     pub const PROCESS: &str = "make the process of";
     pub const PROPAGATION: &str = "make mounts private below";
     pub const FUSE_OPEN: &str = "open";

@@ -13,10 +13,10 @@ use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use rustix::fs::{Mode, OFlags};
 
-use crate::error::{CmdError, SetupError, step};
+use crate::error::CmdError;
 use crate::mounttable::{self, Mount};
+use crate::probe;
 
 const FUSERMOUNT: &str = "fusermount3";
 /// The type shown in `/proc/mounts`: `mount -t` takes it too, through the mount helper.
@@ -166,9 +166,7 @@ fn data(options: &Options) -> String {
 }
 
 fn mount_as_root(target: &Path, source: &OsStr, options: &Options) -> Result<OwnedFd, CmdError> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let device = rustix::fs::open("/dev/fuse", flags, Mode::empty())
-        .map_err(|e| SetupError::new(step::FUSE_OPEN, "/dev/fuse", e))?;
+    let device = probe::fuse_device()?;
     let data = format!(
         "fd={},rootmode=40000,user_id={},group_id={}{}",
         device.as_raw_fd(),

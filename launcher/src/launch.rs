@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use agentfs_fsd::backstore::{NewBranch, RunExit, RunRecord, Store, StoreError};
 use agentfs_fsd::core::types::{BranchName, Time};
 use agentfs_fsd::ctl::CtlError;
-use agentfs_fsd::ctl::msg::{ErrorCode, MountSpec};
+use agentfs_fsd::ctl::msg::{ErrorCode, MountSpec, OnlyIds};
 use nix::unistd::Pid;
 
 use crate::cmd::mount::RECORD_WORD;
@@ -26,6 +26,7 @@ use crate::made::BranchGuard;
 use crate::plan::Plan;
 use crate::proc::child::{self, Inside};
 use crate::proc::clone::{self, Alone, Kind, Side};
+use crate::proc::guard::ProcessGuard;
 use crate::proc::monitor::{Cut, Outcome, Running, Signals};
 use crate::proc::msg::{End, Inner, Link, Outer};
 use crate::proc::tty::Tty;
@@ -72,23 +73,30 @@ pub struct Done {
 
 /// A process that was cloned off to set things up, and the link to it.
 struct SetUp<'a> {
+    /// It holds the mount, and the daemon waits for that.
+    process: ProcessGuard,
     link: Link,
-    pid: Pid,
-    pidfd: OwnedFd,
     waits: &'a Waits<'a>,
 }
 
-impl Drop for SetUp<'_> {
-    /// Ends the process if it is still there: it holds the mount, and the daemon waits for that.
-    fn drop(&mut self) {
-        use rustix::process::{Signal, pidfd_send_signal};
-        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
-        let _ = nix::sys::wait::waitpid(self.pid, None);
+/// A run and its daemon need some twenty descriptors each; with fewer than these they fail halfway.
+const ENOUGH_FILES: u64 = 32;
+
+fn refuse_few_files() -> Result<(), CmdError> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    match limit.current.filter(|files| *files < ENOUGH_FILES) {
+        None => Ok(()),
+        Some(files) => Err(CmdError::refused(
+            "run",
+            format!("too few open files are allowed here: {files}"),
+            "ulimit -n 1024, or more; LimitNOFILE= in a service",
+        )),
     }
 }
 
 /// Runs the command to its end.
 pub fn run(order: &Order<'_>) -> Result<Done, CmdError> {
+    refuse_few_files()?;
     let signals = Signals::take().map_err(|e| SetupError::new("take", "signals", e))?;
     let inside = inside(order, &signals)?;
     let waits = Waits::new(&signals, order.quiet);
@@ -186,7 +194,7 @@ fn start(
     let set_up = begin(Kind::Setup, waits, |link, alone| {
         child::set_up(link, alone, inside)
     })?;
-    idmap::write(set_up.pid, inside.plan.ids)?;
+    let only_ids = idmap::write(set_up.process.pid(), inside.plan.ids)?;
     tell(&set_up, Outer::Go)?;
 
     let guard = match create {
@@ -199,15 +207,21 @@ fn start(
         Err(e) => {
             let e = daemon.error(e);
             daemon.end();
-            if let (true, Some(guard)) = (is_locked(&e), guard) {
-                guard.keep();
-            }
-            return Err(e);
+            return Err(match (is_locked(&e), guard) {
+                (true, Some(guard)) => {
+                    guard.keep();
+                    e
+                }
+                (_, guard) => broken_off(guard, e),
+            });
         }
     };
-    let result = serve(order, &line, &mut daemon, set_up);
+    let result = serve(order, &line, &mut daemon, set_up, only_ids);
     let closed = daemon.finish(line, order.store, result.is_err());
-    let outcome = result?;
+    let outcome = match result {
+        Ok(outcome) => outcome,
+        Err(e) => return Err(broken_off(guard, e)),
+    };
     report_unclosed(closed);
     let removed = match guard {
         Some(guard) if outcome.not_executed.is_some() => guard.remove(),
@@ -227,6 +241,14 @@ fn start(
     })
 }
 
+/// Removes the branch that was made for nothing; what `e` says is then of one that is gone.
+fn broken_off(guard: Option<BranchGuard<'_>>, e: CmdError) -> CmdError {
+    match guard.is_some_and(BranchGuard::remove) {
+        true => e.without_log(),
+        false => e,
+    }
+}
+
 /// The command has run, and its status is what counts from here on.
 fn report_unclosed(closed: Result<(), CmdError>) {
     if let Err(e) = closed {
@@ -240,16 +262,17 @@ fn serve(
     line: &Line<'_>,
     daemon: &mut Daemon,
     set_up: SetUp<'_>,
+    only_ids: Option<OnlyIds>,
 ) -> Result<Outcome, CmdError> {
     let fds = hear(&set_up, &Inner::Mounted)?;
     let [device, user, mount] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| lost())?;
     let spec = MountSpec {
         root: None,
-        only_ids: idmap::only(order.plan.ids),
+        only_ids,
         mountpoint: None,
         roots: order.plan.roots.clone(),
         conceal: order.plan.conceal.clone(),
-        passthrough: order.plan.passthrough,
+        passthrough: order.plan.passthrough && idmap::all_exist(),
     };
     let fds = [device.as_fd(), user.as_fd(), mount.as_fd()];
     line.attach(spec, &fds).map_err(|e| daemon.error(e))?;
@@ -350,9 +373,8 @@ fn begin<'a>(
             std::process::exit(i32::from(EXIT_OURS))
         }
         Side::Parent { pid, pidfd } => Ok(SetUp {
+            process: ProcessGuard::new(pid, pidfd),
             link: ours,
-            pid,
-            pidfd,
             waits,
         }),
     }

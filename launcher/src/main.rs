@@ -36,6 +36,31 @@ use crate::error::{CmdError, EXIT_OURS};
 use crate::say::say;
 
 fn main() -> ExitCode {
+    match small_stack() {
+        Some(kib) => failure(&CmdError::refused(
+            "agentfs",
+            format!("its stack is limited to {kib} KiB here"),
+            format!("ulimit -s {ENOUGH_STACK_KIB}, or more"),
+        )),
+        None => begin(),
+    }
+}
+
+/// What the deepest calls use (reading arguments, in a build without optimisations), and some more
+/// for the arguments and variables, which the kernel keeps there.
+const ENOUGH_STACK_KIB: u64 = 512;
+
+/// The limit of the stack in KiB, if it is lower than what is used: the kernel would end the process
+/// in the middle of something.
+fn small_stack() -> Option<u64> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Stack);
+    let kib = limit.current? / 1024;
+    (kib < ENOUGH_STACK_KIB).then_some(kib)
+}
+
+/// Never part of `main`'s own frame: that one must fit in any stack.
+#[inline(never)]
+fn begin() -> ExitCode {
     let mut args: Vec<_> = std::env::args_os().collect();
     let called = args.first().map(std::path::PathBuf::from);
     if called.is_some_and(|p| p.file_name() == Some(cmd::mount::HELPER_NAME.as_ref())) {

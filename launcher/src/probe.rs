@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{CmdError, SetupError, step};
 use crate::mounttable::{self, Mount};
 use crate::plan::MARK;
+
+/// Major and minor number of /dev/fuse. Source: the kernel's admin-guide/devices.txt.
+const FUSE_DEVICE: (u32, u32) = (10, 229);
 
 /// What is at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,19 +159,33 @@ pub fn preflight() -> Result<(), CmdError> {
              from this one's files",
         ));
     }
-    fuse_device().map_err(|e| SetupError::new(step::FUSE_OPEN, "/dev/fuse", e))?;
+    fuse_device()?;
     if user_namespace_limit() == Some(0) {
         return Err(SetupError::new(step::CLONE, "the run", Errno::EUSERS).into());
     }
     Ok(())
 }
 
-/// Whether /dev/fuse can be opened by the caller.
-pub fn fuse_device() -> io::Result<()> {
+/// Opens /dev/fuse, which must be what it is called: a mount of anything else fails without a reason.
+pub fn fuse_device() -> Result<OwnedFd, SetupError> {
+    let path = "/dev/fuse";
+    let fail = |e: rustix::io::Errno| SetupError::new(step::FUSE_OPEN, path, e);
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    rustix::fs::open("/dev/fuse", flags, Mode::empty())
-        .map(drop)
-        .map_err(io::Error::from)
+    let device = rustix::fs::open(path, flags, Mode::empty()).map_err(fail)?;
+    let stat = rustix::fs::fstat(&device).map_err(fail)?;
+    let number = (
+        rustix::fs::major(stat.st_rdev),
+        rustix::fs::minor(stat.st_rdev),
+    );
+    let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+    if is_device && number == FUSE_DEVICE {
+        return Ok(device);
+    }
+    let (major, minor) = FUSE_DEVICE;
+    Err(SetupError {
+        reason: format!("something else is there, not the character device {major}:{minor}"),
+        ..fail(rustix::io::Errno::NODEV)
+    })
 }
 
 /// `user.max_user_namespaces`.

@@ -496,7 +496,9 @@ fn troubles_come_with_a_fix() {
         .says(&["put -- before the command", "agentfs run -- cargo test"]);
     let mut command = sandbox.agentfs(&["run", "--", "true"]);
     command.env("AGENTFS_FUSE_HOST_BIN", "/bin/false");
-    agentfs_tests::cmd::run(&mut command)
-        .expect(125)
-        .says(&["fsd.log", "fix:"]);
+    agentfs_tests::cmd::run(&mut command).expect(125).says(&[
+        "exit status: 1",
+        "fix:",
+        "agentfs doctor",
+    ]);
 }

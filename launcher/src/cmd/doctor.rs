@@ -17,7 +17,9 @@ use crate::error::{CmdError, SetupError, step};
 use crate::idmap::{self, IdMap};
 use crate::mounts::{self, View};
 use crate::plan::{MARK, SetupOp};
+use crate::proc::child;
 use crate::proc::clone::{self, Alone, Kind, Side};
+use crate::proc::guard::ProcessGuard;
 use crate::proc::msg::{Inner, Link, Outer};
 use crate::review::json::VERSION;
 use crate::{daemon, probe, say};
@@ -203,8 +205,8 @@ fn restriction() -> Vec<Check> {
 
 fn device() -> Result<String, (String, String)> {
     match probe::fuse_device() {
-        Ok(()) => Ok("yes".into()),
-        Err(e) => refused(SetupError::new(step::FUSE_OPEN, "/dev/fuse", e).into()),
+        Ok(_) => Ok("yes".into()),
+        Err(e) => refused(e.into()),
     }
 }
 
@@ -245,7 +247,7 @@ fn set_up() -> Vec<Check> {
     let tried = try_set_up(&mut checks);
     if let Err(e) = tried {
         let name = match e.step.as_str() {
-            step::CLONE => "user namespace",
+            step::CLONE | step::ID_MAP => "user namespace",
             step::PROPAGATION => "mount in a user namespace",
             step::FUSE_OPEN | step::FUSE_MOUNT => "mount FUSE",
             step::PROC => "mount /proc",
@@ -261,20 +263,13 @@ fn try_set_up(checks: &mut Vec<Check>) -> Result<(), SetupError> {
     let fail = |e: std::io::Error| SetupError::other(step::CLONE, "the trial", e);
     let (ours, theirs) = Link::pair().map_err(fail)?;
     let alone = Alone::check().map_err(fail)?;
-    let pid = match clone::clone(Kind::Setup, &alone).map_err(fail)? {
+    let process = match clone::clone(Kind::Setup, &alone).map_err(fail)? {
         Side::Child(alone) => trial(&theirs, &alone),
-        Side::Parent { pid, .. } => pid,
+        // Ended with this function, whatever comes of the trial.
+        Side::Parent { pid, pidfd } => ProcessGuard::new(pid, pidfd),
     };
     drop(theirs);
-    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-    let ids = match uid.is_root() {
-        true => IdMap::Full,
-        false => IdMap::Own {
-            uid: uid.as_raw(),
-            gid: gid.as_raw(),
-        },
-    };
-    idmap::write(pid, ids)?;
+    idmap::write(process.pid(), IdMap::of_caller())?;
     checks.push(Check::new("user namespace", Ok("made, ids mapped".into())));
     let talk = |e: agentfs_fsd::ctl::CtlError| {
         SetupError::other("hear", "the trial", std::io::Error::other(e))
@@ -334,11 +329,11 @@ fn passthrough(flags: u64) -> Check {
     const FUSE_PASSTHROUGH: u64 = 1 << 37;
     let answer = match (
         flags & FUSE_PASSTHROUGH != 0,
-        rustix::process::geteuid().is_root(),
+        rustix::process::geteuid().is_root() && idmap::all_exist(),
     ) {
         (true, true) => Ok("yes".to_owned()),
         (true, false) => Err((
-            "for root only; files are served through the daemon".into(),
+            "for the host's root only; files are served through the daemon".into(),
             String::new(),
         )),
         (false, _) => Err((
@@ -351,7 +346,9 @@ fn passthrough(flags: u64) -> Check {
 
 fn trial(link: &Link, alone: &Alone) -> ! {
     let done = (|| {
-        crate::proc::child::expect(link, Outer::Go)?;
+        child::tie()?;
+        child::let_go(link)?;
+        child::expect(link, Outer::Go)?;
         let mut view = View::default();
         view.execute(&SetupOp::PrivatePropagation)?;
         let (uid, gid) = (
@@ -360,22 +357,23 @@ fn trial(link: &Link, alone: &Alone) -> ! {
         );
         let staged = view.fuse(&format!("{MARK}:doctor"), uid, gid)?;
         use std::os::fd::AsFd;
-        crate::proc::child::tell(link, &Inner::Mounted, &[staged.device.as_fd()])?;
-        crate::proc::child::expect(link, Outer::Attached)?;
+        child::tell(link, &Inner::Mounted, &[staged.device.as_fd()])?;
+        child::expect(link, Outer::Attached)?;
         drop(staged);
         let fail = |e: std::io::Error| SetupError::other(step::PROCESS, "the trial's init", e);
         match clone::clone(Kind::Init, alone).map_err(fail)? {
             Side::Parent { .. } => Ok(()),
             Side::Child(_) => {
+                child::tie()?;
                 mounts::proc(&[])?;
-                crate::proc::child::tell(link, &Inner::Started, &[])?;
+                child::tell(link, &Inner::Started, &[])?;
                 Ok(())
             }
         }
     })();
     match done {
         Ok(()) => std::process::exit(0),
-        Err(e) => crate::proc::child::fail(link, e),
+        Err(e) => child::fail(link, e),
     }
 }
 

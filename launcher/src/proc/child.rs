@@ -13,6 +13,7 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::error::{SetupError, step};
+use crate::idmap;
 use crate::mounts::{self, View};
 use crate::plan::{Plan, SetupOp};
 use crate::proc::clone::{self, Alone, Kind, Side};
@@ -54,12 +55,23 @@ pub fn join(link: Link, alone: &Alone, spaces: &Namespaces, inside: &Inside) -> 
 }
 
 fn begin(link: &Link) -> Result<(), SetupError> {
-    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
-        .map_err(|e| SetupError::new("tie", "the set-up to the monitor", e))?;
-    sys::close_all_but(link.as_fd())
-        .map_err(|e| SetupError::other("close", "inherited descriptors", e))?;
-    // End of file here means that the monitor died before the line above could tell.
+    tie()?;
+    let_go(link)?;
+    // End of file here means that the monitor died before the tie was there.
     expect(link, Outer::Go)
+}
+
+/// Makes the kernel end this process with its parent.
+pub fn tie() -> Result<(), SetupError> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
+        .map_err(|e| SetupError::new("tie", "the set-up to the monitor", e))
+}
+
+/// Closes what was inherited, but for the link and the standard streams. As for
+/// [`sys::close_all_but`], this process must leave by exec or exit.
+pub fn let_go(link: &Link) -> Result<(), SetupError> {
+    sys::close_all_but(link.as_fd())
+        .map_err(|e| SetupError::other("close", "inherited descriptors", e))
 }
 
 fn build(link: &Link, inside: &Inside) -> Result<(), SetupError> {
@@ -74,6 +86,14 @@ fn build(link: &Link, inside: &Inside) -> Result<(), SetupError> {
                 tell(link, &Inner::Mounted, &fds)?;
             }
             SetupOp::AwaitBranch => expect(link, Outer::Attached)?,
+            SetupOp::Pts { at, gid } => {
+                // The plan does not know which ids the kernel let us map; the kernel refuses others.
+                let gid = gid.filter(|gid| idmap::has_group(*gid));
+                view.execute(&SetupOp::Pts {
+                    at: at.clone(),
+                    gid,
+                })?;
+            }
             op => view.execute(op)?,
         }
     }

@@ -9,6 +9,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 
 use clone3::Clone3;
 use nix::unistd::Pid;
+use procfs::ProcError;
 
 /// Proof that this process has one thread. Nothing in the launcher ever starts a second one.
 #[derive(Debug)]
@@ -21,7 +22,10 @@ impl Alone {
     pub fn check() -> io::Result<Self> {
         let threads = procfs::process::Process::myself()
             .and_then(|me| me.stat())
-            .map_err(io::Error::other)?
+            .map_err(|e| match e {
+                ProcError::Io(e, _) => e,
+                e => io::Error::other(e),
+            })?
             .num_threads;
         match threads {
             1 => Ok(Self(())),
