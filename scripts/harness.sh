@@ -41,6 +41,8 @@ harness_begin() { # NAME
     done
   fi
   harness_log "$1"
+  # By it scripts/leaks.sh knows whatever is left of this run.
+  export SUITE_MARKER=harness
   scratch=$(mktemp -d /var/tmp/agentfs-harness.XXXXXX)
   chmod 755 "$scratch"
   store=$scratch/store

@@ -15,6 +15,8 @@ cd "$(dirname "$0")/.."
 . scripts/suites.sh
 
 export CARGO_TERM_COLOR=never
+# By it scripts/leaks.sh knows whatever is left of this run.
+export SUITE_MARKER=test.sh
 if [ "${AGENTFS_MUST_RUN:-1}" = 0 ]; then unset AGENTFS_MUST_RUN; else export AGENTFS_MUST_RUN=1; fi
 threads=${AGENTFS_TEST_THREADS:-$(nproc)}
 wanted=("$@")
@@ -130,7 +132,7 @@ if [ "$(id -u)" -eq 0 ]; then
   install -d -o "$user" "$scratch/$user"
   as_user+=("AGENTFS_BIN_DIR=$stage/bin" "AGENTFS_TEST_CRATE=$stage/fixtures"
     "AGENTFS_TEST_SYSROOT=$sysroot" "AGENTFS_TEST_DIR=$scratch/$user" "TMPDIR=$scratch/$user"
-    "AGENTFS_TEST_GROUP_FILE=$group_file" "AGENTFS_MUST_RUN=${AGENTFS_MUST_RUN:-}")
+    "SUITE_MARKER=$SUITE_MARKER" "AGENTFS_TEST_GROUP_FILE=$group_file" "AGENTFS_MUST_RUN=${AGENTFS_MUST_RUN:-}")
   # Who runs it matters little to random operations: a part of them shows that.
   as_user+=("AGENTFS_MODEL_CASES=${AGENTFS_MODEL_CASES:-16}")
   as_user+=("AGENTFS_DIFF_CASES=${AGENTFS_DIFF_CASES:-8}")
