@@ -82,21 +82,24 @@ struct SetUp<'a> {
 /// A run and its daemon need some twenty descriptors each; with fewer than these they fail halfway.
 const ENOUGH_FILES: u64 = 32;
 
-fn refuse_few_files() -> Result<(), CmdError> {
+/// How many open files the caller is allowed; none: any number.
+///
+/// Errors: a refusal with the fix when a run could not do with them.
+pub fn files_allowed() -> Result<Option<u64>, CmdError> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    match limit.current.filter(|files| *files < ENOUGH_FILES) {
-        None => Ok(()),
-        Some(files) => Err(CmdError::refused(
+    match limit.current {
+        Some(files) if files < ENOUGH_FILES => Err(CmdError::refused(
             "run",
             format!("too few open files are allowed here: {files}"),
             "ulimit -n 1024, or more; LimitNOFILE= in a service",
         )),
+        allowed => Ok(allowed),
     }
 }
 
 /// Runs the command to its end.
 pub fn run(order: &Order<'_>) -> Result<Done, CmdError> {
-    refuse_few_files()?;
+    files_allowed()?;
     let signals = Signals::take().map_err(|e| SetupError::new("take", "signals", e))?;
     let inside = inside(order, &signals)?;
     let waits = Waits::new(&signals, order.quiet);

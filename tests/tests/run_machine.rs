@@ -209,6 +209,11 @@ fn limits_of_the_caller_are_named_with_what_raises_them() {
             .says(&["open files", "fix:", "ulimit -n"]);
         assert_no_branch(&sandbox);
     }
+    let done = limited(&sandbox, "ulimit -n 20", "\"$AGENTFS\" doctor").expect(1);
+    let line = told(&done, "open files");
+    for word in ["FAIL", "20", "ulimit -n"] {
+        assert!(line.contains(word), "{word} in {line}");
+    }
     limited(&sandbox, "ulimit -n 32", run).ok();
     sandbox.call(&["rm", "b"]).ok();
     // In KiB. Also what needs no run.

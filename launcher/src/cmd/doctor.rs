@@ -22,7 +22,7 @@ use crate::proc::clone::{self, Alone, Kind, Side};
 use crate::proc::guard::ProcessGuard;
 use crate::proc::msg::{Inner, Link, Outer};
 use crate::review::json::VERSION;
-use crate::{daemon, probe, say};
+use crate::{daemon, launch, probe, say};
 
 /// The oldest kernel with all system calls that set-up makes (mount_setattr).
 const OLDEST_KERNEL: (u32, u32) = (5, 12);
@@ -91,6 +91,7 @@ pub fn run(args: &DoctorArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         limit("max_mnt_namespaces"),
     ];
     checks.extend(restriction());
+    checks.push(Check::new("open files", files()));
     checks.push(Check::new("open /dev/fuse", device()));
     checks.extend(set_up());
     checks.push(Check::new(
@@ -201,6 +202,14 @@ fn restriction() -> Vec<Check> {
         checks.push(Check::new(name, answer).optional());
     }
     checks
+}
+
+fn files() -> Result<String, (String, String)> {
+    match launch::files_allowed() {
+        Ok(Some(files)) => Ok(format!("{files} allowed")),
+        Ok(None) => Ok("not limited".into()),
+        Err(e) => refused(e),
+    }
 }
 
 fn device() -> Result<String, (String, String)> {
