@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use agentfs_policy::{Access, Context, Origin, Policy, Profile, Rule, Source, builtin, merge};
+use sha2::{Digest, Sha256};
 
 use crate::cli::ViewArgs;
 use crate::error::CmdError;
@@ -25,6 +26,7 @@ pub struct View {
     policy: Policy,
     facts: Facts,
     workspace: PathBuf,
+    standing: String,
 }
 
 impl View {
@@ -65,6 +67,10 @@ impl View {
         let usual_file = user_file();
         let file = args.policy.as_deref().or(usual_file.as_deref());
         let mut profiles = sources(file)?;
+        let standing = match &args.policy {
+            Some(_) => sources(usual_file.as_deref()),
+            None => Ok(profiles.clone()),
+        };
         profiles.push(flags(args)?);
         let mut policy = merge(profiles)?;
         for (path, why) in also_cow {
@@ -87,7 +93,14 @@ impl View {
             policy,
             facts,
             workspace: workspace.to_owned(),
+            standing: digest(standing.and_then(|profiles| Ok(merge(profiles)?))),
         })
+    }
+
+    /// Tells apart what the policy files say, flags left out: where the rules are those of a live
+    /// run, a command may join it.
+    pub fn standing(&self) -> &str {
+        &self.standing
     }
 
     /// The plan for a run on `branch` of `store`, started in `cwd`.
@@ -135,6 +148,28 @@ impl View {
             .chain([("AGENTFS_BRANCH".into(), branch.into())])
             .collect()
     }
+}
+
+/// The digest of what a policy hides, shows and denies. The copy-on-write places that every run has,
+/// its workspace and its home, are left out: commands of several workspaces may share a branch.
+fn digest(policy: Result<Policy, CmdError>) -> String {
+    let mut sum = Sha256::new();
+    match policy {
+        Ok(policy) => {
+            for rule in policy.rules() {
+                let is_usual = rule.access == Access::Cow && rule.origin.source == Source::Builtin;
+                if !is_usual {
+                    sum.update(rule.access.key());
+                    sum.update(b"\0");
+                    sum.update(rule.path.as_os_str().as_bytes());
+                    sum.update(b"\0");
+                }
+            }
+        }
+        Err(e) => sum.update(e.to_string()),
+    }
+    let bytes = sum.finalize();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Where the user's own policy is.

@@ -375,6 +375,54 @@ fn hostile_files_of_the_workspace_hold_nothing_up() {
     assert_eq!(with(&sandbox, &[], script).ok().out(), "ran\n");
 }
 
+#[test]
+fn a_joining_command_has_the_policy_of_the_live_one() {
+    if !need_run() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    write(sandbox.work().join("s"), "S");
+    let held = hold(&sandbox, &[]);
+    let run = |script: &str| with(&sandbox, &[], script);
+    let exec = || sandbox.call(&["exec", "-q", "b", "--", "cat", "s"]);
+    assert_eq!(run("cat s").ok().out(), "S");
+    assert_eq!(exec().ok().out(), "S");
+    let words = ["branch b", "another policy", "fix:", "--branch"];
+    for make in [repository, user] {
+        for rule in [
+            "hide = [\"$WORKSPACE/s\"]",
+            "read_only = [\"$WORKSPACE/s\"]",
+        ] {
+            make(&sandbox, &format!("[filesystem]\n{rule}\n"));
+            refused(&run("cat s"), &words);
+            refused(&exec(), &words);
+        }
+        make(&sandbox, "");
+        assert_eq!(run("cat s").ok().out(), "S");
+    }
+    // Another home has other secrets.
+    let mut other = sandbox.agentfs(&["run", "-q", "--branch", "b", "--", "cat", "s"]);
+    refused(&cmd::run(other.env("HOME", sandbox.out())), &words);
+    // From elsewhere, where the view has nothing: not the branch's fault.
+    let elsewhere = sandbox.root().join("elsewhere");
+    fs::create_dir(&elsewhere).expect("mkdir");
+    let args = ["run", "-q", "--branch", "b", "--", "pwd"];
+    let done = cmd::run(sandbox.agentfs(&args).current_dir(&elsewhere));
+    let words = [
+        "elsewhere",
+        "on the host",
+        "not in the view",
+        "agentfs exec b",
+    ];
+    assert_eq!(done.code(), 125, "{}", done.report());
+    for word in words {
+        assert!(done.stderr.contains(word), "no {word:?}\n{}", done.report());
+    }
+    repository(&sandbox, "[filesystem]\nhide = [\"s\"]\n");
+    release(&sandbox, held).ok();
+    assert_eq!(run("cat s").out(), "", "afterwards it holds");
+}
+
 /// A script as root, in a mount namespace where the user database is `passwd`.
 fn with_passwd(sandbox: &Sandbox, passwd: &str, home: Option<&Path>, args: &[&str]) -> Done {
     let file = sandbox.root().join("passwd");
