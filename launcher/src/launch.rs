@@ -50,6 +50,8 @@ pub struct Order<'a> {
     pub workspace: &'a std::path::Path,
     /// The steps of a fresh mount.
     pub plan: &'a Plan,
+    /// Digest of what the policy files say, [`crate::view::View::standing`].
+    pub policy: &'a str,
     /// What the caller asked the view to be has to be honoured, so a live view will not do.
     pub own_view: bool,
     /// The command.
@@ -276,6 +278,7 @@ fn serve(
         roots: order.plan.roots.clone(),
         conceal: order.plan.conceal.clone(),
         passthrough: order.plan.passthrough && idmap::all_exist(),
+        policy: Some(order.policy.to_owned()),
     };
     let fds = [device.as_fd(), user.as_fd(), mount.as_fd()];
     line.attach(spec, &fds).map_err(|e| daemon.error(e))?;
@@ -305,8 +308,8 @@ fn join(order: &Order<'_>, inside: &Inside, waits: &Waits<'_>) -> Result<Option<
             "leave out --cow, --ro, --rw and --hide, or wait for the running commands to end",
         ));
     }
-    let spaces = match line.join() {
-        Ok(spaces) => spaces,
+    let (spaces, policy) = match line.join() {
+        Ok(joined) => joined,
         Err(CmdError::Daemon {
             source:
                 CtlError::Closed
@@ -318,12 +321,15 @@ fn join(order: &Order<'_>, inside: &Inside, waits: &Waits<'_>) -> Result<Option<
         }) => return Ok(None),
         Err(e) => return Err(e),
     };
+    if policy.as_deref() != Some(order.policy) {
+        return Err(other_policy(order));
+    }
     let set_up = begin(Kind::Join, waits, |link, alone| {
         child::join(link, alone, &spaces, inside)
     })?;
     drop(spaces);
     tell(&set_up, Outer::Go)?;
-    let outcome = go(order, &line, set_up)?;
+    let outcome = go(order, &line, set_up).map_err(|e| not_in_view(order, e))?;
     report_unclosed(line.wait_closed(None));
     note_end(order, &outcome);
     Ok(Some(Done {
@@ -331,6 +337,40 @@ fn join(order: &Order<'_>, inside: &Inside, waits: &Waits<'_>) -> Result<Option<
         joined: true,
         removed: false,
     }))
+}
+
+/// A joining command would see what its own policy hides, or may change what that denies.
+fn other_policy(order: &Order<'_>) -> CmdError {
+    CmdError::refused(
+        format!("branch {}", order.branch),
+        "is live, with a view made by another policy than that which holds here now (the user's \
+         file, .agentfs.toml, and where the workspace and the home are)",
+        format!(
+            "wait for the running commands to end, or use a branch of your own: agentfs run \
+             --branch OTHER; `agentfs exec {}` starts in the branch's workspace",
+            order.branch
+        ),
+    )
+}
+
+/// The view that is joined was made for others, and may lack where this command is to start.
+fn not_in_view(order: &Order<'_>, e: CmdError) -> CmdError {
+    let cwd = &order.plan.cwd;
+    match e {
+        CmdError::Setup(e) if e.step == step::CWD && cwd.is_dir() => CmdError::refused(
+            format!("{} {}", e.step, cwd.display()),
+            format!(
+                "it is on the host, but not in the view of the commands that run on branch {}",
+                order.branch
+            ),
+            format!(
+                "use `agentfs exec {}`, which starts in the branch's workspace, or wait for the \
+                 running commands to end",
+                order.branch
+            ),
+        ),
+        e => e,
+    }
 }
 
 /// From a set-up that needs nothing more of us to the end of the command.

@@ -140,12 +140,16 @@ impl<'a> Line<'a> {
         self.ask(&Request::Bind { pid, start_ticks }, &[]).map(drop)
     }
 
-    /// The namespaces of the live run; a session from here on.
-    pub fn join(&self) -> Result<Namespaces, CmdError> {
-        let (_, fds) = self.ask(&Request::Join, &[])?;
-        let [user, mount] =
-            <[OwnedFd; 2]>::try_from(fds).map_err(|_| self.error(CtlError::Unexpected("join")))?;
-        Ok(Namespaces { user, mount })
+    /// The namespaces of the live run, and the digest of its policy; a session from here on.
+    pub fn join(&self) -> Result<(Namespaces, Option<String>), CmdError> {
+        match self.ask(&Request::Join, &[])? {
+            (Reply::Joined { policy }, fds) if fds.len() == 2 => {
+                let [user, mount] = <[OwnedFd; 2]>::try_from(fds)
+                    .map_err(|_| self.error(CtlError::Unexpected("join")))?;
+                Ok((Namespaces { user, mount }, policy))
+            }
+            _ => Err(self.error(CtlError::Unexpected("join"))),
+        }
     }
 
     /// Ends this connection and waits until the daemon lets go of it: for the last session that is

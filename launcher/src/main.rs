@@ -8,6 +8,7 @@ mod cli;
 mod cmd;
 mod daemon;
 mod error;
+mod homes;
 mod hostmount;
 mod idmap;
 mod launch;

@@ -64,7 +64,7 @@ impl View {
                 write,
                 make,
             } => self.host(at, from, *write, *make),
-            SetupOp::Own { at } => self.own(at),
+            SetupOp::Own { at, hidden } => self.own(at, hidden),
             SetupOp::Branch { at, make } => self.branch(at, *make),
             SetupOp::Hide { at, keep } => self.hide(at, keep),
             SetupOp::DenyWrite { at } => self.deny_write(at),
@@ -238,14 +238,15 @@ impl View {
         Ok(name)
     }
 
-    fn own(&mut self, at: &Path) -> Result<(), SetupError> {
+    fn own(&mut self, at: &Path, hidden: &[PathBuf]) -> Result<(), SetupError> {
         let name = self.new_name();
         let to = self.stage_path(&name)?;
-        let mut budget = Budget {
+        let mut copy = OwnedCopy {
+            hidden,
             entries: OWN_MAX_ENTRIES,
             bytes: OWN_MAX_BYTES,
         };
-        copy_owned(at, &to, &mut budget)
+        copy.take(at, &to)
             .map_err(|e| SetupError::other("copy for its owner's sake", at.display(), e))?;
         let tree = self.stage_tree(&name)?;
         self.put(&tree, at, None)
@@ -536,50 +537,69 @@ fn proc_path(fd: &OwnedFd) -> PathBuf {
     Path::new("/proc/self/fd").join(fd.as_raw_fd().to_string())
 }
 
-struct Budget {
+/// A small tree of configuration on its way into a stage. Links are followed, what cannot be read
+/// becomes an empty, unreadable file, and so does what is hidden: it keeps its place, and a link to
+/// it leads nowhere. Writes only what the caller can read anyway.
+struct OwnedCopy<'a> {
+    hidden: &'a [PathBuf],
     entries: usize,
     bytes: u64,
 }
 
-/// Copies a small tree of configuration to `to`; links are followed, what cannot be read becomes
-/// an empty, unreadable file. Writes only what the caller can read anyway.
-fn copy_owned(from: &Path, to: &Path, budget: &mut Budget) -> io::Result<()> {
-    let too_big = || io::Error::other("too big for a copy, list something smaller under `own`");
-    budget.entries = budget.entries.checked_sub(1).ok_or_else(too_big)?;
-    let meta = match std::fs::metadata(from) {
-        Ok(meta) => meta,
-        // A dangling link, or something private of root.
-        Err(_) => return Ok(()),
-    };
-    let mode = meta.permissions().mode() & 0o777 & !0o022;
-    if meta.is_dir() {
-        std::fs::create_dir(to)?;
-        let Ok(entries) = std::fs::read_dir(from) else {
+impl OwnedCopy<'_> {
+    fn take(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let too_big = || io::Error::other("too big for a copy, list something smaller under `own`");
+        self.entries = self.entries.checked_sub(1).ok_or_else(too_big)?;
+        // Held from the judgement to the reading, so that both are of the same object.
+        let look = OFlags::PATH | OFlags::CLOEXEC;
+        let Ok(found) = rustix::fs::open(from, look, Mode::empty()) else {
+            // A dangling link, or something private of root.
             return Ok(());
         };
-        for entry in entries {
-            let entry = entry?;
-            copy_owned(&entry.path(), &to.join(entry.file_name()), budget)?;
+        let through = proc_path(&found);
+        let meta = std::fs::metadata(&through)?;
+        let real = std::fs::read_link(&through)?;
+        if self.hidden.iter().any(|path| real.starts_with(path)) {
+            return match std::fs::symlink_metadata(from)? {
+                entry if entry.is_dir() => std::fs::DirBuilder::new().mode(0o500).create(to),
+                entry if entry.is_symlink() => Ok(()),
+                _ => empty(to)?.set_permissions(std::fs::Permissions::from_mode(0o000)),
+            };
         }
-        return std::fs::set_permissions(to, std::fs::Permissions::from_mode(mode | 0o500));
+        let mode = meta.permissions().mode() & 0o777 & !0o022;
+        if meta.is_dir() {
+            std::fs::create_dir(to)?;
+            let Ok(entries) = std::fs::read_dir(&through) else {
+                return Ok(());
+            };
+            for entry in entries {
+                let name = entry?.file_name();
+                self.take(&through.join(&name), &to.join(&name))?;
+            }
+            return std::fs::set_permissions(to, std::fs::Permissions::from_mode(mode | 0o500));
+        }
+        let mut file = empty(to)?;
+        let source = if meta.is_file() {
+            std::fs::File::open(&through).ok()
+        } else {
+            None
+        };
+        let Some(mut source) = source else {
+            return file.set_permissions(std::fs::Permissions::from_mode(0o000));
+        };
+        self.bytes = self.bytes.checked_sub(meta.len()).ok_or_else(too_big)?;
+        io::copy(&mut source, &mut file)?;
+        filetimes(&file, &source)?;
+        file.set_permissions(std::fs::Permissions::from_mode(mode))
     }
-    let mut file = std::fs::OpenOptions::new()
+}
+
+fn empty(path: &Path) -> io::Result<std::fs::File> {
+    std::fs::OpenOptions::new()
         .create_new(true)
         .write(true)
         .mode(0o600)
-        .open(to)?;
-    let source = if meta.is_file() {
-        std::fs::File::open(from).ok()
-    } else {
-        None
-    };
-    let Some(mut source) = source else {
-        return file.set_permissions(std::fs::Permissions::from_mode(0o000));
-    };
-    budget.bytes = budget.bytes.checked_sub(meta.len()).ok_or_else(too_big)?;
-    io::copy(&mut source, &mut file)?;
-    filetimes(&file, &source)?;
-    file.set_permissions(std::fs::Permissions::from_mode(mode))
+        .open(path)
 }
 
 fn filetimes(to: &std::fs::File, from: &std::fs::File) -> io::Result<()> {

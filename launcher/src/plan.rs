@@ -97,10 +97,12 @@ pub enum SetupOp {
         write: bool,
         make: bool,
     },
-    /// A copy of a small host tree that the caller owns, read-only.
+    /// A copy of a small host tree that the caller owns, read-only, without what is hidden.
     Own {
         #[serde(with = "escaped::path")]
         at: PathBuf,
+        #[serde(with = "escaped::list")]
+        hidden: Vec<PathBuf>,
     },
     /// Waits until the daemon serves the branch.
     AwaitBranch,
@@ -226,20 +228,24 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, CmdError> {
     early.push(SetupOp::Fuse {
         source: format!("{MARK}:{}", inputs.branch),
     });
-    for (path, shown) in by_depth(&places) {
-        let ops = view.ops(path, shown);
-        let below_branch = path
-            .ancestors()
-            .skip(1)
-            .any(|p| places.get(p) == Some(&COW))
-            || shown == COW;
-        if below_branch {
+    let mut layers: Vec<(&Path, bool, Vec<SetupOp>)> = places
+        .iter()
+        .map(|(path, shown)| (path.as_path(), *shown == COW, view.ops(path, *shown)))
+        .collect();
+    // On top of the host's tree there, and below what covers parts of it.
+    layers.extend(
+        view.own_copies()
+            .map(|(path, op)| (path, false, Vec::from([op]))),
+    );
+    layers.sort_by_key(|(path, ..)| path.components().count());
+    for (path, is_cow, ops) in layers {
+        let mut above = path.ancestors().skip(1);
+        if is_cow || above.any(|p| places.get(p) == Some(&COW)) {
             late.extend(ops)
         } else {
             early.extend(ops)
         }
     }
-    early.extend(view.own_copies());
     if places.get(Path::new("/dev")) == Some(&Shown::Private) {
         late.push(SetupOp::Freeze { at: "/dev".into() });
     }
@@ -299,11 +305,11 @@ fn check(inputs: &Inputs<'_>) -> Result<(), CmdError> {
                     return Err(CmdError::refused(named(), "not a directory", fix));
                 }
             }
-            if inside(&rule.path) {
-                let fix =
-                    "name a directory outside of it, or choose another store with --store DIR";
-                return Err(CmdError::refused(named(), "lies inside the store", fix));
-            }
+        }
+        // It holds every branch, and the sockets that control the live ones.
+        if rule.access != Access::Hide && inside(&rule.path) {
+            let fix = "name something outside of it, or choose another store with --store DIR";
+            return Err(CmdError::refused(named(), "lies inside the store", fix));
         }
         let asked = matches!(rule.origin.source, Source::Flag);
         if asked && rule.access != Access::Hide && inputs.facts.kind(&rule.path).is_none() {
@@ -313,13 +319,9 @@ fn check(inputs: &Inputs<'_>) -> Result<(), CmdError> {
                 make(),
             ));
         }
-        if rule.access == Access::SharedRw && (inside(&rule.path) || rule.path == Path::new("/")) {
-            let why = if inside(&rule.path) {
-                "is the store's"
-            } else {
-                "would share the host"
-            };
-            return Err(CmdError::refused(named(), why, "name something narrower"));
+        if rule.access == Access::SharedRw && rule.path == Path::new("/") {
+            let (why, fix) = ("would share the host", "name something narrower");
+            return Err(CmdError::refused(named(), why, fix));
         }
     }
     Ok(())
@@ -348,12 +350,6 @@ fn places(inputs: &Inputs<'_>) -> BTreeMap<PathBuf, Shown> {
         places.insert(inputs.store.to_owned(), HIDDEN);
     }
     places
-}
-
-fn by_depth(places: &BTreeMap<PathBuf, Shown>) -> Vec<(&Path, Shown)> {
-    let mut list: Vec<_> = places.iter().map(|(p, s)| (p.as_path(), *s)).collect();
-    list.sort_by_key(|(p, _)| p.components().count());
-    list
 }
 
 struct View<'a> {
@@ -548,15 +544,21 @@ impl View<'_> {
 
     /// Copies of the files that programs only trust when root or the caller owns them. Root's own
     /// runs need none: every id exists inside.
-    fn own_copies(&self) -> Vec<SetupOp> {
-        let plain = |p: &Path| self.inputs.facts.kind(p).is_some() && self.shown(p) == HOST;
-        let wanted = self
-            .inputs
-            .policy
-            .own
-            .iter()
-            .filter(|p| self.inputs.uid != 0 && plain(p));
-        wanted.map(|at| SetupOp::Own { at: at.clone() }).collect()
+    fn own_copies(&self) -> impl Iterator<Item = (&Path, SetupOp)> {
+        let facts = self.inputs.facts;
+        let rules = self.inputs.policy.rules();
+        let hidden: Vec<PathBuf> = rules
+            .filter(|rule| rule.access == Access::Hide && facts.kind(&rule.path).is_some())
+            .map(|rule| rule.path.clone())
+            .chain([self.inputs.store.to_owned()])
+            .collect();
+        let plain = move |p: &Path| facts.kind(p).is_some() && self.shown(p) == HOST;
+        let own = self.inputs.policy.own.iter();
+        own.filter(move |p| self.inputs.uid != 0 && plain(p))
+            .map(move |path| {
+                let (at, hidden) = (path.clone(), hidden.clone());
+                (path.as_path(), SetupOp::Own { at, hidden })
+            })
     }
 
     /// Copy-on-write places, the outermost ones.
@@ -569,13 +571,12 @@ impl View<'_> {
             .collect()
     }
 
-    /// The store, and what is hidden below a root with nothing visible inside it. The daemon knows
-    /// them by their inode, so only what exists and can be reached by the caller is of use to it.
+    /// The store, and what is hidden below a root with nothing visible inside it: also what does not
+    /// exist, as it may come to be on the host while the run lasts.
     fn conceal(&self) -> Vec<PathBuf> {
         let roots = self.roots();
         let hidden = self.inputs.policy.rules().filter(|r| {
             r.access == Access::Hide
-                && self.inputs.facts.kind(&r.path).is_some()
                 && roots
                     .iter()
                     .any(|root| r.path.starts_with(root) && r.path != *root)
@@ -603,10 +604,18 @@ impl View<'_> {
         let Some(rule) = rule.filter(|rule| rule.access == Access::Hide) else {
             return Ok(());
         };
+        let fix = if rule.origin.source == Source::Builtin {
+            format!(
+                "run from another directory, or show this one all the same: --cow {}",
+                cwd.display()
+            )
+        } else {
+            format!("leave out {}, or run from another workspace", rule.origin)
+        };
         Err(CmdError::refused(
             format!("{} {} ({})", rule.access, rule.path.display(), rule.origin),
             format!("the command would start there, in {}", cwd.display()),
-            format!("leave out {}, or run from another workspace", rule.origin),
+            fix,
         ))
     }
 }

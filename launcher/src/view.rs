@@ -8,11 +8,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use agentfs_policy::{Access, Context, Origin, Policy, Profile, Rule, Source, builtin, merge};
+use sha2::{Digest, Sha256};
 
 use crate::cli::ViewArgs;
 use crate::error::CmdError;
+use crate::homes::Homes;
 use crate::plan::{self, Inputs, Plan};
 use crate::probe::{self, Facts};
+use crate::say::say;
 
 /// The repository's own policy, at the top of the workspace.
 pub const REPOSITORY_FILE: &str = ".agentfs.toml";
@@ -23,54 +26,81 @@ pub struct View {
     policy: Policy,
     facts: Facts,
     workspace: PathBuf,
+    standing: String,
 }
 
 impl View {
     /// Reads and merges everything that speaks about a run in `workspace`, a real path. `also_cow`:
-    /// further directories that are copy-on-write, with the reason.
+    /// further directories that are copy-on-write, with the reason, unless they are hidden.
     pub fn load(
         args: &ViewArgs,
         workspace: &Path,
         also_cow: &[(PathBuf, &'static str)],
     ) -> Result<Self, CmdError> {
+        let homes = Homes::look(workspace);
+        if homes.is_empty() {
+            say!(
+                "agentfs: no home directory is known ($HOME names none, and the user database has \
+                 none of yours): no secrets are hidden but those of the system"
+            );
+        }
         let context = Context {
-            home: home(),
+            home: homes.home,
+            other_homes: homes.others,
             workspace: workspace.to_owned(),
         };
-        let mut profiles = vec![builtin::profile(&context)?];
-        let mut extra = Profile::default();
+        let mut facts = Facts::default();
+        facts.look_around();
+        // What a path leads to is what counts, so links are resolved before anything is compared.
+        let mut sources = |user: Option<&Path>| -> Result<Vec<Profile>, CmdError> {
+            let must = user.is_some() && user == args.policy.as_deref();
+            let user = user.map(|file| read(file, must, Source::User, &context));
+            let file = workspace.join(REPOSITORY_FILE);
+            let list = [
+                Some(builtin::profile(&context)?),
+                user.transpose()?.flatten(),
+                read(&file, false, Source::Repository, &context)?,
+            ];
+            let real = |profile: Profile| profile.resolved(|path| facts.look(path));
+            Ok(list.into_iter().flatten().map(real).collect())
+        };
+        let usual_file = user_file();
+        let file = args.policy.as_deref().or(usual_file.as_deref());
+        let mut profiles = sources(file)?;
+        let standing = match &args.policy {
+            Some(_) => sources(usual_file.as_deref()),
+            None => Ok(profiles.clone()),
+        };
+        profiles.push(flags(args)?);
+        let mut policy = merge(profiles)?;
         for (path, why) in also_cow {
             let origin = Origin {
                 source: Source::Builtin,
                 name: (*why).into(),
                 line: None,
             };
-            extra.push(Rule {
-                path: path.clone(),
+            policy.add_unless_hidden(Rule {
+                path: facts.look(path),
                 access: Access::Cow,
                 origin,
-            })?;
+                named: false,
+            });
         }
-        profiles.push(extra);
-        if let Some(file) = user_file(args) {
-            let must = args.policy.is_some();
-            profiles.extend(read(&file, must, Source::User, &context)?);
-        }
-        let file = workspace.join(REPOSITORY_FILE);
-        profiles.extend(read(&file, false, Source::Repository, &context)?);
-        profiles.push(flags(args)?);
-
-        let mut facts = Facts::default();
-        facts.look_around();
-        let policy = merge(profiles)?.map_paths(|rule| facts.look(&rule.path));
-        for path in &policy.own {
-            facts.look(path);
+        for rule in policy.rules() {
+            facts.look(&rule.path);
         }
         Ok(Self {
             policy,
             facts,
             workspace: workspace.to_owned(),
+            standing: digest(standing.and_then(|profiles| Ok(merge(profiles)?))),
         })
+    }
+
+    /// Tells apart what the policy files say, flags left out: where the rules are those of a live
+    /// run, a command may join it.
+    pub fn standing(&self) -> &str {
+        &self.standing
     }
 
     /// The plan for a run on `branch` of `store`, started in `cwd`.
@@ -120,19 +150,30 @@ impl View {
     }
 }
 
-/// The caller's home, if it is one: a directory other than `/`.
-fn home() -> Option<PathBuf> {
-    let home = std::env::var_os("HOME")
-        .map(PathBuf::from)
-        .filter(|p| p.is_absolute())?;
-    let real = std::fs::canonicalize(home).ok()?;
-    (real.is_dir() && real != Path::new("/")).then_some(real)
+/// The digest of what a policy hides, shows and denies. The copy-on-write places that every run has,
+/// its workspace and its home, are left out: commands of several workspaces may share a branch.
+fn digest(policy: Result<Policy, CmdError>) -> String {
+    let mut sum = Sha256::new();
+    match policy {
+        Ok(policy) => {
+            for rule in policy.rules() {
+                let is_usual = rule.access == Access::Cow && rule.origin.source == Source::Builtin;
+                if !is_usual {
+                    sum.update(rule.access.key());
+                    sum.update(b"\0");
+                    sum.update(rule.path.as_os_str().as_bytes());
+                    sum.update(b"\0");
+                }
+            }
+        }
+        Err(e) => sum.update(e.to_string()),
+    }
+    let bytes = sum.finalize();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn user_file(args: &ViewArgs) -> Option<PathBuf> {
-    if let Some(file) = &args.policy {
-        return Some(file.clone());
-    }
+/// Where the user's own policy is.
+fn user_file() -> Option<PathBuf> {
     let config = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
     let config = config.filter(|p| p.is_absolute());
     let base =
@@ -146,7 +187,11 @@ fn read(
     source: Source,
     context: &Context,
 ) -> Result<Option<Profile>, CmdError> {
-    match std::fs::read_to_string(file) {
+    let text = probe::read_small(file).and_then(|bytes| {
+        String::from_utf8(bytes)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8"))
+    });
+    match text {
         Ok(text) => Ok(Some(Profile::parse(
             &text,
             source,
@@ -159,7 +204,11 @@ fn read(
             e.to_string(),
             "name a policy file that can be read, or leave out --policy",
         )),
-        Err(e) => Err(CmdError::io("read the policy", file, e)),
+        Err(e) => Err(CmdError::refused(
+            format!("read the policy {}", file.display()),
+            e.to_string(),
+            "make it a small text file that you can read, or remove it",
+        )),
     }
 }
 
@@ -174,9 +223,10 @@ fn flags(args: &ViewArgs) -> Result<Profile, CmdError> {
         for path in paths {
             let path = std::path::absolute(path).map_err(|e| CmdError::io("resolve", path, e))?;
             // Before the merge, so that two spellings of one path meet there.
-            let path = probe::real_path(&path);
+            let real = probe::real_path(&path);
             profile.push(Rule {
-                path,
+                named: real == path,
+                path: real,
                 access,
                 origin: Origin::flag(flag),
             })?;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::rule::{Access, Origin};
+use crate::rule::{Access, Origin, Rule};
 
 /// Why a policy was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +63,42 @@ pub enum PolicyError {
         have_from: String,
         /// What the repository asks for.
         want: Access,
+    },
+    /// The repository's file would show host files whose secrets the branch alone can hide for good.
+    #[error(
+        "{at}: a repository's policy can only tighten: {want} at {} would show what comes to be at {}, hide by {}",
+        .path.display(), .hidden.path.display(), .hidden.origin
+    )]
+    Unveils {
+        /// Where.
+        at: Origin,
+        /// The path.
+        path: PathBuf,
+        /// What the repository asks for.
+        want: Access,
+        /// What hides a path below it.
+        hidden: Box<Rule>,
+    },
+    /// The repository's file wants copies of files that belong to others.
+    #[error("{at}: a repository's policy can only tighten: `own` is not for it to say")]
+    WidensOwn {
+        /// Where.
+        at: Origin,
+    },
+    /// A rule would show a hidden path without naming it.
+    #[error(
+        "{at}: this is {}, hide by {hidden_by}; only a rule that names that very path can show it as {want}",
+        .path.display()
+    )]
+    Uncovers {
+        /// Where.
+        at: Origin,
+        /// The real path.
+        path: PathBuf,
+        /// What the rule asks for.
+        want: Access,
+        /// Where it is hidden.
+        hidden_by: String,
     },
     /// The repository's file wants to keep or set environment variables.
     #[error("{at}: a repository's policy can only tighten: it may drop variables, not {verb} them")]

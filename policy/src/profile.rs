@@ -14,10 +14,12 @@ use crate::error::PolicyError;
 use crate::rule::{Access, Origin, Rule, Source};
 
 /// What the paths of a file are relative to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Context {
     /// What `~` stands for; rules with `~` are left out if there is none.
     pub home: Option<PathBuf>,
+    /// Further homes, in which the same is hidden as in `home`.
+    pub other_homes: Vec<PathBuf>,
     /// What `$WORKSPACE` stands for, and relative paths of a repository's file.
     pub workspace: PathBuf,
 }
@@ -104,20 +106,35 @@ impl Profile {
             (Access::DenyWrite, fs.deny_write),
         ];
         let mut profile = Profile::default();
+        let mut hidden = Vec::new();
         for (access, list) in lists {
             for word in list {
                 let origin = at(word.span().start);
-                if let Some(path) = absolute(word.get_ref(), source, context, &origin)? {
+                let word = word.get_ref();
+                if access == Access::Hide {
+                    hidden.extend(in_other_homes(word, source, context, &origin)?);
+                }
+                if let Some(path) = absolute(word, source, context, &origin)? {
                     profile.push(Rule {
                         path,
                         access,
                         origin,
+                        named: word.starts_with('/') || word.starts_with('~'),
                     })?;
                 }
             }
         }
+        for rule in hidden {
+            // What the source itself says of such a path goes first.
+            if profile.rules.iter().all(|r| r.path != rule.path) {
+                profile.rules.push(rule);
+            }
+        }
         for word in fs.own {
             let origin = at(word.span().start);
+            if source == Source::Repository {
+                return Err(PolicyError::WidensOwn { at: origin });
+            }
             profile
                 .own
                 .extend(absolute(word.get_ref(), source, context, &origin)?);
@@ -126,10 +143,17 @@ impl Profile {
         Ok(profile)
     }
 
-    /// Adds a rule; the same path twice with different access is a contradiction.
+    /// Adds a rule; the same path twice with different access is a contradiction. The built-in
+    /// profile cannot help where the workspace is: there the tighter access holds.
     pub fn push(&mut self, rule: Rule) -> Result<(), PolicyError> {
-        let same = self.rules.iter().find(|r| r.path == rule.path);
+        let same = self.rules.iter_mut().find(|r| r.path == rule.path);
         match same {
+            Some(first) if rule.origin.source == Source::Builtin => {
+                if rule.access < first.access {
+                    *first = rule;
+                }
+                Ok(())
+            }
             Some(first) if first.access != rule.access => Err(PolicyError::Contradiction {
                 path: rule.path,
                 first: first.origin.clone(),
@@ -144,6 +168,54 @@ impl Profile {
             }
         }
     }
+
+    /// The same profile with every path replaced by the real one that `real` gives for it. Where two
+    /// rules meet on one path the tighter stays.
+    pub fn resolved(self, mut real: impl FnMut(&Path) -> PathBuf) -> Self {
+        let mut rules: Vec<Rule> = Vec::with_capacity(self.rules.len());
+        let mut at: BTreeMap<PathBuf, usize> = BTreeMap::new();
+        for mut rule in self.rules {
+            let path = real(&rule.path);
+            rule.named &= path == rule.path;
+            rule.path = path;
+            match at.get(&rule.path) {
+                Some(index) if rules[*index].access <= rule.access => {}
+                Some(index) => rules[*index] = rule,
+                None => {
+                    at.insert(rule.path.clone(), rules.len());
+                    rules.push(rule);
+                }
+            }
+        }
+        let own = self.own.iter().map(|path| real(path)).collect();
+        Self { rules, own, ..self }
+    }
+}
+
+/// The places in further homes that a hidden `~/..` stands for.
+fn in_other_homes(
+    word: &str,
+    source: Source,
+    context: &Context,
+    origin: &Origin,
+) -> Result<Vec<Rule>, PolicyError> {
+    if !word.starts_with('~') {
+        return Ok(Vec::new());
+    }
+    let mut rules = Vec::new();
+    for home in &context.other_homes {
+        let there = Context {
+            home: Some(home.clone()),
+            ..context.clone()
+        };
+        rules.extend(absolute(word, source, &there, origin)?.map(|path| Rule {
+            path,
+            access: Access::Hide,
+            origin: origin.clone(),
+            named: true,
+        }));
+    }
+    Ok(rules)
 }
 
 fn env_policy(

@@ -91,8 +91,9 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)?;
         match self.line {
-            Some(line) => write!(f, ":{line}"),
-            None => Ok(()),
+            // Nobody can look at the lines of what is compiled in.
+            Some(line) if self.source != Source::Builtin => write!(f, ":{line}"),
+            _ => Ok(()),
         }
     }
 }
@@ -106,4 +107,7 @@ pub struct Rule {
     pub access: Access,
     /// Where it was written.
     pub origin: Origin,
+    /// Whether the source names this very path: not by way of `$WORKSPACE`, which is wherever the
+    /// caller happens to stand, nor of a symbolic link, which anybody may have made.
+    pub named: bool,
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use agentfs_tests::need::{find_program, group_file, is_root, need, need_run};
-use agentfs_tests::{Done, Manifest, Sandbox, base, bins};
+use agentfs_tests::{Done, Manifest, Sandbox, base, bins, leak};
 
 /// Runs a script on branch `b` with further flags.
 fn with(sandbox: &Sandbox, flags: &[&str], script: &str) -> Done {
@@ -156,9 +156,42 @@ fn common_secrets_are_hidden_by_every_name() {
     let mut args = vec![
         "run", "-q", "--branch", "b", "--", "bash", "-c", script, "-",
     ];
-    args.extend(places);
+    args.extend(&places);
     let done = sandbox.call(&args);
     assert_eq!(done.out(), "control\n", "{}", done.report());
+    // Nor do they come out by way of a diff, nor because nobody says where the home is.
+    let diff = sandbox.call(&["diff", "b", "--all"]).ok();
+    assert!(!diff.out().contains("CANARY"), "{}", diff.report());
+    let home = sandbox.home().display().to_string();
+    let alias = "ls -A alias/ | grep -v plain; cat alias/plain";
+    let mut unset = sandbox.agentfs(&["run", "-q", "--branch", "c", "--", "bash", "-c", alias]);
+    let done = agentfs_tests::cmd::run(unset.env_remove("HOME"));
+    assert_eq!(
+        done.out(),
+        "",
+        "the home is no root then: {}",
+        done.report()
+    );
+    // A user's policy adds to what is hidden, and takes away only what it names.
+    let policy = sandbox.out().join("agentfs/policy.toml");
+    fs::create_dir_all(policy.parent().expect("a parent")).expect("mkdir");
+    let rules = "[filesystem]\nhide = ['~/plain']\nread_only = ['~/.netrc']\n";
+    fs::write(&policy, rules).expect("write");
+    let mut command = sandbox.agentfs(&args);
+    let done = agentfs_tests::cmd::run(command.env("XDG_CONFIG_HOME", sandbox.out()));
+    let seen =
+        format!("seen: {home}/.netrc\nseen: alias/.netrc\nseen: /proc/self/root{home}/.netrc\n");
+    let listed = format!("{home}/.netrc\n");
+    assert_eq!(done.out(), seen + &listed, "{}", done.report());
+    // What a command makes at a hidden place is its own, and the host's stays as it is.
+    let mine = "mkdir -p ~/.ssh ~/.aws; echo mine | tee ~/.ssh/id_ed25519 ~/.netrc ~/.aws/x; \
+        cat ~/.ssh/id_ed25519 ~/.netrc; ls -A ~/.ssh ~/.aws; rm -r ~/.ssh; ls ~/.ssh/id_ed25519";
+    let done = sandbox.sh("d", mine);
+    let own = format!(
+        "mine\nmine\nmine\n{0}/.aws:\nx\n\n{0}/.ssh:\nid_ed25519\n",
+        home
+    );
+    assert_eq!((done.out(), done.code()), (own, 2), "{}", done.report());
     before.assert_still();
 }
 
@@ -170,17 +203,26 @@ fn the_store_and_the_daemon_are_not_seen() {
     let sandbox = Sandbox::new();
     // A store inside of a copy-on-write place is the default (~/.local/share/agentfs).
     let store = sandbox.home().join(".local/share/agentfs");
-    let script = "ls -A ~/.local/share; cat ~/.local/share/agentfs/format; \
-        ls -A \"$STORE\" ; grep -l agentfs-fsd /proc/[0-9]*/comm; mkdir ~/.local/share/agentfs && echo made; exit 0";
+    // What finds anything says so.
+    let script = "found() { \"$@\" && echo \"found: $*\"; }; \
+        found ls -A ~/.local/share/agentfs; found cat ~/.local/share/agentfs/format; \
+        found ls -A \"$STORE\"; found cat \"$STORE/format\" link/format; found ls -A link/; \
+        found test -e link/branches/b/control.sock; \
+        found test -e \"$STORE/branches/b/control.sock\"; \
+        find ~ . /run /tmp /var/tmp -name control.sock; \
+        found grep -l agentfs-fsd /proc/[0-9]*/comm; \
+        mkdir -p ~/.local/share/agentfs && echo made";
     for store in [&sandbox.store(), &store] {
+        let link = sandbox.work().join("link");
+        let _ = fs::remove_file(&link);
+        symlink(store, &link).expect("symlink");
         let mut command = sandbox.agentfs(&["run", "-q", "--branch", "b", "--", "bash", "-c"]);
         command
             .arg(script)
             .env("AGENTFS_STORE", store)
             .env("STORE", store);
         let done = agentfs_tests::cmd::run(&mut command).ok();
-        let out = done.out().replace("made\n", "");
-        assert_eq!(out, "", "{}", done.report());
+        assert_eq!(done.out(), "made\n", "{}", done.report());
         assert!(
             store.join("format").is_file(),
             "the store is where it was told to be"
@@ -282,12 +324,9 @@ fn mounts_do_not_propagate_either_way() {
             .any(|tag| fields.contains(tag));
         assert!(!tied, "tied to the host: {line}");
     }
-    let host = fs::read("/proc/self/mountinfo").expect("mountinfo");
-    let host = String::from_utf8_lossy(&host);
-    assert!(
-        !host.contains("agentfs"),
-        "a mount of a run on the host:\n{host}"
-    );
+    // Other tests mount on the host, each below a sandbox of its own.
+    let below = leak::mounts_below(sandbox.root());
+    assert!(below.is_empty(), "mounts of a run on the host: {below:?}");
 }
 
 #[test]

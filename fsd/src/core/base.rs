@@ -5,10 +5,12 @@
 //! path is walked twice and no symlink on it is ever followed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::{self as rfs, AtFlags, FileType, Mode, OFlags, Statx, StatxFlags};
@@ -104,11 +106,19 @@ pub struct BaseTree {
     root: OwnedFd,
     /// (dev, ino) of objects that are answered with "no such entry".
     concealed: HashSet<(u64, u64)>,
-    /// Places answered with "no such entry" unseen, by name: (dev, ino) of the directories in
-    /// which that name is one. Concealed paths, whatever the host puts there later, and our own
-    /// mount, where a look would be a request to ourselves.
-    unseen: HashMap<Name, Vec<(u64, u64)>>,
+    /// Places answered with "no such entry" unseen, by name. Concealed paths, whatever the host
+    /// puts there later, and our own mount, where a look would be a request to ourselves.
+    unseen: HashMap<Name, Vec<Parent>>,
     open_dirs: Mutex<OpenDirs>,
+}
+
+/// The directory that holds a place.
+#[derive(Debug)]
+struct Parent {
+    /// (dev, ino) of the one that was there first, wherever it is moved.
+    first: Option<(u64, u64)>,
+    /// Where it is, as the kernel names it: for one that comes to be there later.
+    path: PathBuf,
 }
 
 #[derive(Debug, Default)]
@@ -127,6 +137,29 @@ fn base_error(op: &'static str) -> impl FnOnce(rustix::io::Errno) -> FsError {
 /// Another object stands where one was seen. The kernel looks the path up again then.
 pub fn replaced() -> FsError {
     base_error("find again")(rustix::io::Errno::STALE)
+}
+
+/// Whether nothing can be there now for those whom the daemon serves, which are not more powerful.
+fn is_out_of_reach(e: rustix::io::Errno) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        e,
+        Errno::NOENT | Errno::NOTDIR | Errno::ACCESS | Errno::LOOP | Errno::NAMETOOLONG
+    )
+}
+
+/// Whether the directory `dir` is where one of `parents` is to be.
+fn is_at(dir: impl AsFd, parents: &[Parent]) -> rustix::io::Result<bool> {
+    let link = format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd());
+    match rfs::readlink(link, Vec::new()) {
+        Ok(path) => {
+            let path = Path::new(OsStr::from_bytes(path.as_bytes()));
+            Ok(parents.iter().any(|parent| parent.path == path))
+        }
+        // Deeper than any path that can be told to us.
+        Err(rustix::io::Errno::NAMETOOLONG) => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 /// The path of an object on the host, relative to the directory that plays `/`.
@@ -159,22 +192,28 @@ impl BaseTree {
                 Ok(st) => {
                     concealed.insert((st.st_dev, st.st_ino));
                 }
-                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {}
+                Err(e) if is_out_of_reach(e) => {}
                 Err(e) => return Err(base_error("look up a concealed path")(e)),
             }
         }
-        let mut unseen: HashMap<Name, Vec<(u64, u64)>> = HashMap::new();
+        let mut unseen: HashMap<Name, Vec<Parent>> = HashMap::new();
+        let root = std::fs::canonicalize(&config.base).map_err(|source| FsError::Base {
+            op: "find the root",
+            source,
+        })?;
         for path in config.conceal.iter().chain(&config.mountpoint) {
             let (dir, name) = split_path(path.as_os_str().as_bytes());
-            match rfs::statat(&fd, relative(dir), AtFlags::empty()) {
-                Ok(st) => unseen
-                    .entry(Name::new(name)?)
-                    .or_default()
-                    .push((st.st_dev, st.st_ino)),
-                // It can come to be only below something that does not exist yet either.
-                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {}
+            let first = match rfs::statat(&fd, relative(dir), AtFlags::empty()) {
+                Ok(st) => Some((st.st_dev, st.st_ino)),
+                Err(e) if is_out_of_reach(e) => None,
                 Err(e) => return Err(base_error("look up a concealed place")(e)),
-            }
+            };
+            let path = match relative(dir) {
+                b"." => root.clone(),
+                dir => root.join(OsStr::from_bytes(dir)),
+            };
+            let parents = unseen.entry(Name::new(name)?).or_default();
+            parents.push(Parent { first, path });
         }
         Ok(Self {
             root: fd,
@@ -186,11 +225,13 @@ impl BaseTree {
 
     /// Refuses to look at a place that must not be seen.
     fn check_place(&self, dir: impl AsFd, name: &[u8]) -> rustix::io::Result<()> {
-        if let Some(places) = self.unseen.get(name) {
-            let st = rfs::fstat(dir)?;
-            if places.contains(&(st.st_dev, st.st_ino)) {
-                return Err(rustix::io::Errno::NOENT);
-            }
+        let Some(parents) = self.unseen.get(name) else {
+            return Ok(());
+        };
+        let st = rfs::fstat(&dir)?;
+        let here = Some((st.st_dev, st.st_ino));
+        if parents.iter().any(|parent| parent.first == here) || is_at(dir, parents)? {
+            return Err(rustix::io::Errno::NOENT);
         }
         Ok(())
     }

@@ -429,6 +429,7 @@ fn what_is_above_the_roots_shows_only_the_way_to_them() {
 fn concealed_paths_are_not_there() {
     let mut bench = Bench::new(|base| {
         fs::create_dir_all(base.join("d/store")).unwrap();
+        fs::create_dir_all(base.join("d/replaced")).unwrap();
         fs::write(base.join("d/f"), "x").unwrap();
     });
     bench.core.take().unwrap().close().unwrap();
@@ -437,16 +438,46 @@ fn concealed_paths_are_not_there() {
     let config = CoreConfig {
         base: bench.base.path().into(),
         roots: vec!["/".into()],
-        conceal: vec!["/d/store".into(), "/missing".into()],
+        conceal: vec![
+            "/d/store".into(),
+            "/missing".into(),
+            "/late/dir/secret".into(),
+            "/d/replaced/secret".into(),
+            "/d/f/below-a-file".into(),
+        ],
         mountpoint: None,
         passthrough: false,
     };
     bench.core = Some(FsCore::new(live, config).unwrap());
-    assert_eq!(bench.names("d"), ["f"]);
-    assert!(matches!(
-        bench.walk("d/store"),
-        Err(FsError::NoEntry { .. })
-    ));
+    assert_eq!(bench.names("d"), ["f", "replaced"]);
+    let hidden = |path: &str| matches!(bench.walk(path), Err(FsError::NoEntry { .. }));
+    assert!(hidden("d/store"));
+    // Whatever the host puts there meanwhile, also where there was no directory yet, or another.
+    let base = bench.base.path();
+    fs::write(base.join("missing"), "x").unwrap();
+    fs::create_dir_all(base.join("late/dir")).unwrap();
+    fs::write(base.join("late/dir/secret"), "x").unwrap();
+    fs::write(base.join("late/secret"), "x").unwrap();
+    fs::rename(base.join("d/replaced"), base.join("d/away")).unwrap();
+    fs::create_dir(base.join("d/replaced")).unwrap();
+    for dir in ["replaced", "away"] {
+        fs::write(base.join("d").join(dir).join("secret"), "x").unwrap();
+    }
+    for path in [
+        "missing",
+        "late/dir/secret",
+        "d/replaced/secret",
+        "d/away/secret",
+    ] {
+        assert!(hidden(path), "{path}");
+    }
+    assert_eq!(
+        bench.names("late"),
+        ["dir", "secret"],
+        "another directory's"
+    );
+    bench.walk("late/secret").unwrap();
+    assert!(bench.names("late/dir").is_empty());
 }
 
 #[test]

@@ -123,7 +123,7 @@ impl Client {
     pub fn join(&self) -> Result<Namespaces, CtlError> {
         let (reply, fds) = exchange(&self.socket, &Request::Join, &[])?;
         match (reply, <[OwnedFd; 2]>::try_from(fds)) {
-            (Reply::Ok, Ok([user, mount])) => Ok(Namespaces { user, mount }),
+            (Reply::Joined { .. }, Ok([user, mount])) => Ok(Namespaces { user, mount }),
             _ => Err(CtlError::Unexpected("join")),
         }
     }

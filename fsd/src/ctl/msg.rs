@@ -12,7 +12,7 @@ use crate::core::types::BranchName;
 use crate::escaped;
 
 /// Version of the messages; both sides must speak the same one.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Largest frame, in bytes.
 pub const MAX_BYTES: u32 = 1 << 20;
 
@@ -38,7 +38,7 @@ pub enum Request {
         /// Start time in clock ticks since boot, field 22 of `/proc/<pid>/stat`.
         start_ticks: u64,
     },
-    /// Asks for the namespaces of the live run; the reply carries user and mount descriptors.
+    /// Asks for the namespaces of the live run, which come as descriptors with `Joined`.
     Join,
     /// Asks what the branch holds now.
     Status,
@@ -71,6 +71,9 @@ pub struct MountSpec {
     pub only_ids: Option<OnlyIds>,
     /// Whether file bytes may go by FUSE passthrough (needs a privileged daemon).
     pub passthrough: bool,
+    /// A digest of the policy that the view was made by, told to who wants to join.
+    #[serde(default)]
+    pub policy: Option<String>,
 }
 
 /// The one user and group that a mount's user namespace knows.
@@ -97,6 +100,11 @@ pub enum Reply {
     },
     /// Done, nothing to tell.
     Ok,
+    /// To Join, with a user and a mount namespace.
+    Joined {
+        /// What Attach said of the policy.
+        policy: Option<String>,
+    },
     /// To Bind: the groups found in procfs.
     Bound {
         /// Supplementary groups of the process, host ids.

@@ -58,8 +58,8 @@ pub trait Service: Send + Sync + 'static {
     ) -> Result<(), Refusal>;
     /// Binds a process; returns its groups.
     fn bind(&self, pid: u32, start_ticks: u64) -> Result<Vec<u32>, Refusal>;
-    /// The user and the mount namespace of the run, in this order.
-    fn join(&self) -> Result<[OwnedFd; 2], Refusal>;
+    /// The user and the mount namespace of the run, in this order, and its policy's digest.
+    fn join(&self) -> Result<([OwnedFd; 2], Option<String>), Refusal>;
     /// Bound processes still alive, and whether the mount is served.
     fn status(&self) -> (Vec<u32>, bool);
     /// Makes everything acknowledged durable.
@@ -215,9 +215,9 @@ impl<S: Service> Server<S> {
                 .service
                 .bind(pid, start_ticks)
                 .map(|groups| Reply::Bound { groups }),
-            Request::Join => self.join(id).map(|namespaces| {
+            Request::Join => self.join(id).map(|(namespaces, policy)| {
                 passed.extend(namespaces);
-                Reply::Ok
+                Reply::Joined { policy }
             }),
             Request::Status => {
                 let (processes, mounted) = self.service.status();
@@ -250,7 +250,7 @@ impl<S: Service> Server<S> {
 
     /// A joiner is a session from the moment it holds the namespaces: otherwise the run could
     /// end between its two requests.
-    fn join(&self, id: u64) -> Result<[OwnedFd; 2], Refusal> {
+    fn join(&self, id: u64) -> Result<([OwnedFd; 2], Option<String>), Refusal> {
         let fresh = lock(&self.connections).sessions.insert(id);
         let joined = self.service.join();
         if joined.is_err() && fresh {

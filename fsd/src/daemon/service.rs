@@ -46,6 +46,8 @@ struct Mount {
     /// The user and the mount namespace. They keep the mount alive, so they go with the last
     /// session.
     namespaces: Option<[OwnedFd; 2]>,
+    /// Digest of the policy that the view was made by.
+    policy: Option<String>,
 }
 
 impl Daemon {
@@ -163,7 +165,9 @@ impl Service for Daemon {
             None => None,
         };
         self.serve(Face { root, one_user }, device, passthrough)?;
-        lock(&self.mount).namespaces = namespaces;
+        let mut kept = lock(&self.mount);
+        kept.namespaces = namespaces;
+        kept.policy = mount.policy;
         Ok(())
     }
 
@@ -175,7 +179,7 @@ impl Service for Daemon {
             .inspect(|_| lock(&self.mount).complete = true)
     }
 
-    fn join(&self) -> Result<[OwnedFd; 2], Refusal> {
+    fn join(&self) -> Result<([OwnedFd; 2], Option<String>), Refusal> {
         let mount = lock(&self.mount);
         let Some([user, mnt]) = mount.namespaces.as_ref().filter(|_| mount.complete) else {
             return Err(not_mounted());
@@ -185,7 +189,7 @@ impl Service for Daemon {
                 .try_clone_to_owned()
                 .map_err(|e| Refusal::new(ErrorCode::Io, e))
         };
-        Ok([copy(user)?, copy(mnt)?])
+        Ok(([copy(user)?, copy(mnt)?], mount.policy.clone()))
     }
 
     fn status(&self) -> (Vec<u32>, bool) {

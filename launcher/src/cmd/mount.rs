@@ -191,6 +191,7 @@ fn attach(
         only_ids: None,
         mountpoint: Some(target.to_owned()),
         roots: vec![base.to_owned()],
+        policy: None,
         conceal: vec![store.path().to_owned()],
         // The kernel gives it to root alone.
         passthrough: rustix::process::geteuid().is_root(),

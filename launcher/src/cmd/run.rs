@@ -180,6 +180,7 @@ impl Job<'_> {
             must_be_new: self.must_be_new,
             workspace: self.workspace,
             plan: &plan,
+            policy: view.standing(),
             own_view: self.view.asks_for_something(),
             argv: &self.cmd.argv,
             env: view.environment(self.branch.as_str()),

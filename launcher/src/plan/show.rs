@@ -73,7 +73,7 @@ fn line(op: &SetupOp) -> String {
                 false => format!("{how} {} (from {})", at.display(), from.display()),
             }
         }
-        SetupOp::Own { at } => format!("owned copy      {}", at.display()),
+        SetupOp::Own { at, .. } => format!("owned copy      {}", at.display()),
         SetupOp::AwaitBranch => "wait for the daemon to serve the branch".into(),
         SetupOp::Branch { at, .. } => format!("branch          {}", at.display()),
         SetupOp::Hide { at, .. } => format!("hidden          {}", at.display()),

@@ -38,6 +38,7 @@ fn flags(rules: &[(Access, &str)]) -> Profile {
                 path: path.into(),
                 access: *access,
                 origin,
+                named: true,
             })
             .unwrap();
     }
@@ -48,6 +49,7 @@ fn make(uid: u32, facts: &Facts, rules: &[(Access, &str)], cwd: &str) -> Result<
     let context = Context {
         home: Some(HOME.into()),
         workspace: "/home/u/p".into(),
+        ..Context::default()
     };
     let policy = merge(vec![builtin::profile(&context)?, flags(rules)])?;
     plan(&Inputs {
@@ -136,8 +138,18 @@ fn hidden_paths_are_concealed_on_the_branch_and_covered_elsewhere() {
     );
     at(&p, &hide("/etc/shadow"));
     at(&p, &hide("/etc/ssl/private"));
-    let all = ["/home/u/.local/share/agentfs", "/home/u/.ssh", "/home/u/x"];
-    assert_eq!(p.conceal, all.map(Path::new), "what exists, below a root");
+    for path in [
+        STORE,
+        "/home/u/.ssh",
+        "/home/u/x",
+        "/home/u/.netrc",
+        "/home/u/.config/gh",
+    ] {
+        let told = p.conceal.iter().any(|c| c == Path::new(path));
+        assert!(told, "{path}, whether it exists or not: {:?}", p.conceal);
+    }
+    let others = p.conceal.iter().find(|c| !c.starts_with(HOME));
+    assert_eq!(others, None, "only below a root");
 }
 
 #[test]
@@ -238,6 +250,7 @@ fn owned_copies_are_for_those_whom_root_is_a_stranger_to() {
     let f = facts(&["/etc/ssh"], &[]);
     let own = SetupOp::Own {
         at: "/etc/ssh".into(),
+        hidden: vec![STORE.into()],
     };
     assert!(make(7, &f, &[], "/home/u/p").unwrap().steps.contains(&own));
     let root = make(0, &f, &[], "/home/u/p").unwrap();
@@ -245,7 +258,16 @@ fn owned_copies_are_for_those_whom_root_is_a_stranger_to() {
     assert_eq!((root.ids, root.passthrough), (IdMap::Full, true));
     assert!(root.proc_read_only.contains(&"sys"));
     let hidden = make(7, &f, &[(Access::Hide, "/etc/ssh")], "/home/u/p").unwrap();
-    assert!(!hidden.steps.contains(&own));
+    let is_copy = |op: &SetupOp| matches!(op, SetupOp::Own { .. });
+    assert!(!hidden.steps.iter().any(is_copy));
+    // What is hidden below it is left out, and covered on top of the copy.
+    let f = facts(&["/etc/ssh"], &["/etc/ssh/key"]);
+    let p = make(7, &f, &[(Access::Hide, "/etc/ssh/key")], "/home/u/p").unwrap();
+    let own = SetupOp::Own {
+        at: "/etc/ssh".into(),
+        hidden: vec!["/etc/ssh/key".into(), STORE.into()],
+    };
+    assert!(at(&p, &own) < at(&p, &hide("/etc/ssh/key")));
 }
 
 #[test]
@@ -281,22 +303,24 @@ fn the_name_server_file_stays() {
 
 #[test]
 fn senseless_requests_are_refused_by_name() {
-    let f = facts(&["/home/u/.local/share/agentfs"], &["/home/u/file"]);
+    let f = facts(
+        &[STORE, "/home/u/.local/share/agentfs/branches"],
+        &["/home/u/file"],
+    );
     for (access, path, words) in [
         (Access::Cow, "/nowhere", "no such directory"),
         (Access::Cow, "/home/u/file", "not a directory"),
         (Access::Cow, "/proc", "no branch"),
+        (Access::Cow, STORE, "inside the store"),
+        (Access::ReadOnly, STORE, "inside the store"),
+        (Access::DenyWrite, STORE, "inside the store"),
+        (Access::SharedRw, STORE, "inside the store"),
         (
-            Access::Cow,
-            "/home/u/.local/share/agentfs",
+            Access::ReadOnly,
+            "/home/u/.local/share/agentfs/branches",
             "inside the store",
         ),
         (Access::ReadOnly, "/nowhere", "no such file"),
-        (
-            Access::SharedRw,
-            "/home/u/.local/share/agentfs",
-            "the store's",
-        ),
         (Access::SharedRw, "/", "share the host"),
     ] {
         let e = make(7, &f, &[(access, path)], "/home/u/p")

@@ -9,6 +9,7 @@ fn context() -> Context {
     Context {
         home: Some("/home/u".into()),
         workspace: "/home/u/proj".into(),
+        ..Context::default()
     }
 }
 
@@ -66,8 +67,8 @@ fn the_builtin_profile_hides_secrets_and_covers_workspace_and_home() {
 #[test]
 fn without_a_home_its_rules_are_left_out() {
     let context = Context {
-        home: None,
         workspace: "/srv/p".into(),
+        ..Context::default()
     };
     let p = merge(vec![builtin::profile(&context).unwrap()]).unwrap();
     assert_eq!(p.access(Path::new("/srv/p/x")), Access::Cow);
@@ -186,24 +187,191 @@ fn contradictions_and_bad_paths_are_named() {
     assert!(e.starts_with("p.toml:2:"), "{e}");
 }
 
+/// What `/link` stands for, in the tests below.
+fn real(path: &Path) -> PathBuf {
+    match path.strip_prefix("/home/u/proj/link") {
+        Ok(rest) => Path::new("/home/u/.ssh").join(rest),
+        Err(_) => path.to_owned(),
+    }
+}
+
+/// A policy of resolved profiles, as the launcher makes it.
+fn resolved(user: &str, repo: &str, flags: &[(Access, &str)]) -> Result<Policy, PolicyError> {
+    let mut flag = Profile::default();
+    for (access, path) in flags {
+        flag.push(Rule {
+            path: path.into(),
+            access: *access,
+            origin: Origin::flag("--f"),
+            named: true,
+        })?;
+    }
+    let profiles = vec![
+        builtin::profile(&context())?,
+        parse(Source::User, user)?,
+        parse(Source::Repository, repo)?,
+        flag,
+    ];
+    merge(profiles.into_iter().map(|p| p.resolved(real)).collect())
+}
+
 #[test]
 fn two_rules_that_meet_on_one_real_path_keep_the_tighter() {
-    let mut a = Profile::default();
-    for (path, access) in [("/link/x", Access::Hide), ("/real/x", Access::Cow)] {
-        a.push(Rule {
-            path: path.into(),
-            access,
-            origin: Origin::flag("--f"),
-        })
-        .unwrap();
+    for text in [
+        "[filesystem]\nhide = ['~/proj/link/x']\ncow = ['~/.ssh/x']",
+        "[filesystem]\ncow = ['~/proj/link/x']\nhide = ['~/.ssh/x']",
+    ] {
+        let p = resolved(text, "", &[]).unwrap();
+        assert_eq!(p.access(Path::new("/home/u/.ssh/x")), Access::Hide);
     }
-    let p = merge(vec![a]).unwrap().map_paths(|r| {
-        r.path
-            .strip_prefix("/link")
-            .map_or(r.path.clone(), |t| Path::new("/real").join(t))
-    });
-    assert_eq!(p.rules().count(), 1);
-    assert_eq!(p.access(Path::new("/real/x")), Access::Hide);
+}
+
+#[test]
+fn a_link_does_not_let_a_repository_widen() {
+    for key in ["read_only", "deny_write", "cow", "shared_rw"] {
+        for path in ["link", "link/id"] {
+            let got = resolved("", &format!("[filesystem]\n{key} = ['{path}']"), &[]);
+            let Err(PolicyError::Widens { path, have, .. }) = got else {
+                panic!("{key} {path}: {got:?}");
+            };
+            assert!(path.starts_with("/home/u/.ssh"), "{path:?}");
+            assert_eq!(have, Access::Hide);
+        }
+    }
+    let p = resolved("", "[filesystem]\nhide = ['link']", &[]).unwrap();
+    assert_eq!(p.access(Path::new("/home/u/.ssh/id")), Access::Hide);
+}
+
+#[test]
+fn the_user_shows_a_hidden_place_by_its_name_only() {
+    let shown = resolved("[filesystem]\nread_only = ['~/.ssh/config']", "", &[]).unwrap();
+    assert_eq!(
+        shown.access(Path::new("/home/u/.ssh/config")),
+        Access::ReadOnly
+    );
+    for path in [
+        "~/proj/link",
+        "~/proj/link/id",
+        "$WORKSPACE/link",
+        "$WORKSPACE/link/id",
+    ] {
+        let text = format!("[filesystem]\nread_only = ['{path}']");
+        let e = resolved(&text, "", &[]).unwrap_err();
+        assert!(matches!(e, PolicyError::Uncovers { .. }), "{path}: {e:?}");
+        let text = e.to_string();
+        assert!(
+            text.contains("/home/u/.ssh") && text.contains("built-in profile;"),
+            "{text}"
+        );
+    }
+    // The file's own word against itself.
+    let context = Context {
+        workspace: "/home/u/s/p".into(),
+        ..context()
+    };
+    let text = "[filesystem]\nhide = ['~/s']\ncow = ['$WORKSPACE']";
+    let user = Profile::parse(text, Source::User, "p.toml", &context).unwrap();
+    let got = merge(vec![user]);
+    assert!(matches!(got, Err(PolicyError::Uncovers { .. })), "{got:?}");
+}
+
+#[test]
+fn what_is_built_in_uncovers_nothing() {
+    for (workspace, hidden) in [
+        ("/home/u/.ssh", ""),
+        ("/home/u/.password-store/sub", ""),
+        ("/home/u/proj", "[filesystem]\nhide = ['/home']"),
+    ] {
+        let context = Context {
+            workspace: workspace.into(),
+            ..context()
+        };
+        let profiles = |named: &str| {
+            let user = format!("{hidden}\n{named}");
+            vec![
+                builtin::profile(&context).unwrap(),
+                Profile::parse(&user, Source::User, "p.toml", &context).unwrap(),
+            ]
+        };
+        let mut p = merge(profiles("")).unwrap();
+        assert_eq!(p.access(Path::new(workspace)), Access::Hide, "{workspace}");
+        p.add_unless_hidden(Rule {
+            path: Path::new(workspace).join("git"),
+            access: Access::Cow,
+            origin: Origin::flag("--f"),
+            named: true,
+        });
+        assert_eq!(p.access(&Path::new(workspace).join("git")), Access::Hide);
+    }
+    let p = resolved("", "", &[(Access::Cow, "/home/u/.ssh")]).unwrap();
+    assert_eq!(p.access(Path::new("/home/u/.ssh/id")), Access::Cow);
+}
+
+#[test]
+fn a_repository_yields_to_flags() {
+    let text = "[filesystem]\nread_only = ['a/b']\nhide = ['c']";
+    let flags = [
+        (Access::Hide, "/home/u/proj/a"),
+        (Access::Cow, "/home/u/proj/c"),
+    ];
+    let p = resolved("", text, &flags).unwrap();
+    assert_eq!(p.access(Path::new("/home/u/proj/a/b/x")), Access::Hide);
+    assert_eq!(p.access(Path::new("/home/u/proj/c")), Access::Cow);
+    let p = resolved("", text, &[]).unwrap();
+    assert_eq!(p.access(Path::new("/home/u/proj/a/b/x")), Access::ReadOnly);
+}
+
+#[test]
+fn a_repository_does_not_take_from_the_branch_what_the_branch_hides() {
+    let p = resolved("", "[filesystem]\nread_only = ['~/.config']", &[]).unwrap();
+    assert_eq!(
+        p.access(Path::new("/home/u/.config/x")),
+        Access::DenyWrite,
+        "the branch goes on hiding what appears below"
+    );
+    for (key, path) in [("read_only", "~"), ("deny_write", "~")] {
+        let got = resolved("", &format!("[filesystem]\n{key} = ['{path}']"), &[]);
+        assert!(
+            matches!(got, Err(PolicyError::Unveils { .. })),
+            "{key} {path}: {got:?}"
+        );
+    }
+}
+
+#[test]
+fn a_repository_has_no_say_over_owners() {
+    let got = parse(Source::Repository, "[filesystem]\nown = ['/opt/x']");
+    assert!(matches!(got, Err(PolicyError::WidensOwn { .. })), "{got:?}");
+    assert_eq!(
+        parse(Source::User, "[filesystem]\nown = ['/opt/x']")
+            .unwrap()
+            .own,
+        [Path::new("/opt/x")]
+    );
+}
+
+#[test]
+fn what_is_hidden_in_one_home_is_hidden_in_all() {
+    for home in [Some("/home/u".into()), None] {
+        let context = Context {
+            home,
+            other_homes: vec!["/root".into(), "/home/v".into()],
+            workspace: "/home/v/p".into(),
+        };
+        let text = "[filesystem]\nhide = ['~/mine']\ncow = ['~/x', '/root/mine']";
+        let user = Profile::parse(text, Source::User, "p.toml", &context).unwrap();
+        let p = merge(vec![builtin::profile(&context).unwrap(), user]).unwrap();
+        for path in ["/root/.aws/x", "/home/v/.aws/x", "/home/v/mine"] {
+            assert_eq!(p.access(Path::new(path)), Access::Hide, "{path}");
+        }
+        assert_eq!(p.access(Path::new("/home/v/x")), Access::ReadOnly);
+        assert_eq!(
+            p.access(Path::new("/root/mine")),
+            Access::Cow,
+            "the source's own word"
+        );
+        assert_eq!(p.access(Path::new("/home/v/p/x")), Access::Cow);
+    }
 }
 
 #[test]

@@ -35,9 +35,9 @@ impl Service for Fake {
             _ => Err(Refusal::new(ErrorCode::NoSuchProcess, "no such process")),
         }
     }
-    fn join(&self) -> Result<[OwnedFd; 2], Refusal> {
+    fn join(&self) -> Result<([OwnedFd; 2], Option<String>), Refusal> {
         let null = || Ok(std::fs::File::open("/dev/null").expect("open").into());
-        Ok([null()?, null()?])
+        Ok(([null()?, null()?], None))
     }
     fn status(&self) -> (Vec<u32>, bool) {
         (vec![9], true)
@@ -83,6 +83,7 @@ fn every_request_reaches_the_service() {
         roots: vec!["/w".into()],
         conceal: vec![],
         passthrough: false,
+        policy: None,
     };
     let null = std::fs::File::open("/dev/null").expect("open");
     let namespaces = Some((null.as_fd(), null.as_fd()));
