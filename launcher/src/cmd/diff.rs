@@ -14,13 +14,16 @@ use crate::cmd::Globals;
 use crate::error::{CmdError, EXIT_OURS};
 use crate::review::loss::lost_words;
 use crate::review::patch::{PatchError, PatchWriter, extent};
-use crate::review::plan::{Applier, Item, Plan, Scope, Status};
+use crate::review::plan::{Applier, Held, Item, Plan, Scope, Status};
 use crate::review::style::{Style, escape_word};
 use crate::review::{Review, git, json, stat, table};
 use crate::say::{self, say};
 
 /// Largest patch that git apply takes, in bytes.
 const GIT_APPLY_BYTES: u64 = 1023 << 20;
+
+/// How many of the branch's files at hidden places are named.
+const NAMED_MAX: usize = 8;
 
 /// Runs the subcommand.
 pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
@@ -206,12 +209,14 @@ fn stats(
 fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_patch: bool) {
     let top = escape_word(&scope.top);
     if is_patch {
-        for item in plan.items.iter().filter(|item| item.held_back) {
-            say!(
-                "not in the patch: {} {}. To take the branch's version anyway: --overwrite",
-                escape_word(&item.path),
-                item.why_held_back()
-            );
+        for item in &plan.items {
+            let Some(held) = item.held_back else { continue };
+            let (path, why) = (escape_word(&item.path), item.why_held_back(held));
+            let way = match held {
+                Held::HostChanged => ". To take the branch's version anyway: --overwrite",
+                Held::MovedOutOfSight => "",
+            };
+            say!("not in the patch: {path} {why}{way}");
         }
         for note in plan.notes.iter().filter(|note| !note.held_back) {
             let path = if note.path.is_empty() {
@@ -222,6 +227,7 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
             say!("not in the patch: {path}: {}", note.what);
         }
     }
+    hidden_remark(args, plan, is_patch);
     if plan.git_dir > 0 && is_patch {
         let (n, changes) = (plan.git_dir, stat::plural(plan.git_dir, "change"));
         say!("not in the patch: {n} {changes} in .git (git apply refuses to write there)");
@@ -257,6 +263,29 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
         };
         say!("agentfs: paths are relative to {top}; apply it at the top: {call} | {apply}");
     }
+}
+
+/// Says what the branch has where its runs could not see what the host has.
+fn hidden_remark(args: &DiffArgs, plan: &Plan<'_>, is_patch: bool) {
+    let n = plan.hidden.len();
+    if n == 0 || args.json {
+        return;
+    }
+    let mut names: Vec<_> = plan.hidden.iter().map(|path| escape_word(path)).collect();
+    if n > NAMED_MAX {
+        names.truncate(NAMED_MAX);
+        names.push("..".into());
+    }
+    let start = match is_patch {
+        true => "not in the patch",
+        false => "agentfs: not shown",
+    };
+    let (paths, were) = match n {
+        1 => ("path", "was"),
+        _ => ("paths", "were"),
+    };
+    let names = names.join(", ");
+    say!("{start}: {n} {paths} that {were} hidden from the run: {names}");
 }
 
 /// Says which of the given paths have no changes; `false` if one is a path of nothing at all.

@@ -56,7 +56,7 @@ impl Review {
     /// Reads the branch, live or not, and compares it with the host. Below `links_below`, host
     /// directories, it looks for hard links that show a change without having been used.
     ///
-    /// Errors: no such branch, or its records cannot be read.
+    /// Errors: no such branch, or its records, or what was hidden from its runs, cannot be read.
     pub fn open(
         store: &Store,
         branch: &BranchName,
@@ -67,6 +67,7 @@ impl Review {
         // The store is no part of anybody's changes, and listing it would never end.
         let hidden = [store.path().to_path_buf()];
         let base = Base::new(Path::new("/"), &hidden).map_err(review)?;
+        let base = base.without(store.hidden(branch)?);
         let set = changes(&reader, &base, effort, links_below).map_err(review)?;
         Ok(Review {
             info: reader.info().clone(),
