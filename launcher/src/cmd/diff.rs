@@ -12,6 +12,7 @@ use agentfs_fsd::review::{Effort, is_at_or_below, join};
 use crate::cli::DiffArgs;
 use crate::cmd::Globals;
 use crate::error::{CmdError, EXIT_OURS};
+use crate::review::convert::Converted;
 use crate::review::loss::lost_words;
 use crate::review::patch::{PatchError, PatchWriter, extent};
 use crate::review::plan::{Applier, Held, Item, Plan, Scope, Status};
@@ -32,7 +33,10 @@ pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     let scope = scope(args, &store.branch(&args.branch)?.workspace)?;
     check_losses(&store, args)?;
     let review = Review::open(&store, &args.branch, Effort::Exact, scope.tops())?;
-    let plan = Plan::new(&review.set, &scope, applier(args.overwrite), true);
+    let converted = Converted::new(&review, &scope.top);
+    let converts = |item: &Item<'_>| (!args.raw).then(|| converted.attribute(item)).flatten();
+    let who = applier(args.overwrite);
+    let plan = Plan::with(&review.set, &scope, who, true, &converts);
     let mut out = Output {
         inner: BufWriter::new(io::stdout().lock()),
         written_bytes: 0,
@@ -214,10 +218,11 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
             let (path, why) = (escape_word(&item.path), item.why_held_back(held));
             let way = match held {
                 Held::HostChanged => ". To take the branch's version anyway: --overwrite",
-                Held::MovedOutOfSight => "",
+                Held::MovedOutOfSight | Held::Converted(_) => "",
             };
             say!("not in the patch: {path} {why}{way}");
         }
+        raw_remark(args, review, scope, plan);
         for note in plan.notes.iter().filter(|note| !note.held_back) {
             let path = if note.path.is_empty() {
                 "."
@@ -262,6 +267,26 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
             () => format!("agentfs diff {} PATH..", review.info.name),
         };
         say!("agentfs: paths are relative to {top}; apply it at the top: {call} | {apply}");
+    }
+}
+
+/// Says how files land that git would convert: outside of a repository it knows no attributes.
+fn raw_remark(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>) {
+    let is_converted = |item: &Item<'_>| matches!(item.held_back, Some(Held::Converted(_)));
+    let (name, top) = (&review.info.name, table::command([&scope.top[..]]));
+    let apply = format!(
+        "GIT_DIR=/dev/null GIT_ATTR_NOSYSTEM=1 git -C {top} -c core.attributesFile=/dev/null \
+         -c core.autocrlf=false apply"
+    );
+    let all = if args.all { " --all" } else { "" };
+    let paths = if args.paths.is_empty() { "" } else { " PATH.." };
+    if plan.items.iter().any(is_converted) {
+        say!(
+            "agentfs: this lands everything, these files too, byte for byte, instead of the patch \
+             without them:\n  agentfs diff {name} --raw{all}{paths} | {apply}"
+        );
+    } else if args.raw {
+        say!("agentfs: apply a raw patch outside of any repository: {apply}");
     }
 }
 

@@ -82,6 +82,11 @@ impl Review {
         ContentReader::new(&self.base, &self.reader)
     }
 
+    /// A regular file of the host, none that was hidden from the branch's runs; follows no link.
+    pub fn host_file(&self, path: &[u8]) -> std::io::Result<std::fs::File> {
+        self.base.file(path)
+    }
+
     /// Counts the changes at or below `scope`.
     pub fn summary(&self, scope: &Path) -> Summary {
         let mut sum = count(&self.set, &Scope::below(scope.as_os_str().as_bytes()));

@@ -94,6 +94,8 @@ pub enum Held {
     /// The branch moved it to where its runs could not see what the host has; that is not landed,
     /// so nothing may take away where the bytes are.
     MovedOutOfSight,
+    /// git would convert it on its way, for this attribute, so that it does not fit.
+    Converted(&'static str),
 }
 
 /// Something that a patch does not carry.
@@ -135,8 +137,21 @@ pub struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Sorts the changes of `set` into items and notes. Looks for renames only if `renames`.
+    /// [`Plan::with`], with no attributes.
+    #[cfg(test)]
     pub fn new(set: &'a ChangeSet, scope: &Scope, who: Applier, renames: bool) -> Self {
+        Self::with(set, scope, who, renames, &|_| None)
+    }
+
+    /// Sorts the changes of `set` into items and notes. Looks for renames only if `renames`.
+    /// `converts`: the attribute for which git would convert a file.
+    pub fn with(
+        set: &'a ChangeSet,
+        scope: &Scope,
+        who: Applier,
+        renames: bool,
+        converts: &dyn Fn(&Item<'_>) -> Option<&'static str>,
+    ) -> Self {
         let parents = Parents::of(set);
         let mut plan = Plan {
             items: Vec::new(),
@@ -173,7 +188,7 @@ impl<'a> Plan<'a> {
         if renames {
             plan.find_renames(scope);
         }
-        plan.hold_back(set, who);
+        plan.hold_back(set, who, converts);
         let left_behind = left_behind(&plan.items);
         for item in &plan.items {
             notes.item(item, &left_behind);
@@ -200,14 +215,19 @@ impl<'a> Plan<'a> {
     }
 
     /// Keeps out of the patch what would do harm.
-    fn hold_back(&mut self, set: &ChangeSet, who: Applier) {
+    fn hold_back(
+        &mut self,
+        set: &ChangeSet,
+        who: Applier,
+        converts: &dyn Fn(&Item<'_>) -> Option<&'static str>,
+    ) {
         let origins: HashSet<&[u8]> = set.hidden.iter().filter_map(origin).collect();
         for item in self.items.iter_mut().filter(|item| item.in_patch) {
             let moved = item.before.is_some() && origins.contains(&item.change.path[..]);
             item.held_back = match () {
                 () if item.host_changed() && !who.overwrite => Some(Held::HostChanged),
                 () if moved => Some(Held::MovedOutOfSight),
-                () => None,
+                () => converts(item).map(Held::Converted),
             };
             item.in_patch = item.held_back.is_none();
         }
@@ -296,6 +316,19 @@ impl<'a> Item<'a> {
 
     /// Why it is held back, and what a patch would make of it.
     pub fn why_held_back(&self, held: Held) -> &'static str {
+        if let Held::Converted(attribute) = held {
+            return match attribute {
+                "filter" => {
+                    "has the git attribute filter: `git apply` would not take its bytes as they are"
+                }
+                "ident" => {
+                    "has the git attribute ident: `git apply` would not take its bytes as they are"
+                }
+                _ => {
+                    "has the git attribute working-tree-encoding: `git apply` would not take its bytes as they are"
+                }
+            };
+        }
         if held == Held::MovedOutOfSight {
             return "was moved to a place that was hidden from the branch's runs, where nothing \
                     lands; the patch would only take it away";
