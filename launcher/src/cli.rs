@@ -275,6 +275,11 @@ pub struct DiffArgs {
     #[arg(long)]
     pub overwrite: bool,
 
+    /// Put in also the files that git would convert on their way (attributes filter, ident,
+    /// working-tree-encoding); apply such a patch outside of a repository, as is said
+    #[arg(long)]
+    pub raw: bool,
+
     /// Make a patch also of a branch that lost files when it was repaired: what it deletes may be
     /// only what was lost
     #[arg(long)]

@@ -20,6 +20,7 @@ use nix::unistd::Pid;
 use crate::cmd::mount::RECORD_WORD;
 use crate::daemon::{self, Daemon};
 use crate::error::{CmdError, EXIT_OURS, SetupError, step};
+use crate::hidden;
 use crate::idmap;
 use crate::line::{Line, PATIENCE, Waits};
 use crate::made::BranchGuard;
@@ -269,6 +270,10 @@ fn serve(
     set_up: SetUp<'_>,
     only_ids: Option<OnlyIds>,
 ) -> Result<Outcome, CmdError> {
+    // Without it on the disk, a review would take what the command cannot see for removed by it.
+    order
+        .store
+        .add_hidden(order.branch, &hidden::of(order.plan))?;
     let fds = hear(&set_up, &Inner::Mounted)?;
     let [device, user, mount] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| lost())?;
     let spec = MountSpec {

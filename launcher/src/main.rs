@@ -8,6 +8,7 @@ mod cli;
 mod cmd;
 mod daemon;
 mod error;
+mod hidden;
 mod homes;
 mod hostmount;
 mod idmap;

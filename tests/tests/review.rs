@@ -633,3 +633,67 @@ fn every_json_answer_has_the_version_of_its_schema() {
         .collect();
     assert_eq!(names, ["run", "exec", "ls", "diff", "fsck", "doctor"]);
 }
+
+#[test]
+fn files_that_git_converts_are_held_back_and_land_raw() {
+    if !need_run() {
+        return;
+    }
+    let prepare = || {
+        let (sandbox, _) = repository();
+        sandbox.host_sh(
+            "printf '*.id ident\\n*.fx filter=x\\n*.u16 working-tree-encoding=UTF-16\\n' > .gitattributes; \
+             git config filter.x.clean 'tr a-z A-Z'; git config filter.x.smudge 'tr A-Z a-z'; \
+             git config filter.x.required true; printf '$Id: stale $\\nold\\n' > a.id; \
+             printf 'no keyword\\n' > plain.id; printf 'Mixed Old\\n' > a.fx; cp a.fx gone.fx; \
+             printf 'old\\n' | iconv -t UTF-16 > a.u16; cp a.fx moves.fx; echo x > late.new",
+        );
+        let script = "sed -i s/old/new/ a.id; echo more >> plain.id; echo More >> a.fx; rm gone.fx; \
+                      printf 'new\\n' | iconv -t UTF-16 > a.u16; mv moves.fx moved.fx; echo X > n.fx; \
+                      chmod +x a.fx; echo '*.new filter=x' >> .gitattributes; echo Y >> late.new; \
+                      mkdir sub; echo '*.fx -filter' > sub/.gitattributes; echo Z > sub/z.fx; echo t >> text";
+        sandbox.sh("b", script).ok();
+        let copy = "cp -a . ../out/tree";
+        let out = sandbox.out().display().to_string();
+        let args = [
+            "run", "-q", "--branch", "b", "--rw", &out, "--", "bash", "-c", copy,
+        ];
+        sandbox.call(&args).ok();
+        let held = portable(&sandbox, &format!("{out}/tree"));
+        (sandbox, held)
+    };
+    let (sandbox, _) = prepare();
+    let done = sandbox.call(&["diff", "b"]).ok();
+    let held_back: Vec<_> = (done.stderr.lines())
+        .filter_map(|line| {
+            line.strip_prefix("not in the patch: ")?
+                .split_once(" has the git attribute ")
+        })
+        .map(|(path, why)| (path, why.split(':').next().unwrap_or_default()))
+        .collect();
+    let expected = [
+        ("a.fx", "filter"),
+        ("a.id", "ident"),
+        ("a.u16", "working-tree-encoding"),
+        ("gone.fx", "filter"),
+        ("late.new", "filter"),
+        ("moved.fx", "filter"),
+        ("n.fx", "filter"),
+        // By the host's word; the branch's own says otherwise.
+        ("sub/z.fx", "filter"),
+    ];
+    assert_eq!(held_back, expected, "{}", done.report());
+    land(&sandbox, "b");
+    let read = "cat plain.id; tail -n 1 text; tail -n 1 .gitattributes";
+    let landed = sandbox.host_sh(read).out();
+    assert_eq!(landed, "no keyword\nmore\nt\n*.new filter=x\n");
+    // As the remark says, in one go and without a loss.
+    let (sandbox, held) = prepare();
+    let done = sandbox.call(&["diff", "b"]).ok();
+    let recipe = done.stderr.lines().find(|line| line.contains("--raw"));
+    let recipe = recipe.unwrap_or_else(|| panic!("{}", done.report())).trim();
+    let agentfs = format!("'{}'", bins::agentfs().display());
+    sandbox.host_sh(&recipe.replacen("agentfs", &agentfs, 1));
+    assert_eq!(portable(&sandbox, "."), held);
+    assert_eq!(sandbox.call(&["diff", "b"]).ok().out(), "");
+}

@@ -120,8 +120,9 @@ impl Store {
         self.sync_dir(Path::new(BRANCHES))
     }
 
-    /// What the parent lost, its child lost too.
+    /// What the parent lost, its child lost too; so with what was hidden from its runs.
     fn pass_losses_on(&self, from: &BranchName, staged: &Staged) -> Result<(), StoreError> {
+        self.pass_hidden_on(from, &staged.dir)?;
         let losses = self.losses(from)?;
         match losses.is_empty() {
             true => Ok(()),

@@ -13,6 +13,7 @@ mod error;
 mod extents;
 #[cfg(any(test, feature = "fault"))]
 pub mod fault;
+mod hidden;
 mod journal;
 mod layer;
 mod loss;
@@ -30,6 +31,7 @@ mod table;
 pub use branch::{LiveBranch, SyncHandle};
 pub use dir::DirMedia;
 pub use error::StoreError;
+pub use hidden::Hidden;
 pub use loss::{Loss, Losses};
 pub use media::{ObjectStat, SeekFor};
 pub use meta::{BranchInfo, NewBranch, RunExit, RunRecord};

@@ -3,7 +3,7 @@
 //! ```text
 //! format                 version of the layout
 //! store.lock             held while the set of branches or layers changes
-//! branches/NAME/         branch.json run.json branch.lock control.sock fsd.log
+//! branches/NAME/         branch.json run.json hidden.json branch.lock control.sock fsd.log
 //! layers/ID/             journal.G table.G objects/
 //! stage/ trash/          branches not yet, and what is no longer, part of the store
 //! ```

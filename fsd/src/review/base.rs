@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use super::ReviewError;
 use super::node::{Node, Source, Xattrs};
+use crate::backstore::Hidden;
 use crate::core::number;
 use crate::core::record::Fingerprint;
 use crate::core::types::{Kind, Name, Time};
@@ -26,7 +27,7 @@ use crate::sync::{Mutex, lock};
 #[derive(Debug)]
 pub struct Base {
     root: OwnedFd,
-    hidden: Vec<Vec<u8>>,
+    hidden: Vec<Hidden>,
     /// Keys of the file systems met, by device number.
     keys: Mutex<HashMap<u64, u64>>,
 }
@@ -62,10 +63,7 @@ impl Base {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = fs::open(root, flags, Mode::empty())
             .map_err(|e| ReviewError::base("open", root.as_os_str().as_bytes(), e.into()))?;
-        let hidden = hidden
-            .iter()
-            .map(|p| p.as_os_str().as_bytes().to_vec())
-            .collect();
+        let hidden = hidden.iter().map(Hidden::whole).collect();
         Ok(Base {
             root: fd,
             hidden,
@@ -73,9 +71,20 @@ impl Base {
         })
     }
 
+    /// The same base without what the runs of the branch could not see.
+    pub fn without(mut self, hidden: Vec<Hidden>) -> Self {
+        self.hidden.extend(hidden);
+        self
+    }
+
     /// Whether `path` is one that a review must not see.
     pub fn is_hidden(&self, path: &[u8]) -> bool {
-        self.hidden.iter().any(|h| is_at_or_below(path, h))
+        self.hidden.iter().any(|hidden| hidden.covers(path))
+    }
+
+    /// Whether there is such a place at or below `path`.
+    pub fn hides_below(&self, path: &[u8]) -> bool {
+        (self.hidden.iter()).any(|hidden| is_at_or_below(hidden.path.as_os_str().as_bytes(), path))
     }
 
     /// The directory at `path`; `None` if there is none (any more).

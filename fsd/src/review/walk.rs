@@ -45,6 +45,10 @@ pub struct ChangeSet {
     /// By path, ascending; no path twice. Directories are there too, when one side lacks them or
     /// their own attributes differ.
     pub changes: Vec<Change>,
+    /// What the branch has, by path, where its runs could not see what the host has, or of which
+    /// the contents are the host's at such a place, or in place of a directory with such places.
+    /// Not among the changes: what they would do to the host's files there, nobody looks at.
+    pub hidden: Vec<Change>,
     /// Directories that both sides have and that the branch emptied.
     pub emptied: Vec<Vec<u8>>,
     /// Changed files of the base whose written name is gone, while hard links to them remain
@@ -181,6 +185,7 @@ impl<'a> Walk<'a> {
         };
         let set = ChangeSet {
             changes: Vec::new(),
+            hidden: Vec::new(),
             emptied: Vec::new(),
             strays: Vec::new(),
             problems: Vec::new(),
@@ -250,9 +255,35 @@ impl<'a> Walk<'a> {
             self.find_links(links_below);
         }
         self.set.changes.sort_by(|a, b| a.path.cmp(&b.path));
+        self.set_hidden_apart();
         self.set.emptied.sort();
         self.set.strays.sort_by(|a, b| a.path.cmp(&b.path));
         self.set
+    }
+
+    /// Takes out of the changes what lies at hidden places or has its contents there, and what
+    /// takes the place of a directory in which something was hidden.
+    fn set_hidden_apart(&mut self) {
+        let base = self.base;
+        let is_hidden = |change: &mut Change| {
+            let source = change.after.as_ref().map(|after| &after.source);
+            let origin = match source {
+                Some(Source::Base(origin)) => Some(origin),
+                Some(Source::Extents { base, .. }) => base.as_ref(),
+                _ => None,
+            };
+            let gave_way = match (&change.before, &change.after) {
+                (Some(before), Some(after)) => before.kind == Kind::Dir && after.kind != Kind::Dir,
+                _ => false,
+            };
+            base.is_hidden(&change.path)
+                || origin.is_some_and(|origin| base.is_hidden(origin))
+                || gave_way && base.hides_below(&change.path)
+        };
+        let hidden = self.set.changes.extract_if(.., is_hidden).collect();
+        self.set.hidden = hidden;
+        self.set.emptied.retain(|path| !base.is_hidden(path));
+        self.set.strays.retain(|stray| !base.is_hidden(&stray.path));
     }
 
     fn problem(&mut self, path: &[u8], error: &dyn std::fmt::Display) {
@@ -295,7 +326,9 @@ impl<'a> Walk<'a> {
         let origin = match &origin {
             Some(path) => {
                 let dir = open(path)?;
-                if dir.is_none() && path.as_ref() != pair.path {
+                // What an earlier run moved away from a place that is hidden now.
+                let is_hidden = self.base.is_hidden(path);
+                if dir.is_none() && path.as_ref() != pair.path && !is_hidden {
                     // What it showed of that is lost, which is not the same as deleted.
                     self.problem(&pair.path, &gone(path));
                     for (name, dentry) in &recorded {
@@ -439,6 +472,7 @@ impl<'a> Walk<'a> {
             && shown.lost
             && !shown.is_base_at(&path)
             && let Source::Base(origin) = &shown.node.source
+            && !self.base.is_hidden(origin)
         {
             if let Some(ino) = shown.recorded {
                 self.links.entry(ino).or_default().met += 1;

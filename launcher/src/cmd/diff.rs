@@ -12,15 +12,19 @@ use agentfs_fsd::review::{Effort, is_at_or_below, join};
 use crate::cli::DiffArgs;
 use crate::cmd::Globals;
 use crate::error::{CmdError, EXIT_OURS};
+use crate::review::convert::Converted;
 use crate::review::loss::lost_words;
 use crate::review::patch::{PatchError, PatchWriter, extent};
-use crate::review::plan::{Applier, Item, Plan, Scope, Status};
+use crate::review::plan::{Applier, Held, Item, Plan, Scope, Status};
 use crate::review::style::{Style, escape_word};
 use crate::review::{Review, git, json, stat, table};
 use crate::say::{self, say};
 
 /// Largest patch that git apply takes, in bytes.
 const GIT_APPLY_BYTES: u64 = 1023 << 20;
+
+/// How many of the branch's files at hidden places are named.
+const NAMED_MAX: usize = 8;
 
 /// Runs the subcommand.
 pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
@@ -29,7 +33,10 @@ pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     let scope = scope(args, &store.branch(&args.branch)?.workspace)?;
     check_losses(&store, args)?;
     let review = Review::open(&store, &args.branch, Effort::Exact, scope.tops())?;
-    let plan = Plan::new(&review.set, &scope, applier(args.overwrite), true);
+    let converted = Converted::new(&review, &scope.top);
+    let converts = |item: &Item<'_>| (!args.raw).then(|| converted.attribute(item)).flatten();
+    let who = applier(args.overwrite);
+    let plan = Plan::with(&review.set, &scope, who, true, &converts);
     let mut out = Output {
         inner: BufWriter::new(io::stdout().lock()),
         written_bytes: 0,
@@ -206,13 +213,16 @@ fn stats(
 fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_patch: bool) {
     let top = escape_word(&scope.top);
     if is_patch {
-        for item in plan.items.iter().filter(|item| item.held_back) {
-            say!(
-                "not in the patch: {} {}. To take the branch's version anyway: --overwrite",
-                escape_word(&item.path),
-                item.why_held_back()
-            );
+        for item in &plan.items {
+            let Some(held) = item.held_back else { continue };
+            let (path, why) = (escape_word(&item.path), item.why_held_back(held));
+            let way = match held {
+                Held::HostChanged => ". To take the branch's version anyway: --overwrite",
+                Held::MovedOutOfSight | Held::Converted(_) => "",
+            };
+            say!("not in the patch: {path} {why}{way}");
         }
+        raw_remark(args, review, scope, plan);
         for note in plan.notes.iter().filter(|note| !note.held_back) {
             let path = if note.path.is_empty() {
                 "."
@@ -222,6 +232,7 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
             say!("not in the patch: {path}: {}", note.what);
         }
     }
+    hidden_remark(args, plan, is_patch);
     if plan.git_dir > 0 && is_patch {
         let (n, changes) = (plan.git_dir, stat::plural(plan.git_dir, "change"));
         say!("not in the patch: {n} {changes} in .git (git apply refuses to write there)");
@@ -257,6 +268,49 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
         };
         say!("agentfs: paths are relative to {top}; apply it at the top: {call} | {apply}");
     }
+}
+
+/// Says how files land that git would convert: outside of a repository it knows no attributes.
+fn raw_remark(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>) {
+    let is_converted = |item: &Item<'_>| matches!(item.held_back, Some(Held::Converted(_)));
+    let (name, top) = (&review.info.name, table::command([&scope.top[..]]));
+    let apply = format!(
+        "GIT_DIR=/dev/null GIT_ATTR_NOSYSTEM=1 git -C {top} -c core.attributesFile=/dev/null \
+         -c core.autocrlf=false apply"
+    );
+    let all = if args.all { " --all" } else { "" };
+    let paths = if args.paths.is_empty() { "" } else { " PATH.." };
+    if plan.items.iter().any(is_converted) {
+        say!(
+            "agentfs: this lands everything, these files too, byte for byte, instead of the patch \
+             without them:\n  agentfs diff {name} --raw{all}{paths} | {apply}"
+        );
+    } else if args.raw {
+        say!("agentfs: apply a raw patch outside of any repository: {apply}");
+    }
+}
+
+/// Says what the branch has where its runs could not see what the host has.
+fn hidden_remark(args: &DiffArgs, plan: &Plan<'_>, is_patch: bool) {
+    let n = plan.hidden.len();
+    if n == 0 || args.json {
+        return;
+    }
+    let mut names: Vec<_> = plan.hidden.iter().map(|path| escape_word(path)).collect();
+    if n > NAMED_MAX {
+        names.truncate(NAMED_MAX);
+        names.push("..".into());
+    }
+    let start = match is_patch {
+        true => "not in the patch",
+        false => "agentfs: not shown",
+    };
+    let (paths, were) = match n {
+        1 => ("path", "was"),
+        _ => ("paths", "were"),
+    };
+    let names = names.join(", ");
+    say!("{start}: {n} {paths} that {were} hidden from the run: {names}");
 }
 
 /// Says which of the given paths have no changes; `false` if one is a path of nothing at all.

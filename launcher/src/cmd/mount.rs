@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use agentfs_fsd::backstore::{BranchInfo, Listed, NewBranch, RunExit, RunRecord, Store};
+use agentfs_fsd::backstore::{BranchInfo, Hidden, Listed, NewBranch, RunExit, RunRecord, Store};
 use agentfs_fsd::core::types::{BranchName, Time};
 use agentfs_fsd::ctl::client::Client;
 use agentfs_fsd::ctl::msg::MountSpec;
@@ -150,6 +150,7 @@ fn serve(
     options: &Options,
 ) -> Result<(), CmdError> {
     let client = Client::over(connection).map_err(|e| daemon.error(CmdError::daemon(branch, e)))?;
+    store.add_hidden(branch, &[Hidden::whole(store.path())])?;
     let source = options
         .source
         .clone()

@@ -26,6 +26,8 @@ pub const VERSION: u32 = 1;
 ///                in_patch: whether the patch has it, host_changed: whether the host changed, made
 ///                or removed it since the branch took it over (then only --overwrite patches it) }]
 /// not_in_patch [{ path, what }]
+/// hidden      how many of these are the branch's own, at places where what the host has was hidden
+///             from its runs; they are not among the changes
 /// outside     changes outside `top` (or the given paths), not listed
 /// problems    [{ path (absolute), what }]
 /// ```
@@ -36,6 +38,7 @@ pub fn diff(branch: &str, top: &[u8], plan: &Plan<'_>, set: &ChangeSet) -> Value
     put_bytes(&mut object, "top", top);
     object.insert("complete".into(), set.problems.is_empty().into());
     object.insert("changes".into(), plan.items.iter().map(change).collect());
+    object.insert("hidden".into(), plan.hidden.len().into());
     let notes = plan
         .notes
         .iter()

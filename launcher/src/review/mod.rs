@@ -5,6 +5,8 @@
 //! ```
 //! Read-only; runs no program, least of all one that the branch could configure.
 
+pub mod attributes;
+pub mod convert;
 pub mod git;
 pub mod hunk;
 pub mod json;

@@ -56,7 +56,7 @@ impl Review {
     /// Reads the branch, live or not, and compares it with the host. Below `links_below`, host
     /// directories, it looks for hard links that show a change without having been used.
     ///
-    /// Errors: no such branch, or its records cannot be read.
+    /// Errors: no such branch, or its records, or what was hidden from its runs, cannot be read.
     pub fn open(
         store: &Store,
         branch: &BranchName,
@@ -67,6 +67,7 @@ impl Review {
         // The store is no part of anybody's changes, and listing it would never end.
         let hidden = [store.path().to_path_buf()];
         let base = Base::new(Path::new("/"), &hidden).map_err(review)?;
+        let base = base.without(store.hidden(branch)?);
         let set = changes(&reader, &base, effort, links_below).map_err(review)?;
         Ok(Review {
             info: reader.info().clone(),
@@ -79,6 +80,11 @@ impl Review {
     /// Reads the contents of the nodes in the changes.
     pub fn contents(&self) -> ContentReader<'_> {
         ContentReader::new(&self.base, &self.reader)
+    }
+
+    /// A regular file of the host, none that was hidden from the branch's runs; follows no link.
+    pub fn host_file(&self, path: &[u8]) -> std::io::Result<std::fs::File> {
+        self.base.file(path)
     }
 
     /// Counts the changes at or below `scope`.

@@ -82,8 +82,20 @@ pub struct Item<'a> {
     pub in_patch: bool,
     /// Whether it lies in `.git`.
     pub in_git_dir: bool,
-    /// A patch could have it, but it would undo what the host did since.
-    pub held_back: bool,
+    /// A patch could have it, but is better without.
+    pub held_back: Option<Held>,
+}
+
+/// Why a patch is better without something that it could have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// It would undo what the host did since.
+    HostChanged,
+    /// The branch moved it to where its runs could not see what the host has; that is not landed,
+    /// so nothing may take away where the bytes are.
+    MovedOutOfSight,
+    /// git would convert it on its way, for this attribute, so that it does not fit.
+    Converted(&'static str),
 }
 
 /// Something that a patch does not carry.
@@ -92,9 +104,12 @@ pub struct Note {
     /// Relative to the scope's top.
     pub path: Vec<u8>,
     pub what: String,
-    /// It is only about what the host changed since.
+    /// It is about what is held back, which is told in other words too.
     pub held_back: bool,
 }
+
+/// Why the branch's own files at some places are in no patch.
+pub const WAS_HIDDEN: &str = "what the host has there was hidden from the branch's runs";
 
 /// Who will apply the patch: git apply makes files as this caller would.
 #[derive(Clone, Copy, Debug)]
@@ -117,17 +132,33 @@ pub struct Plan<'a> {
     pub outside: u64,
     /// Items in a `.git`.
     pub git_dir: u64,
+    /// What the branch has where its runs could not see what the host has, relative to the top.
+    pub hidden: Vec<Vec<u8>>,
 }
 
 impl<'a> Plan<'a> {
-    /// Sorts the changes of `set` into items and notes. Looks for renames only if `renames`.
+    /// [`Plan::with`], with no attributes.
+    #[cfg(test)]
     pub fn new(set: &'a ChangeSet, scope: &Scope, who: Applier, renames: bool) -> Self {
+        Self::with(set, scope, who, renames, &|_| None)
+    }
+
+    /// Sorts the changes of `set` into items and notes. Looks for renames only if `renames`.
+    /// `converts`: the attribute for which git would convert a file.
+    pub fn with(
+        set: &'a ChangeSet,
+        scope: &Scope,
+        who: Applier,
+        renames: bool,
+        converts: &dyn Fn(&Item<'_>) -> Option<&'static str>,
+    ) -> Self {
         let parents = Parents::of(set);
         let mut plan = Plan {
             items: Vec::new(),
             notes: Vec::new(),
             outside: 0,
             git_dir: 0,
+            hidden: hidden(set, scope),
         };
         let mut notes = Notes {
             who,
@@ -157,9 +188,7 @@ impl<'a> Plan<'a> {
         if renames {
             plan.find_renames(scope);
         }
-        if !who.overwrite {
-            plan.hold_back();
-        }
+        plan.hold_back(set, who, converts);
         let left_behind = left_behind(&plan.items);
         for item in &plan.items {
             notes.item(item, &left_behind);
@@ -177,17 +206,30 @@ impl<'a> Plan<'a> {
                 plan.outside += u64::from(stray.links);
             }
         }
+        for path in &plan.hidden {
+            notes.held_back(path, WAS_HIDDEN);
+        }
         plan.notes = notes.found;
         plan.notes.sort_by(|a, b| a.path.cmp(&b.path));
         plan
     }
 
-    /// Keeps out of the patch what the host changed since the branch took it over.
-    fn hold_back(&mut self) {
-        for item in &mut self.items {
-            let undoes = item.host_changed();
-            item.held_back = item.in_patch && undoes;
-            item.in_patch &= !undoes;
+    /// Keeps out of the patch what would do harm.
+    fn hold_back(
+        &mut self,
+        set: &ChangeSet,
+        who: Applier,
+        converts: &dyn Fn(&Item<'_>) -> Option<&'static str>,
+    ) {
+        let origins: HashSet<&[u8]> = set.hidden.iter().filter_map(origin).collect();
+        for item in self.items.iter_mut().filter(|item| item.in_patch) {
+            let moved = item.before.is_some() && origins.contains(&item.change.path[..]);
+            item.held_back = match () {
+                () if item.host_changed() && !who.overwrite => Some(Held::HostChanged),
+                () if moved => Some(Held::MovedOutOfSight),
+                () => converts(item).map(Held::Converted),
+            };
+            item.in_patch = item.held_back.is_none();
         }
     }
 
@@ -240,7 +282,7 @@ impl<'a> Item<'a> {
             became_empty_dir: false,
             in_patch: false,
             in_git_dir: git::refusal(path, false) == Some(Refusal::GitDir),
-            held_back: false,
+            held_back: None,
         };
         item.in_patch = item.is_for_git() && item.is_seen_by_git();
         item
@@ -272,8 +314,25 @@ impl<'a> Item<'a> {
         self.change.host_changed && self.status != Status::Renamed
     }
 
-    /// What the host did since the branch took it over, and what a patch would make of that.
-    pub fn why_held_back(&self) -> &'static str {
+    /// Why it is held back, and what a patch would make of it.
+    pub fn why_held_back(&self, held: Held) -> &'static str {
+        if let Held::Converted(attribute) = held {
+            return match attribute {
+                "filter" => {
+                    "has the git attribute filter: `git apply` would not take its bytes as they are"
+                }
+                "ident" => {
+                    "has the git attribute ident: `git apply` would not take its bytes as they are"
+                }
+                _ => {
+                    "has the git attribute working-tree-encoding: `git apply` would not take its bytes as they are"
+                }
+            };
+        }
+        if held == Held::MovedOutOfSight {
+            return "was moved to a place that was hidden from the branch's runs, where nothing \
+                    lands; the patch would only take it away";
+        }
         match (&self.change.before, &self.change.after) {
             (None, _) => {
                 "was removed on the host since the branch took it over; the patch would make it again"
@@ -343,6 +402,25 @@ fn parent(path: &[u8]) -> &[u8] {
     }
 }
 
+/// The host file whose contents the branch shows there, at least in part.
+fn origin(change: &Change) -> Option<&[u8]> {
+    match &change.after.as_ref()?.source {
+        Source::Base(origin) => Some(origin),
+        Source::Extents { base, .. } => base.as_deref(),
+        Source::None | Source::Symlink(_) | Source::Object(_) => None,
+    }
+}
+
+/// The hidden changes in scope, by path; directories only where they are empty.
+fn hidden(set: &ChangeSet, scope: &Scope) -> Vec<Vec<u8>> {
+    let all = || set.hidden.iter().filter(|change| change.after.is_some());
+    let parents: HashSet<&[u8]> = all().map(|change| parent(&change.path)).collect();
+    all()
+        .filter(|change| scope.contains(&change.path) && !parents.contains(&change.path[..]))
+        .map(|change| scope.relative(&change.path).to_vec())
+        .collect()
+}
+
 /// Relative paths of directories in which applying the patch leaves something behind, though the
 /// branch has nothing there.
 fn left_behind(items: &[Item<'_>]) -> HashSet<Vec<u8>> {
@@ -369,6 +447,14 @@ impl Notes {
             path: path.to_vec(),
             what: what.into(),
             held_back: false,
+        });
+    }
+
+    fn held_back(&mut self, path: &[u8], what: &str) {
+        self.found.push(Note {
+            path: path.to_vec(),
+            what: what.into(),
+            held_back: true,
         });
     }
 
@@ -409,13 +495,11 @@ impl Notes {
             return;
         }
         let mut what = Vec::new();
+        if let Some(held) = item.held_back {
+            self.held_back(&item.path, item.why_held_back(held));
+        }
         match (item.before, item.after) {
-            _ if item.held_back => {
-                self.add(&item.path, item.why_held_back());
-                if let Some(note) = self.found.last_mut() {
-                    note.held_back = true;
-                }
-            }
+            _ if item.held_back.is_some() => {}
             (_, Some(after)) if item.in_patch => self.lost(after, item, &mut what),
             (_, None) if item.in_patch => {}
             (Some(before), Some(after)) if item.is_for_git() => {

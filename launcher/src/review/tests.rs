@@ -514,7 +514,7 @@ fn what_the_host_changed_since_is_held_back() {
     }
     let plan = Plan::new(&set, &land.scope(), land::me(), true);
     let shown: Vec<_> = (plan.items.iter())
-        .map(|item| (&item.path[..], item.in_patch, item.held_back))
+        .map(|item| (&item.path[..], item.in_patch, item.held_back.is_some()))
         .collect();
     let expected: [(&[u8], _, _); 4] = [
         (b"edit", false, true),
@@ -534,6 +534,6 @@ fn what_the_host_changed_since_is_held_back() {
     assert!(
         plan.items
             .iter()
-            .all(|item| item.in_patch && !item.held_back)
+            .all(|item| item.in_patch && item.held_back.is_none())
     );
 }

@@ -93,6 +93,8 @@ pub enum Code {
     Devices,
     /// What a repair could not save, now or earlier.
     Lost,
+    /// The list of what was hidden from the runs of a branch.
+    Hidden,
     /// Rubbish of something that was cut short.
     Leftover,
     /// A layer that no branch uses.
@@ -134,6 +136,7 @@ impl Code {
             Code::NumberReuse => "number-reuse",
             Code::Devices => "devices",
             Code::Lost => "lost",
+            Code::Hidden => "hidden",
             Code::Leftover => "leftover",
             Code::UnusedLayer => "unused-layer",
             Code::Kept => "kept",

@@ -9,6 +9,7 @@ use super::layer::{self, Physical, Role};
 use super::objects::{self, counted};
 use super::{Checked, Code, Finding, Level, Progress, Report, records};
 use crate::backstore::error::StoreError;
+use crate::backstore::hidden::HIDDEN_FILE;
 use crate::backstore::journal;
 use crate::backstore::layer::Files;
 use crate::backstore::loss::LOST_FILE;
@@ -340,6 +341,9 @@ impl<'a, 'p> Checker<'a, 'p> {
             }
             Err(e) => self.found(Finding::of_error(Code::Lost, &e).branch(name)),
         }
+        if let Err(e) = self.store.hidden(name) {
+            self.found(Finding::of_error(Code::Hidden, &e).branch(name));
+        }
         for entry in self.store.media.list(&dir).unwrap_or_default() {
             let at = self.describe(&dir.join(&entry.name));
             let known = [
@@ -347,6 +351,7 @@ impl<'a, 'p> Checker<'a, 'p> {
                 BRANCH_LOCK,
                 RUN_FILE,
                 LOST_FILE,
+                HIDDEN_FILE,
                 CONTROL_SOCKET,
                 LOG_FILE,
             ];

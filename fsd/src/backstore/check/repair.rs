@@ -12,6 +12,7 @@ use super::places::Checker;
 use super::rebuild::{self, Mended};
 use super::{Code, Finding, Host, Loss, Progress, Repaired, Report, mend, objects};
 use crate::backstore::error::StoreError;
+use crate::backstore::hidden::{self, HIDDEN_FILE};
 use crate::backstore::journal;
 use crate::backstore::layer::{Files, LayerView};
 use crate::backstore::loss::{self, LOST_FILE};
@@ -363,6 +364,17 @@ impl Repair<'_, '_> {
                 format!("; the old one is in {}", kept.display())
             });
             self.did(Some(name), format!("wrote {} anew{kept}", at.display()));
+        }
+        if let Err(StoreError::Damaged { .. }) = self.store.hidden(name) {
+            let path = dir.join(HIDDEN_FILE);
+            let at = self.store.media.describe(&path);
+            // First noted, then taken away: no patch is made of the branch without a word.
+            let loss = Loss::of(hidden::LIST_ITSELF);
+            note_losses(self.store, &mut self.lost, name, vec![loss])?;
+            let kept =
+                Keeper::new(self.store, None).take(&path, &format!("{HIDDEN_FILE}.{name}"))?;
+            let what = format!("moved {} to {}", at.display(), kept.display());
+            self.did(Some(name), what);
         }
         let run = dir.join(RUN_FILE);
         let at = self.store.media.describe(&run);

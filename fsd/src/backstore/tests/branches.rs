@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::backstore::media::{Media, OpenMode};
-use crate::backstore::{DirMedia, Listed, LiveBranch, RunExit, RunRecord};
+use crate::backstore::mem::Crash;
+use crate::backstore::{DirMedia, Hidden, Listed, LiveBranch, RunExit, RunRecord};
 use crate::core::record::Content;
 
 fn names(store: &Store) -> Vec<String> {
@@ -339,5 +340,33 @@ fn links_out_of_the_store_are_not_followed() {
             media.open(Path::new(path), OpenMode::Read).is_err(),
             "{path}"
         );
+    }
+}
+
+#[test]
+fn what_was_hidden_is_noted_once_and_passed_on() {
+    let (mem, store) = new_store();
+    make(&store, "a", None).unwrap();
+    let (a, b) = (branch("a"), branch("b"));
+    assert_eq!(store.hidden(&a).unwrap(), []);
+    let places = [Hidden::whole("/h/.ssh"), Hidden::whole("/h/\u{1b}odd")];
+    store.add_hidden(&a, &places).unwrap();
+    let path = Path::new("branches/a/hidden.json");
+    let first = mem.file_bytes(path).unwrap();
+    // On the disk, whatever happens next.
+    let crashed = mem.crash(Crash::Power);
+    assert_eq!(crashed.file_bytes(path).unwrap(), first);
+    store.add_hidden(&a, &places[..1]).unwrap();
+    assert_eq!(mem.file_bytes(path).unwrap(), first);
+    make(&store, "b", Some("a")).unwrap();
+    store.add_hidden(&a, &[Hidden::whole("/h/more")]).unwrap();
+    assert_eq!(store.hidden(&a).unwrap().len(), 3);
+    assert_eq!(store.hidden(&b).unwrap().len(), 2);
+    for bit in 0..first.len() * 8 {
+        let mut bad = first.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        mem.set_file_bytes(path, &bad).unwrap();
+        assert!(store.hidden(&a).is_err(), "bit {bit}");
+        assert!(store.add_hidden(&a, &places).is_err(), "bit {bit}");
     }
 }

@@ -104,6 +104,7 @@ impl Land {
             .collect();
         let mut set = ChangeSet {
             changes: Vec::new(),
+            hidden: Vec::new(),
             emptied: Vec::new(),
             strays: Vec::new(),
             problems: Vec::new(),
