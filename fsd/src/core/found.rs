@@ -68,6 +68,7 @@ impl Tree {
     ) -> Result<Ino, FsError> {
         let print = &stat.fingerprint;
         let loc = BaseLoc::Child(dir.clone(), name.clone());
+        let is_only = stat.kind == Kind::Dir || stat.nlink <= 1;
         let mut ino = self.base_ino(base, &loc, print.dev, print.ino)?;
         while let Some(record) = match self.nodes.get(&ino) {
             Some(node) => node.record.clone(),
@@ -86,8 +87,8 @@ impl Tree {
                 if node.kind != Kind::Dir {
                     node.base = Some(loc);
                 }
-                if !node.unlinked && node.unplaced.is_none() {
-                    node.unplaced = Some((dir.clone(), name.clone()));
+                if !node.unlinked {
+                    node.reached_by(dir, name, is_only);
                 }
                 return Ok(ino);
             }
@@ -115,7 +116,7 @@ impl Tree {
         {
             // Recorded under its hashed number, by another of its names.
             let mut node = node_of_record(ino, record);
-            node.unplaced = Some((dir.clone(), name.clone()));
+            node.reached_by(dir, name, is_only);
             if node.kind != Kind::Dir {
                 node.base = Some(loc);
             }
@@ -136,7 +137,7 @@ impl Tree {
         // Of several names, the one seen last is the likeliest to be there still.
         if node.base.is_none() || node.kind != Kind::Dir {
             node.base = Some(loc);
-            node.unplaced = Some((dir.clone(), name.clone()));
+            node.reached_by(dir, name, is_only);
         }
         Ok(ino)
     }
@@ -264,6 +265,6 @@ impl Tree {
 }
 
 /// Whether the two are of one object. The device number may be another since the last boot.
-fn is_same(seen: &Fingerprint, now: &Fingerprint) -> bool {
+pub(super) fn is_same(seen: &Fingerprint, now: &Fingerprint) -> bool {
     (seen.ino, seen.btime) == (now.ino, now.btime)
 }

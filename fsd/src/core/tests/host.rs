@@ -1,0 +1,126 @@
+//! What a branch makes of the host's own changes beneath it, while it is live and between lives.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::*;
+
+impl Bench {
+    fn host(&self, path: &str) -> PathBuf {
+        self.base.path().join(path)
+    }
+
+    /// As an editor saves: another file under the name.
+    fn save_anew(&self, path: &str, data: &str) {
+        fs::write(self.host("saved"), data).unwrap();
+        fs::rename(self.host("saved"), self.host(path)).unwrap();
+    }
+}
+
+fn linked(names: &[&str]) -> Bench {
+    Bench::new(|base| {
+        fs::write(base.join(names[0]), "base").unwrap();
+        for name in &names[1..] {
+            fs::hard_link(base.join(names[0]), base.join(name)).unwrap();
+        }
+    })
+}
+
+#[test]
+fn a_link_that_was_looked_at_outlives_the_hosts() {
+    let mut bench = linked(&["x", "y"]);
+    let held = bench.walk("y").unwrap().ino;
+    bench.unlink("", "x");
+    // As the kernel does: what it has looked at it does not look up again.
+    let opened = bench.core().open(&ME, held, O_RDWR).unwrap();
+    let written = bench.core().write(held, opened.fh, 0, b"data", false);
+    assert_eq!(written.unwrap(), 4);
+    bench.core().release(opened.fh);
+    bench.reopen(true);
+    fs::remove_file(bench.host("y")).unwrap();
+    for clean in [false, true] {
+        bench.reopen(clean);
+        assert_eq!(bench.names(""), ["y"]);
+        assert_eq!(bench.read("y"), b"data");
+        assert_eq!(bench.walk("y").unwrap().nlink, 1);
+        assert_eq!(bench.damage(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn all_links_that_were_looked_at_are_the_branchs() {
+    for before in [true, false] {
+        let mut bench = linked(&["x", "y", "z"]);
+        let look = |bench: &Bench| {
+            for name in ["x", "y", "z"] {
+                bench.walk(name).unwrap();
+            }
+        };
+        if before {
+            look(&bench);
+        }
+        bench.write("x", 0, b"data");
+        if !before {
+            look(&bench);
+            bench.write("x", 0, b"DATA");
+            bench.write("x", 0, b"data");
+        }
+        bench.reopen(true);
+        bench.save_anew("x", "the host's x");
+        bench.save_anew("z", "the host's z");
+        bench.reopen(true);
+        for name in ["x", "y", "z"] {
+            assert_eq!(bench.read(name), b"data", "{name}, {before}");
+            assert_eq!(bench.walk(name).unwrap().nlink, 3);
+        }
+        for name in ["z", "x", "y"] {
+            bench.unlink("", name);
+            assert_eq!(bench.damage(), Vec::<String>::new());
+        }
+        assert!(bench.names("").is_empty());
+    }
+}
+
+#[test]
+fn a_link_that_the_host_has_taken_away_is_not_the_branchs() {
+    for remove in [true, false] {
+        let mut bench = linked(&["x", "y"]);
+        bench.walk("x").unwrap();
+        bench.walk("y").unwrap();
+        if remove {
+            fs::remove_file(bench.host("x")).unwrap();
+        } else {
+            bench.save_anew("x", "the host's");
+        }
+        bench.write("y", 0, b"data");
+        bench.reopen(true);
+        assert_eq!(bench.read("y"), b"data");
+        if remove {
+            assert_eq!(bench.names(""), ["y"]);
+        } else {
+            assert_eq!(bench.read("x"), b"the host's");
+        }
+        bench.unlink("", "y");
+        assert_eq!(bench.damage(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn links_that_the_host_adds_do_not_outlive_the_record() {
+    let mut bench = linked(&["x", "y"]);
+    bench.write("x", 0, b"data");
+    for name in ["one", "two"] {
+        fs::hard_link(bench.host("y"), bench.host(name)).unwrap();
+        bench.walk(name).unwrap();
+    }
+    bench.write("x", 0, b"DATA");
+    for name in ["x", "one", "two"] {
+        assert_eq!(bench.read(name), b"DATA");
+        bench.unlink("", name);
+        bench.reopen(true);
+        for rest in bench.names("") {
+            bench.read(&rest);
+        }
+        assert_eq!(bench.damage(), Vec::<String>::new());
+    }
+}
