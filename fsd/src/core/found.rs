@@ -74,11 +74,12 @@ impl Tree {
             Some(node) => node.record.clone(),
             None => self.branch.inode(ino)?,
         } {
-            let same = record.origin.as_ref().is_some_and(|origin| {
-                let known = &origin.fingerprint;
-                (known.ino, known.btime) == (print.ino, print.btime)
-            });
-            if same && !self.is_placed_for_good(ino, &record, stat)? {
+            // One that the branch has unlinked and still holds open takes no name again: what is
+            // written by that name would be lost with the last close.
+            let is_unlinked = self.nodes.get(&ino).is_some_and(|node| node.unlinked);
+            let origin = record.origin.as_ref();
+            let same = origin.is_some_and(|origin| is_same(&origin.fingerprint, print));
+            if same && !is_unlinked && !self.is_placed_for_good(ino, &record, stat)? {
                 let node = self
                     .nodes
                     .entry(ino)
@@ -87,9 +88,7 @@ impl Tree {
                 if node.kind != Kind::Dir {
                     node.base = Some(loc);
                 }
-                if !node.unlinked {
-                    node.reached_by(dir, name, is_only);
-                }
+                node.reached_by(dir, name, is_only);
                 return Ok(ino);
             }
             ino = number::hashed(ino, print.btime);
@@ -106,7 +105,7 @@ impl Tree {
         let stale = self.nodes.get(&ino).is_some_and(|node| {
             node.seen.is_some_and(|seen| seen.btime != print.btime)
                 || node.kind != stat.kind
-                || (node.unlinked && stat.kind == Kind::Dir)
+                || node.unlinked
         });
         if stale {
             ino = number::hashed(ino, print.btime);

@@ -124,3 +124,35 @@ fn links_that_the_host_adds_do_not_outlive_the_record() {
         assert_eq!(bench.damage(), Vec::<String>::new());
     }
 }
+
+#[test]
+fn an_unlinked_file_that_is_open_takes_no_name_of_the_host() {
+    for is_recorded in [false, true] {
+        let mut bench = Bench::new(|base| fs::write(base.join("x"), "base").unwrap());
+        if is_recorded {
+            let mode = SetAttr {
+                perm: Some(0o600),
+                ..SetAttr::default()
+            };
+            let ino = bench.walk("x").unwrap().ino;
+            bench.core().setattr(&ME, ino, None, &mode).unwrap();
+        }
+        let held = bench.walk("x").unwrap().ino;
+        let opened = bench.core().open(&ME, held, O_RDWR).unwrap();
+        bench.unlink("", "x");
+        fs::rename(bench.host("x"), bench.host("y")).unwrap();
+        let found = bench.walk("y").unwrap();
+        assert_eq!(found.nlink, 1);
+        bench.write("y", 0, b"data");
+        let mut held_bytes = [0; 8];
+        let got = bench.core().read(held, opened.fh, 0, &mut held_bytes);
+        assert_eq!(&held_bytes[..got.unwrap()], b"base");
+        bench.core().release(opened.fh);
+        for clean in [false, true] {
+            bench.reopen(clean);
+            assert_eq!(bench.names(""), ["y"]);
+            assert_eq!(bench.read("y"), b"data");
+            assert_eq!(bench.damage(), Vec::<String>::new());
+        }
+    }
+}
