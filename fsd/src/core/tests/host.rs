@@ -156,3 +156,53 @@ fn an_unlinked_file_that_is_open_takes_no_name_of_the_host() {
         }
     }
 }
+
+/// As a checkout does: the directory is another one, with other files.
+fn remake_dir(bench: &Bench) {
+    fs::remove_dir_all(bench.host("d")).unwrap();
+    fs::create_dir(bench.host("d")).unwrap();
+    fs::write(bench.host("d/f"), "newer").unwrap();
+    fs::write(bench.host("d/new"), "n").unwrap();
+    std::os::unix::fs::symlink("there", bench.host("d/l")).unwrap();
+}
+
+fn with_dir() -> Bench {
+    let bench = Bench::new(|base| {
+        fs::create_dir_all(base.join("d/sub")).unwrap();
+        fs::write(base.join("d/f"), "old").unwrap();
+        fs::write(base.join("d/sub/g"), "below").unwrap();
+        std::os::unix::fs::symlink("here", base.join("d/l")).unwrap();
+    });
+    for path in ["d/f", "d/sub/g", "d/l"] {
+        bench.walk(path).unwrap();
+    }
+    bench.names("d/sub");
+    bench.read("d/f");
+    bench
+}
+
+/// Whether the kernel will look the path up again.
+fn is_stale<T: std::fmt::Debug>(result: Result<T, FsError>) -> bool {
+    match &result {
+        Err(FsError::Base { source, .. }) => source.raw_os_error() == Some(nix::libc::ESTALE),
+        _ => false,
+    }
+}
+
+#[test]
+fn a_directory_that_the_host_makes_anew_is_seen_so() {
+    let bench = with_dir();
+    let ino = |path| bench.walk(path).unwrap().ino;
+    let (file, link, below) = (ino("d/f"), ino("d/l"), ino("d/sub/g"));
+    remake_dir(&bench);
+    assert!(is_stale(bench.core().open(&ME, file, O_RDONLY)));
+    let target = bench.core().readlink(link);
+    assert!(!target.is_ok_and(|t| &*t == b"here"));
+    let gone = bench.core().open(&ME, below, O_RDONLY);
+    assert!(gone.is_err(), "{gone:?}");
+    assert_eq!(bench.names("d"), ["f", "l", "new"]);
+    assert_eq!(bench.read("d/f"), b"newer");
+    assert_eq!(bench.read("d/new"), b"n");
+    let link = ino("d/l");
+    assert_eq!(&*bench.core().readlink(link).unwrap(), b"there");
+}
