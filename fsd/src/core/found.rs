@@ -70,57 +70,24 @@ impl Tree {
         let loc = BaseLoc::Child(dir.clone(), name.clone());
         let is_only = stat.kind == Kind::Dir || stat.nlink <= 1;
         let mut ino = self.base_ino(base, &loc, print.dev, print.ino)?;
-        while let Some(record) = match self.nodes.get(&ino) {
-            Some(node) => node.record.clone(),
-            None => self.branch.inode(ino)?,
-        } {
-            // One that the branch has unlinked and still holds open takes no name again: what is
-            // written by that name would be lost with the last close.
-            let is_unlinked = self.nodes.get(&ino).is_some_and(|node| node.unlinked);
-            let origin = record.origin.as_ref();
-            let same = origin.is_some_and(|origin| is_same(&origin.fingerprint, print));
-            if same && !is_unlinked && !self.is_placed_for_good(ino, &record, stat)? {
-                let node = self
-                    .nodes
-                    .entry(ino)
-                    .or_insert_with(|| node_of_record(ino, record));
-                // The host may have removed the name that the record was made from.
-                if node.kind != Kind::Dir {
-                    node.base = Some(loc);
+        loop {
+            match self.number_holds(ino, stat)? {
+                Holds::This => break,
+                Holds::Another => ino = number::hashed(ino, print.btime),
+                Holds::Nothing => {
+                    // Recorded under its further number, while this one was another object's?
+                    let further = number::hashed(ino, print.btime);
+                    if is_only || !matches!(self.number_holds(further, stat)?, Holds::This) {
+                        break;
+                    }
+                    ino = further;
                 }
-                node.reached_by(dir, name, is_only);
-                return Ok(ino);
             }
-            ino = number::hashed(ino, print.btime);
-        }
-        // Whiteouts are left of a directory that the branch removed. The number is the same where
-        // the host gives it out again, or moved the directory: they are not about this one.
-        while stat.kind == Kind::Dir
-            && !self.nodes.contains_key(&ino)
-            && self.branch.inode(ino)?.is_none()
-            && !self.branch.dentries(ino)?.is_empty()
-        {
-            ino = number::hashed(ino, print.btime);
-        }
-        let stale = self.nodes.get(&ino).is_some_and(|node| {
-            node.seen.is_some_and(|seen| seen.btime != print.btime)
-                || node.kind != stat.kind
-                || node.unlinked
-        });
-        if stale {
-            ino = number::hashed(ino, print.btime);
         }
         if !self.nodes.contains_key(&ino)
             && let Some(record) = self.branch.inode(ino)?
         {
-            // Recorded under its hashed number, by another of its names.
-            let mut node = node_of_record(ino, record);
-            node.reached_by(dir, name, is_only);
-            if node.kind != Kind::Dir {
-                node.base = Some(loc);
-            }
-            self.nodes.insert(ino, node);
-            return Ok(ino);
+            self.nodes.insert(ino, node_of_record(ino, record));
         }
         let node = self.nodes.entry(ino).or_insert_with(|| {
             let mut node = Node::new(stat.kind);
@@ -139,6 +106,43 @@ impl Tree {
             node.reached_by(dir, name, is_only);
         }
         Ok(ino)
+    }
+
+    /// What the branch has under a number that the base object with this `stat` could have.
+    fn number_holds(&self, ino: Ino, stat: &BaseStat) -> Result<Holds, FsError> {
+        let print = &stat.fingerprint;
+        let (node, record) = match self.nodes.get(&ino) {
+            // One that the branch has unlinked and still holds open takes no name again: what is
+            // written by that name would be lost with the last close.
+            Some(node) if node.unlinked => return Ok(Holds::Another),
+            Some(node) => (Some(node), node.record.clone()),
+            None => (None, self.branch.inode(ino)?),
+        };
+        if let Some(record) = record {
+            let origin = record.origin.as_ref();
+            let same = origin.is_some_and(|origin| is_same(&origin.fingerprint, print));
+            return Ok(
+                match same && !self.is_placed_for_good(ino, &record, stat)? {
+                    true => Holds::This,
+                    false => Holds::Another,
+                },
+            );
+        }
+        Ok(match node {
+            Some(node) => {
+                let is_older = |seen: Fingerprint| seen.btime != print.btime;
+                match node.kind != stat.kind || node.seen.is_some_and(is_older) {
+                    true => Holds::Another,
+                    false => Holds::This,
+                }
+            }
+            // Whiteouts are left of a directory that the branch removed. The number is the same where
+            // the host gives it out again, or moved the directory: they are not about this one.
+            None if stat.kind == Kind::Dir && !self.branch.dentries(ino)?.is_empty() => {
+                Holds::Another
+            }
+            None => Holds::Nothing,
+        })
     }
 
     /// Whether a recorded base object has its place in the branch, so that a name which only the
@@ -261,6 +265,16 @@ impl Tree {
         node.base = Some(loc);
         Ok(())
     }
+}
+
+/// What the branch has under an inode number, as seen from one base object.
+enum Holds {
+    /// That object.
+    This,
+    /// Another one, to which the number belongs.
+    Another,
+    /// None that it knows.
+    Nothing,
 }
 
 /// Whether the two are of one object. The device number may be another since the last boot.

@@ -206,3 +206,30 @@ fn a_directory_that_the_host_makes_anew_is_seen_so() {
     let link = ino("d/l");
     assert_eq!(&*bench.core().readlink(link).unwrap(), b"there");
 }
+
+/// ext4 gives the number of a removed file to the next one.
+#[test]
+fn links_stay_links_where_the_host_uses_a_number_again() {
+    let files: Vec<(String, String)> = (0..8).map(|k| (format!("a{k}"), format!("b{k}"))).collect();
+    let mut bench = Bench::new(|base| {
+        for (a, _) in &files {
+            fs::write(base.join(a), "old").unwrap();
+        }
+    });
+    for (a, b) in &files {
+        bench.walk(a).unwrap();
+        fs::remove_file(bench.host(a)).unwrap();
+        fs::write(bench.host(a), "new").unwrap();
+        fs::hard_link(bench.host(a), bench.host(b)).unwrap();
+        bench.write(b, 0, b"changed");
+    }
+    for clean in [true, false] {
+        bench.reopen(clean);
+        for (a, b) in &files {
+            assert_eq!(bench.read(b), b"changed");
+            assert_eq!(bench.read(a), b"changed", "{a}");
+            assert_eq!(bench.walk(a).unwrap().ino, bench.walk(b).unwrap().ino);
+        }
+        assert_eq!(bench.damage(), Vec::<String>::new());
+    }
+}
