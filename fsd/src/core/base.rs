@@ -14,61 +14,13 @@ use std::sync::{Arc, Mutex};
 use rustix::fs::{self as rfs, AtFlags, FileType, Mode, OFlags, Statx, StatxFlags};
 
 use crate::core::number;
+pub use crate::core::place::{BaseDir, BaseLoc};
 use crate::core::record::{Fingerprint, Origin};
 use crate::core::types::{Ino, Kind, Name, Time};
 use crate::core::{CoreConfig, FsError};
 
 /// Directories kept open at most. Each costs one descriptor of the daemon.
 const OPEN_DIRS_MAX: usize = 512;
-
-/// Where a base object is.
-#[derive(Clone, Debug)]
-pub enum BaseLoc {
-    /// An entry of a base directory.
-    Child(Arc<BaseDir>, Name),
-    /// At this absolute path, as recorded at copy-up.
-    Path(Arc<[u8]>),
-}
-
-/// A base directory that lookups go on below.
-#[derive(Debug)]
-pub struct BaseDir {
-    /// Its inode number in the branch.
-    pub ino: Ino,
-    /// Where it is on the host.
-    pub loc: BaseLoc,
-}
-
-impl BaseLoc {
-    /// The absolute host path, as bytes.
-    pub fn path(&self) -> Vec<u8> {
-        let mut names: Vec<&[u8]> = Vec::new();
-        let mut loc = self;
-        let mut path = loop {
-            match loc {
-                BaseLoc::Child(dir, name) => {
-                    names.push(name.as_bytes());
-                    loc = &dir.loc;
-                }
-                BaseLoc::Path(path) => {
-                    break if path.as_ref() == b"/" {
-                        vec![]
-                    } else {
-                        path.to_vec()
-                    };
-                }
-            }
-        };
-        for name in names.iter().rev() {
-            path.push(b'/');
-            path.extend_from_slice(name);
-        }
-        if path.is_empty() {
-            path.push(b'/');
-        }
-        path
-    }
-}
 
 /// What statx(2) said of a base object.
 #[derive(Clone, Copy, Debug)]
@@ -217,24 +169,30 @@ impl BaseTree {
             return Ok(fd);
         }
         // Deep trees: open the missing ancestors from the top, never by one long path.
-        let mut missing: Vec<(&BaseDir, &Name)> = Vec::new();
-        let mut at = dir;
+        let mut missing = Vec::new();
+        let (mut ino, mut place) = (dir.ino, dir.place_and_id());
         let mut fd = loop {
-            match &at.loc {
-                BaseLoc::Path(path) => break Arc::new(self.open_path(path, DIR_FLAGS)?),
+            match place.loc {
+                BaseLoc::Path(path) => break Arc::new(self.open_path(&path, DIR_FLAGS)?),
                 BaseLoc::Child(parent, name) => {
-                    missing.push((at, name));
+                    missing.push((ino, name, place.id));
                     if let Some(fd) = self.cached_dir(parent.ino) {
                         break fd;
                     }
-                    at = parent;
+                    (ino, place) = (parent.ino, parent.place_and_id());
                 }
             }
         };
-        for (child, name) in missing.iter().rev() {
+        for (ino, name, id) in missing.into_iter().rev() {
             self.check_place(&fd, name.as_bytes())?;
             fd = Arc::new(rfs::openat(&fd, name.as_bytes(), DIR_FLAGS, Mode::empty())?);
-            self.keep_dir(child.ino, &fd);
+            if let Some(id) = id {
+                let now = base_stat(&statx(&fd, b"")?).fingerprint;
+                if id != (now.ino, now.btime) {
+                    return Err(rustix::io::Errno::STALE);
+                }
+            }
+            self.keep_dir(ino, &fd);
         }
         self.keep_dir(dir.ino, &fd);
         Ok(fd)
@@ -332,11 +290,11 @@ impl BaseTree {
     /// from; says whether it did.
     fn forget_if_dead(&self, dir: &BaseDir) -> bool {
         let mut dirs = crate::sync::lock(&self.open_dirs);
-        let (mut ino, mut loc) = (dir.ino, &dir.loc);
+        let (mut ino, mut loc) = (dir.ino, dir.loc());
         let held = loop {
             match (dirs.by_ino.get(&ino), loc) {
                 (Some((fd, _)), _) => break Some(fd),
-                (None, BaseLoc::Child(above, _)) => (ino, loc) = (above.ino, &above.loc),
+                (None, BaseLoc::Child(above, _)) => (ino, loc) = (above.ino, above.loc()),
                 (None, BaseLoc::Path(_)) => break None,
             }
         };

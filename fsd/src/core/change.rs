@@ -25,6 +25,8 @@ pub struct Change {
     others: Vec<Delta>,
     /// Inodes whose base names get their dentries by this change.
     placed: Vec<Ino>,
+    /// Base directories that get records by this change.
+    pinned: Vec<Arc<BaseDir>>,
     /// Names that this change takes away.
     forsaken: Vec<(Ino, Name)>,
     /// Inodes that lose their last link.
@@ -170,27 +172,31 @@ impl Tree {
     ) -> Result<(), FsError> {
         let mut dir = dir.clone();
         let mut pinned = Vec::new();
-        while let BaseLoc::Child(parent, name) = &dir.loc {
+        loop {
+            let loc = dir.loc();
+            let BaseLoc::Child(parent, name) = &loc else {
+                break;
+            };
             if change.records.contains_key(&dir.ino) || self.is_recorded(dir.ino)? {
                 break;
             }
-            let stat = base.stat(&dir.loc)?;
-            if stat.kind != Kind::Dir {
+            let stat = base.stat(&loc)?;
+            if !dir.is(&stat) {
                 return Err(base::replaced());
             }
-            let record = record_from_base(base, &dir.loc, stat)?;
+            let record = record_from_base(base, &loc, stat)?;
             let present = Dentry::Present {
                 ino: dir.ino,
                 kind: Kind::Dir,
             };
             let put = Delta::PutDentry(parent.ino, name.clone(), present);
-            pinned.push((dir.ino, record, put));
             let parent = parent.clone();
-            dir = parent;
+            pinned.push((std::mem::replace(&mut dir, parent), record, put));
         }
-        for (ino, record, put) in pinned {
-            change.records.insert(ino, record);
-            change.placed.push(ino);
+        for (dir, record, put) in pinned {
+            change.records.insert(dir.ino, record);
+            change.placed.push(dir.ino);
+            change.pinned.push(dir);
             change.others.push(put);
         }
         Ok(())
@@ -215,6 +221,7 @@ impl Tree {
             records,
             mut others,
             placed,
+            pinned,
             unlinked,
             forsaken: _,
         } = change;
@@ -257,6 +264,10 @@ impl Tree {
         if !deltas.is_empty() {
             self.branch.commit(deltas)?;
         }
+        // What is recorded goes by its place, whatever directory the host puts there.
+        for dir in pinned {
+            dir.go_by_name();
+        }
         self.show(new_records, &names, &placed, &unlinked);
         Ok(())
     }
@@ -271,6 +282,9 @@ impl Tree {
     ) {
         for (ino, record) in records {
             if let Some(node) = self.nodes.get_mut(&ino) {
+                if let (Some(dir), None) = (&node.base_dir, &node.record) {
+                    dir.go_by_name();
+                }
                 node.record = Some(record);
             }
         }

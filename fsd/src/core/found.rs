@@ -89,13 +89,13 @@ impl Tree {
         {
             self.nodes.insert(ino, node_of_record(ino, record));
         }
+        if stat.kind == Kind::Dir && self.nodes.contains_key(&ino) {
+            self.follow_dir(base, ino, &loc)?;
+        }
         let node = self.nodes.entry(ino).or_insert_with(|| {
             let mut node = Node::new(stat.kind);
             if stat.kind == Kind::Dir {
-                node.base_dir = Some(Arc::new(BaseDir {
-                    ino,
-                    loc: loc.clone(),
-                }));
+                node.base_dir = Some(Arc::new(BaseDir::new(ino, loc.clone(), Some(print))));
             }
             node.seen = Some(*print);
             node
@@ -106,6 +106,43 @@ impl Tree {
             node.reached_by(dir, name, is_only);
         }
         Ok(ino)
+    }
+
+    /// Goes after a live base directory that was found at `loc`, if the host has moved it there.
+    ///
+    /// Errors: ESTALE inside `Base` where it would come to be below itself: what is above it has
+    /// moved too, and must be looked up first.
+    fn follow_dir(&mut self, base: &BaseTree, ino: Ino, loc: &BaseLoc) -> Result<(), FsError> {
+        let node = self.node(ino)?;
+        let (BaseLoc::Child(dir, name), Some(BaseLoc::Child(old_dir, old_name))) =
+            (loc, &node.base)
+        else {
+            return Ok(());
+        };
+        if (dir.ino, name) == (old_dir.ino, old_name) {
+            return Ok(());
+        }
+        if dir.is_by_way_of(ino) || self.is_below(dir.ino, ino) {
+            return Err(base::replaced());
+        }
+        // The host may also show it at two places.
+        let stays = match (&node.base, &node.seen) {
+            (Some(old), Some(seen)) => base
+                .stat(old)
+                .is_ok_and(|now| is_same(seen, &now.fingerprint)),
+            _ => true,
+        };
+        if stays {
+            return Ok(());
+        }
+        let (dir, name) = (dir.clone(), name.clone());
+        let node = self.node_mut(ino)?;
+        if let Some(base_dir) = &node.base_dir {
+            base_dir.move_to(loc.clone());
+        }
+        node.base = Some(loc.clone());
+        node.reached_by(&dir, &name, true);
+        Ok(())
     }
 
     /// What the branch has under a number that the base object with this `stat` could have.
@@ -183,8 +220,7 @@ impl Tree {
         Ok(found)
     }
 
-    /// Stats the base object of an inode that the branch has no record of: the one that was seen,
-    /// or a directory that the host has put in its place.
+    /// Stats the base object of an inode that the branch has no record of: the one that was seen.
     ///
     /// Errors: `Base`; ESTALE inside it when something else stands there now.
     pub fn seen_stat(&self, base: &BaseTree, ino: Ino) -> Result<BaseStat, FsError> {
@@ -192,7 +228,7 @@ impl Tree {
         let loc = node.base.as_ref().ok_or(FsError::Stale(ino))?;
         let is_seen = |stat: &BaseStat| {
             let same = |seen: Fingerprint| is_same(&seen, &stat.fingerprint);
-            stat.kind == node.kind && (node.kind == Kind::Dir || node.seen.is_none_or(same))
+            stat.kind == node.kind && node.seen.is_none_or(same)
         };
         let found = match base.stat(loc) {
             Ok(stat) if is_seen(&stat) => return Ok(stat),
@@ -259,7 +295,7 @@ impl Tree {
         node.seen = Some(stat.fingerprint);
         if is_dir {
             let loc = loc.clone();
-            node.base_dir = Some(Arc::new(BaseDir { ino, loc }));
+            node.base_dir = Some(Arc::new(BaseDir::new(ino, loc, None)));
             base.forget_dir(ino);
         }
         node.base = Some(loc);

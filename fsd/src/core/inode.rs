@@ -144,6 +144,17 @@ impl Node {
         }
     }
 
+    /// Makes a directory be whichever is at its place on the host, since the kernel cannot look it
+    /// up again.
+    pub fn go_by_name(&mut self) {
+        if let Some(dir) = &self.base_dir {
+            dir.go_by_name();
+        }
+        if self.record.is_none() {
+            self.seen = None;
+        }
+    }
+
     /// Whether nothing refers to it any more.
     pub fn is_idle(&self) -> bool {
         self.lookups == 0 && self.opens == 0 && self.children == 0

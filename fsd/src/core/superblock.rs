@@ -41,10 +41,7 @@ impl Tree {
         let loc = BaseLoc::Path(Arc::from(b"/".as_slice()));
         let record = tree.branch.inode(Ino::ROOT)?;
         let mut root = Node::new(Kind::Dir);
-        root.base_dir = Some(Arc::new(BaseDir {
-            ino: Ino::ROOT,
-            loc: loc.clone(),
-        }));
+        root.base_dir = Some(Arc::new(BaseDir::new(Ino::ROOT, loc.clone(), None)));
         root.base = Some(loc);
         root.record = record;
         root.exposed = exposed;
@@ -240,10 +237,7 @@ pub(super) fn node_of_record(ino: Ino, record: Arc<InodeRec>) -> Node {
     if let Some(origin) = &record.origin {
         let loc = BaseLoc::Path(origin.path.clone());
         if record.kind == Kind::Dir {
-            node.base_dir = Some(Arc::new(BaseDir {
-                ino,
-                loc: loc.clone(),
-            }));
+            node.base_dir = Some(Arc::new(BaseDir::new(ino, loc.clone(), None)));
         }
         node.seen = Some(origin.fingerprint);
         node.base = Some(loc);

@@ -193,9 +193,10 @@ fn is_stale<T: std::fmt::Debug>(result: Result<T, FsError>) -> bool {
 fn a_directory_that_the_host_makes_anew_is_seen_so() {
     let bench = with_dir();
     let ino = |path| bench.walk(path).unwrap().ino;
-    let (file, link, below) = (ino("d/f"), ino("d/l"), ino("d/sub/g"));
+    let (dir, file, link, below) = (ino("d"), ino("d/f"), ino("d/l"), ino("d/sub/g"));
     remake_dir(&bench);
     assert!(is_stale(bench.core().open(&ME, file, O_RDONLY)));
+    assert!(is_stale(bench.core().check_dir(dir)));
     let target = bench.core().readlink(link);
     assert!(!target.is_ok_and(|t| &*t == b"here"));
     let gone = bench.core().open(&ME, below, O_RDONLY);
@@ -232,4 +233,63 @@ fn links_stay_links_where_the_host_uses_a_number_again() {
         }
         assert_eq!(bench.damage(), Vec::<String>::new());
     }
+}
+
+#[test]
+fn what_is_written_to_a_directory_that_the_host_moved_lands_there() {
+    for is_remade in [true, false] {
+        let mut bench = with_dir();
+        let file = bench.walk("d/f").unwrap();
+        let dir = bench.walk("d").unwrap();
+        fs::rename(bench.host("d"), bench.host("e")).unwrap();
+        if is_remade {
+            fs::create_dir(bench.host("d")).unwrap();
+            fs::write(bench.host("d/f"), "otherd").unwrap();
+        }
+        // The kernel still has the old name, and is told to look it up again.
+        let opened = bench.core().open(&ME, file.ino, O_RDWR).unwrap();
+        let core = bench.core();
+        assert!(core.write(file.ino, opened.fh, 0, b"lost", false).is_err());
+        core.release(opened.fh);
+        if is_remade {
+            assert!(is_stale(core.check_dir(dir.ino)));
+            assert!(is_stale(core.mkdir(&ME, dir.ino, &name("x"), 0o755)));
+            assert_eq!(bench.read("d/f"), b"otherd");
+        }
+        assert_eq!(bench.names("e"), ["f", "l", "sub"]);
+        assert_eq!(bench.walk("e").unwrap().ino, dir.ino);
+        assert_eq!(bench.walk("e/f").unwrap().ino, file.ino);
+        fs::write(bench.host("e/never"), "seen").unwrap();
+        assert_eq!(bench.read("e/never"), b"seen");
+        bench.write("e/sub/g", 0, b"BELOW");
+        bench.write("e/f", 0, b"changed");
+        for clean in [true, false] {
+            assert_eq!(bench.read("e/f"), b"changed");
+            assert_eq!(bench.read("e/sub/g"), b"BELOW");
+            if is_remade {
+                assert_eq!(bench.read("d/f"), b"otherd");
+                assert_eq!(bench.names("d"), ["f"]);
+            } else {
+                assert_eq!(bench.names(""), ["e"]);
+            }
+            assert_eq!(bench.damage(), Vec::<String>::new());
+            bench.reopen(clean);
+        }
+    }
+}
+
+#[test]
+fn directories_that_the_host_turns_inside_out_are_found() {
+    let bench = with_dir();
+    let sub = bench.walk("d/sub").unwrap().ino;
+    bench.names("d/sub");
+    fs::rename(bench.host("d/sub"), bench.host("sub")).unwrap();
+    fs::rename(bench.host("d"), bench.host("sub/d")).unwrap();
+    // By a directory that is held: the branch still has it inside the one that is found in it.
+    assert!(is_stale(bench.core().lookup(sub, &name("d"))));
+    assert_eq!(bench.names("sub"), ["d", "g"]);
+    assert_eq!(bench.read("sub/d/f"), b"old");
+    bench.write("sub/d/f", 0, b"new");
+    assert_eq!(bench.read("sub/d/f"), b"new");
+    assert_eq!(bench.damage(), Vec::<String>::new());
 }
