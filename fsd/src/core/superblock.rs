@@ -105,9 +105,17 @@ impl Tree {
                 if record.content == Content::Base
                     && let Some(loc) = &node.base
                     && let Ok(stat) = base.stat(loc)
+                    && stat.kind == Kind::File
                 {
-                    attr.size = stat.fingerprint.size;
+                    let now = stat.fingerprint;
+                    attr.size = now.size;
                     attr.blocks = blocks_of(attr.size);
+                    // And so is the time that they are from, unless the branch has set another.
+                    let origin = record.origin.as_ref().map(|o| o.fingerprint.mtime);
+                    if origin == Some(record.mtime) {
+                        attr.mtime = now.mtime;
+                    }
+                    attr.ctime = attr.ctime.max(now.ctime);
                 }
                 attr
             }

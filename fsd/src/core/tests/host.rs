@@ -293,3 +293,42 @@ fn directories_that_the_host_turns_inside_out_are_found() {
     assert_eq!(bench.read("sub/d/f"), b"new");
     assert_eq!(bench.damage(), Vec::<String>::new());
 }
+
+#[test]
+fn bytes_of_the_host_come_with_their_time() {
+    let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_577_836_800);
+    let perm = SetAttr {
+        perm: Some(0o755),
+        ..SetAttr::default()
+    };
+    let day = Time { sec: 7, nsec: 8 };
+    let touched = SetAttr {
+        mtime: Some(TimeSet::At(day)),
+        ..SetAttr::default()
+    };
+    for is_anew in [false, true] {
+        for is_touched in [false, true] {
+            let mut bench = Bench::new(|base| {
+                let file = fs::File::create(base.join("f")).unwrap();
+                file.set_modified(old).unwrap();
+            });
+            let ino = bench.walk("f").unwrap().ino;
+            let set = if is_touched { &touched } else { &perm };
+            let before = bench.core().setattr(&ME, ino, None, set).unwrap();
+            bench.reopen(true);
+            match is_anew {
+                true => bench.save_anew("f", ""),
+                false => fs::write(bench.host("f"), "v2").unwrap(),
+            }
+            let meta = fs::metadata(bench.host("f")).unwrap();
+            let now = bench.walk("f").unwrap();
+            let host = Time {
+                sec: meta.mtime(),
+                nsec: meta.mtime_nsec() as u32,
+            };
+            assert_eq!(now.mtime, if is_touched { day } else { host });
+            assert!(now.ctime >= host && now.ctime >= before.ctime);
+            assert_eq!(now.size, meta.len());
+        }
+    }
+}
