@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::OFlags;
 
 use crate::backstore::ObjectFile;
+use crate::core::base::replaced;
 use crate::core::copy_up;
 use crate::core::handle::Handle;
 use crate::core::inode::IoMode;
@@ -46,6 +47,8 @@ pub enum OpenIo {
 struct Access {
     writes: bool,
     truncates: bool,
+    /// With O_EXCL.
+    exclusive: bool,
     executes: bool,
     /// With O_DIRECT, which a program may take back by fcntl(2).
     direct: bool,
@@ -62,6 +65,7 @@ impl Access {
         Self {
             writes: mode == OFlags::WRONLY || mode == OFlags::RDWR,
             truncates: flags.contains(OFlags::TRUNC),
+            exclusive: flags.contains(OFlags::EXCL),
             executes: flags.bits() & OPEN_EXEC != 0,
             direct: flags.contains(OFlags::DIRECT),
         }
@@ -108,7 +112,9 @@ impl FsCore {
 
     /// Makes the regular file `name` in `parent` and opens it.
     ///
-    /// The caller owes a forget for the entry and a release. Errors: as [`FsCore::mknod`].
+    /// The caller owes a forget for the entry and a release. Errors: as [`FsCore::mknod`]; but ESTALE
+    /// inside `Base` for a name that is there and need not be new. The kernel did not know of it, since
+    /// the host has made it meanwhile; it looks again then, and asks who may open it.
     pub fn create(
         &self,
         caller: &Caller,
@@ -118,7 +124,10 @@ impl FsCore {
         flags: i32,
     ) -> Result<(Entry, Opened), FsError> {
         let access = Access::of(flags);
-        let mut tree = self.lock_absent(parent, name)?;
+        let mut tree = match self.lock_absent(parent, name) {
+            Err(FsError::Exists { .. }) if !access.exclusive => return Err(replaced()),
+            locked => locked?,
+        };
         let (content, bytes, staged) = if access.writes {
             let (id, file) = tree.branch.new_object()?;
             let file = Arc::from(file);

@@ -332,3 +332,21 @@ fn bytes_of_the_host_come_with_their_time() {
         }
     }
 }
+
+#[test]
+fn a_file_that_the_host_makes_first_is_opened() {
+    use nix::libc::{O_CREAT, O_EXCL};
+    let bench = Bench::new(|_| ());
+    assert!(bench.walk("x").is_err());
+    fs::write(bench.host("x"), "host").unwrap();
+    let create = |flags| {
+        bench
+            .core()
+            .create(&ME, Ino::ROOT, &name("x"), 0o644, O_RDWR | flags)
+    };
+    let exclusive = create(O_CREAT | O_EXCL);
+    assert!(matches!(exclusive, Err(FsError::Exists { .. })));
+    assert!(is_stale(create(O_CREAT)), "the kernel looks again");
+    bench.write("x", 0, b"mine");
+    assert_eq!(bench.read("x"), b"mine");
+}
