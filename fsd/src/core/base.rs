@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -319,9 +320,10 @@ impl BaseTree {
     }
 
     /// Opens the regular file at `loc` for reading and checks that it still is the object `want`.
+    /// Returns its [`state`] too.
     ///
     /// Errors: `Base`; ESTALE inside it when another object or type stands there now.
-    pub fn open_file(&self, loc: &BaseLoc, want: &Fingerprint) -> Result<File, FsError> {
+    pub fn open_file(&self, loc: &BaseLoc, want: &Fingerprint) -> Result<(File, u64), FsError> {
         // NONBLOCK: should the entry have become a FIFO, the open must not hang.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let open = |flags: OFlags| match loc {
@@ -348,7 +350,7 @@ impl BaseTree {
         if !same || st.kind != Kind::File {
             return Err(base_error("open")(rustix::io::Errno::STALE));
         }
-        Ok(File::from(fd))
+        Ok((File::from(fd), state(&st.fingerprint)))
     }
 
     /// Reads the target of the symlink at `loc`.
@@ -426,6 +428,14 @@ impl BaseTree {
             fingerprint: stat.fingerprint,
         }
     }
+}
+
+/// What tells whether the host has changed the bytes of a file since; never 0.
+pub fn state(print: &Fingerprint) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    let stamps = [print.mtime, print.ctime].map(|t| (t.sec, t.nsec));
+    (print.ino, print.size, stamps).hash(&mut hasher);
+    hasher.finish() | 1
 }
 
 fn split_path(path: &[u8]) -> (&[u8], &[u8]) {

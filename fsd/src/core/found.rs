@@ -238,7 +238,7 @@ impl Tree {
         // Whoever has it open goes on with what he opened.
         if let Some(stream) = &node.stream
             && let Ok(bytes) = stream.bytes.try_read()
-            && let Bytes::Base { file } = &*bytes
+            && let Bytes::Base { file, .. } = &*bytes
         {
             return base.stat_open(file);
         }

@@ -46,8 +46,22 @@ pub struct Node {
     pub stream: Option<Arc<Stream>>,
     /// How its open handles do their I/O.
     pub io: IoMode,
+    /// [`crate::core::base::state`] of its base object when attributes of it were last given out, and
+    /// when it was last opened: by these the kernel has its size and its pages. 0: never.
+    pub known: Known,
     /// Who may be about to take in attributes of it that a change makes old.
     pub shown: Shown,
+}
+
+/// What the kernel knows of a file whose bytes are the base's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known {
+    /// The state that its attributes are from.
+    pub attributes: u64,
+    /// The state that its pages are from.
+    pub pages: u64,
+    /// The last open was refused, so that it asks for the attributes again.
+    pub asked: bool,
 }
 
 /// The threads that were given attributes of an inode.
@@ -119,6 +133,7 @@ impl Node {
             exposed: None,
             stream: None,
             io: IoMode::Cached,
+            known: Known::default(),
             shown: Shown::Nobody,
         }
     }

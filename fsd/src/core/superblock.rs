@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::backstore::{LiveBranch, Records};
 use crate::core::FsError;
-use crate::core::base::{BaseDir, BaseLoc, BaseStat, BaseTree};
+use crate::core::base::{self, BaseDir, BaseLoc, BaseStat, BaseTree};
 use crate::core::exposed::Exposed;
 use crate::core::inode::Node;
 use crate::core::listing::Listings;
@@ -95,8 +95,9 @@ impl Tree {
     }
 
     /// What stat(2) shows of a live inode. Reads the base or the object where they are the truth.
-    pub fn attr(&self, base: &BaseTree, ino: Ino) -> Result<Attr, FsError> {
+    pub fn attr(&mut self, base: &BaseTree, ino: Ino) -> Result<Attr, FsError> {
         let node = self.node(ino)?;
+        let mut state = 0;
         let mut attr = match &node.record {
             Some(record) => {
                 let mut attr = self.attr_of_record(ino, record)?;
@@ -108,6 +109,7 @@ impl Tree {
                     && stat.kind == Kind::File
                 {
                     let now = stat.fingerprint;
+                    state = base::state(&now);
                     attr.size = now.size;
                     attr.blocks = blocks_of(attr.size);
                     // And so is the time that they are from, unless the branch has set another.
@@ -119,8 +121,16 @@ impl Tree {
                 }
                 attr
             }
-            None => attr_of_base(ino, &self.seen_stat(base, ino)?),
+            None => {
+                let stat = self.seen_stat(base, ino)?;
+                if stat.kind == Kind::File {
+                    state = base::state(&stat.fingerprint);
+                }
+                attr_of_base(ino, &stat)
+            }
         };
+        let node = self.node_mut(ino)?;
+        node.known.attributes = state;
         if node.unlinked {
             attr.nlink = 0;
         }

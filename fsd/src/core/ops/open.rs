@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::OFlags;
 
 use crate::backstore::ObjectFile;
-use crate::core::base::replaced;
+use crate::core::base::{replaced, state};
 use crate::core::copy_up;
 use crate::core::handle::Handle;
 use crate::core::inode::IoMode;
@@ -25,6 +25,8 @@ pub struct Opened {
     pub fh: Fh,
     /// How its bytes move.
     pub io: OpenIo,
+    /// The host has changed the file: what the kernel keeps of it is old.
+    pub is_changed: bool,
 }
 
 /// How the bytes of an open file move.
@@ -106,8 +108,51 @@ impl FsCore {
             self.setattr(caller, ino, None, &set)?;
         }
         let mut tree = crate::sync::lock(&self.tree);
+        let is_held = tree.node(ino)?.stream.is_some();
         let stream = copy_up::stream_of(self, &mut tree, ino)?;
-        self.open_locked(tree, ino, stream, access)
+        match self.meet_host(&mut tree, ino, &stream, is_held, access) {
+            Ok(is_changed) => Ok(Opened {
+                is_changed,
+                ..self.open_locked(tree, ino, stream, access)?
+            }),
+            Err(e) => {
+                if !is_held {
+                    tree.node_mut(ino)?.stream = None;
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// Whether the host has changed a file of which the bytes are still its own since the kernel came
+    /// to know it. `is_held`: the stream was open before.
+    ///
+    /// Errors: ESTALE inside `Base`, once, for who may append: the kernel takes the place from the
+    /// size it knows, and comes to know a new one only by looking the file up again.
+    fn meet_host(
+        &self,
+        tree: &mut Tree,
+        ino: Ino,
+        stream: &Stream,
+        is_held: bool,
+        access: Access,
+    ) -> Result<bool, FsError> {
+        let now = match stream.bytes.try_read().as_deref() {
+            Ok(Bytes::Base { file, .. }) if is_held => {
+                state(&self.base.stat_open(file)?.fingerprint)
+            }
+            Ok(Bytes::Base { state, .. }) => *state,
+            _ => return Ok(false),
+        };
+        let known = &mut tree.node_mut(ino)?.known;
+        let is_known = known.attributes == now;
+        if !is_known && access.writes && !known.asked {
+            known.asked = true;
+            return Err(replaced());
+        }
+        let was_asked = std::mem::take(&mut known.asked);
+        let pages = std::mem::replace(&mut known.pages, now);
+        Ok(!is_known || was_asked || (pages != 0 && pages != now))
     }
 
     /// Makes the regular file `name` in `parent` and opens it.
@@ -202,6 +247,7 @@ impl FsCore {
         let opened = Opened {
             fh: self.handles.add(handle.clone()),
             io,
+            is_changed: false,
         };
         if passthrough_writer
             // These writes never come by here: say beforehand that the object is the truth.

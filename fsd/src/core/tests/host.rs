@@ -350,3 +350,45 @@ fn a_file_that_the_host_makes_first_is_opened() {
     bench.write("x", 0, b"mine");
     assert_eq!(bench.read("x"), b"mine");
 }
+
+#[test]
+fn what_the_kernel_keeps_of_a_file_goes_when_the_host_changes_it() {
+    let bench = Bench::new(|base| fs::write(base.join("log"), "aaaa\n").unwrap());
+    let ino = bench.walk("log").unwrap().ino;
+    let open = |flags| {
+        let opened = bench.core().open(&ME, ino, flags)?;
+        bench.core().release(opened.fh);
+        Ok::<_, FsError>(opened.is_changed)
+    };
+    let append = |bytes: &[u8]| {
+        let file = fs::OpenOptions::new().append(true).open(bench.host("log"));
+        std::io::Write::write_all(&mut file.unwrap(), bytes).unwrap();
+    };
+    for flags in [O_RDONLY, O_RDWR, O_RDONLY] {
+        assert!(!open(flags).unwrap());
+    }
+    append(b"b");
+    // Who reads is to have new pages, who may append the new size before.
+    assert!(is_stale(open(O_RDWR)));
+    assert!(open(O_RDWR).unwrap(), "asked for once only");
+    assert!(open(O_RDONLY).unwrap(), "its size is not known yet");
+    bench.walk("log").unwrap();
+    assert!(!open(O_RDWR).unwrap());
+    // It knows the size, and has the pages of before.
+    append(b"c");
+    bench.walk("log").unwrap();
+    assert!(open(O_RDWR).unwrap());
+    assert!(!open(O_RDWR).unwrap());
+    // The same while somebody has it open.
+    let held = bench.core().open(&ME, ino, O_RDONLY).unwrap();
+    append(b"d");
+    assert!(is_stale(open(O_RDWR)));
+    bench.walk("log").unwrap();
+    assert!(open(O_RDWR).unwrap());
+    bench.core().release(held.fh);
+    // What the branch has is its own.
+    bench.write("log", 0, b"mine");
+    append(b"e");
+    assert!(!open(O_RDWR).unwrap());
+    assert_eq!(bench.read("log"), b"mine\nbcd");
+}
