@@ -1,7 +1,8 @@
 //! One test per claim of fsd/SEMANTICS.md, named after its number, in files by group.
 
 use agentfs_tests::need::need_run;
-use agentfs_tests::{Manifest, Sandbox, base};
+use agentfs_tests::wait::until;
+use agentfs_tests::{Manifest, Sandbox, base, cmd};
 
 #[path = "semantics/absent.rs"]
 mod absent;
@@ -45,6 +46,38 @@ fn claim(test: impl FnOnce(&Sandbox)) {
 #[track_caller]
 fn sh(sandbox: &Sandbox, script: &str) -> String {
     sandbox.sh("b", &format!("set -e; {script}")).ok().out()
+}
+
+/// A shell on the branch, for tests that change the host while a run is live.
+struct LiveShell(cmd::Running);
+
+impl LiveShell {
+    fn start(sandbox: &Sandbox) -> Self {
+        let mut command = sandbox.agentfs(&["run", "-q", "--branch", "b", "--", "bash"]);
+        LiveShell(cmd::start(command.stdin(std::process::Stdio::piped())))
+    }
+
+    /// Runs a script and returns what it printed, on stderr too.
+    #[track_caller]
+    fn sh(&mut self, script: &str) -> String {
+        let before = self.0.stdout_now().len();
+        let line = format!("{{ {script}\n}} 2>&1; printf '\\0'\n");
+        let stdin = self.0.child.stdin.as_mut().expect("a shell");
+        std::io::Write::write_all(stdin, line.as_bytes()).expect("write");
+        until("the script is done", || {
+            self.0
+                .stdout_now()
+                .get(before..)
+                .is_some_and(|out| out.ends_with(b"\0"))
+        });
+        let out = self.0.stdout_now();
+        String::from_utf8_lossy(&out[before..out.len() - 1]).into_owned()
+    }
+
+    fn end(mut self) {
+        drop(self.0.child.stdin.take());
+        self.0.wait().ok();
+    }
 }
 
 /// What the Python programs share: `err(call)` is the errno of a call, 0 if it did well, and

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -16,61 +17,13 @@ use std::sync::{Arc, Mutex};
 use rustix::fs::{self as rfs, AtFlags, FileType, Mode, OFlags, Statx, StatxFlags};
 
 use crate::core::number;
+pub use crate::core::place::{BaseDir, BaseLoc};
 use crate::core::record::{Fingerprint, Origin};
 use crate::core::types::{Ino, Kind, Name, Time};
 use crate::core::{CoreConfig, FsError};
 
 /// Directories kept open at most. Each costs one descriptor of the daemon.
 const OPEN_DIRS_MAX: usize = 512;
-
-/// Where a base object is.
-#[derive(Clone, Debug)]
-pub enum BaseLoc {
-    /// An entry of a base directory.
-    Child(Arc<BaseDir>, Name),
-    /// At this absolute path, as recorded at copy-up.
-    Path(Arc<[u8]>),
-}
-
-/// A base directory that lookups go on below.
-#[derive(Debug)]
-pub struct BaseDir {
-    /// Its inode number in the branch.
-    pub ino: Ino,
-    /// Where it is on the host.
-    pub loc: BaseLoc,
-}
-
-impl BaseLoc {
-    /// The absolute host path, as bytes.
-    pub fn path(&self) -> Vec<u8> {
-        let mut names: Vec<&[u8]> = Vec::new();
-        let mut loc = self;
-        let mut path = loop {
-            match loc {
-                BaseLoc::Child(dir, name) => {
-                    names.push(name.as_bytes());
-                    loc = &dir.loc;
-                }
-                BaseLoc::Path(path) => {
-                    break if path.as_ref() == b"/" {
-                        vec![]
-                    } else {
-                        path.to_vec()
-                    };
-                }
-            }
-        };
-        for name in names.iter().rev() {
-            path.push(b'/');
-            path.extend_from_slice(name);
-        }
-        if path.is_empty() {
-            path.push(b'/');
-        }
-        path
-    }
-}
 
 /// What statx(2) said of a base object.
 #[derive(Clone, Copy, Debug)]
@@ -258,24 +211,30 @@ impl BaseTree {
             return Ok(fd);
         }
         // Deep trees: open the missing ancestors from the top, never by one long path.
-        let mut missing: Vec<(&BaseDir, &Name)> = Vec::new();
-        let mut at = dir;
+        let mut missing = Vec::new();
+        let (mut ino, mut place) = (dir.ino, dir.place_and_id());
         let mut fd = loop {
-            match &at.loc {
-                BaseLoc::Path(path) => break Arc::new(self.open_path(path, DIR_FLAGS)?),
+            match place.loc {
+                BaseLoc::Path(path) => break Arc::new(self.open_path(&path, DIR_FLAGS)?),
                 BaseLoc::Child(parent, name) => {
-                    missing.push((at, name));
+                    missing.push((ino, name, place.id));
                     if let Some(fd) = self.cached_dir(parent.ino) {
                         break fd;
                     }
-                    at = parent;
+                    (ino, place) = (parent.ino, parent.place_and_id());
                 }
             }
         };
-        for (child, name) in missing.iter().rev() {
+        for (ino, name, id) in missing.into_iter().rev() {
             self.check_place(&fd, name.as_bytes())?;
             fd = Arc::new(rfs::openat(&fd, name.as_bytes(), DIR_FLAGS, Mode::empty())?);
-            self.keep_dir(child.ino, &fd);
+            if let Some(id) = id {
+                let now = base_stat(&statx(&fd, b"")?).fingerprint;
+                if id != (now.ino, now.btime) {
+                    return Err(rustix::io::Errno::STALE);
+                }
+            }
+            self.keep_dir(ino, &fd);
         }
         self.keep_dir(dir.ino, &fd);
         Ok(fd)
@@ -334,17 +293,7 @@ impl BaseTree {
     /// Errors: `Base` with the host's errno.
     pub fn stat(&self, loc: &BaseLoc) -> Result<BaseStat, FsError> {
         let stat = match loc {
-            BaseLoc::Child(dir, name) => {
-                let mut result = self
-                    .dir_fd(dir)
-                    .and_then(|fd| self.statx_at(&fd, name.as_bytes()));
-                if matches!(result, Err(rustix::io::Errno::NOENT)) && self.forget_if_dead(dir.ino) {
-                    result = self
-                        .dir_fd(dir)
-                        .and_then(|fd| self.statx_at(&fd, name.as_bytes()));
-                }
-                result
-            }
+            BaseLoc::Child(dir, name) => self.in_dir(dir, |fd| self.statx_at(fd, name.as_bytes())),
             BaseLoc::Path(path) => self
                 .open_path(path, OFlags::PATH)
                 .and_then(|fd| self.statx_at(&fd, b"")),
@@ -364,13 +313,34 @@ impl BaseTree {
         crate::sync::lock(&self.open_dirs).by_ino.remove(&ino);
     }
 
-    /// Drops a cached directory that the host has removed meanwhile; says whether it did.
-    fn forget_if_dead(&self, ino: Ino) -> bool {
+    /// Makes a call in a base directory; once more, if nothing was found in one that the host has
+    /// removed meanwhile: another may be in its place.
+    fn in_dir<T>(
+        &self,
+        dir: &BaseDir,
+        call: impl Fn(&Arc<OwnedFd>) -> rustix::io::Result<T>,
+    ) -> rustix::io::Result<T> {
+        match self.dir_fd(dir).and_then(|fd| call(&fd)) {
+            Err(rustix::io::Errno::NOENT) if self.forget_if_dead(dir) => {
+                self.dir_fd(dir).and_then(|fd| call(&fd))
+            }
+            result => result,
+        }
+    }
+
+    /// Drops the cached directories if the host has removed this one, or the one it was sought
+    /// from; says whether it did.
+    fn forget_if_dead(&self, dir: &BaseDir) -> bool {
         let mut dirs = crate::sync::lock(&self.open_dirs);
-        let dead = dirs
-            .by_ino
-            .get(&ino)
-            .is_some_and(|(fd, _)| rfs::fstat(fd.as_ref()).is_ok_and(|st| st.st_nlink == 0));
+        let (mut ino, mut loc) = (dir.ino, dir.loc());
+        let held = loop {
+            match (dirs.by_ino.get(&ino), loc) {
+                (Some((fd, _)), _) => break Some(fd),
+                (None, BaseLoc::Child(above, _)) => (ino, loc) = (above.ino, above.loc()),
+                (None, BaseLoc::Path(_)) => break None,
+            }
+        };
+        let dead = held.is_some_and(|fd| rfs::fstat(fd.as_ref()).is_ok_and(|st| st.st_nlink == 0));
         if dead {
             dirs.by_ino.clear();
         }
@@ -391,15 +361,16 @@ impl BaseTree {
     }
 
     /// Opens the regular file at `loc` for reading and checks that it still is the object `want`.
+    /// Returns its [`state`] too.
     ///
     /// Errors: `Base`; ESTALE inside it when another object or type stands there now.
-    pub fn open_file(&self, loc: &BaseLoc, want: &Fingerprint) -> Result<File, FsError> {
+    pub fn open_file(&self, loc: &BaseLoc, want: &Fingerprint) -> Result<(File, u64), FsError> {
         // NONBLOCK: should the entry have become a FIFO, the open must not hang.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let open = |flags: OFlags| match loc {
-            BaseLoc::Child(dir, name) => self
-                .dir_fd(dir)
-                .and_then(|fd| rfs::openat(&fd, name.as_bytes(), flags, Mode::empty())),
+            BaseLoc::Child(dir, name) => self.in_dir(dir, |fd| {
+                rfs::openat(fd, name.as_bytes(), flags, Mode::empty())
+            }),
             BaseLoc::Path(path) => self.open_path(path, flags),
         };
         let fd = match open(flags | OFlags::NOATIME) {
@@ -420,15 +391,15 @@ impl BaseTree {
         if !same || st.kind != Kind::File {
             return Err(base_error("open")(rustix::io::Errno::STALE));
         }
-        Ok(File::from(fd))
+        Ok((File::from(fd), state(&st.fingerprint)))
     }
 
     /// Reads the target of the symlink at `loc`.
     pub fn readlink(&self, loc: &BaseLoc) -> Result<Arc<[u8]>, FsError> {
         let target = match loc {
-            BaseLoc::Child(dir, name) => self
-                .dir_fd(dir)
-                .and_then(|fd| rfs::readlinkat(&fd, name.as_bytes(), Vec::new())),
+            BaseLoc::Child(dir, name) => {
+                self.in_dir(dir, |fd| rfs::readlinkat(fd, name.as_bytes(), Vec::new()))
+            }
             BaseLoc::Path(path) => self
                 .open_path(path, OFlags::PATH)
                 .and_then(|fd| rfs::readlinkat(&fd, b"".as_slice(), Vec::new())),
@@ -440,18 +411,21 @@ impl BaseTree {
 
     /// Lists the directory `dir`, dots left out. Names that no `Name` can hold cannot occur.
     pub fn list(&self, dir: &BaseDir) -> Result<Vec<BaseEntry>, FsError> {
-        let fd = self.dir_fd(dir).map_err(base_error("open"))?;
+        self.in_dir(dir, |fd| self.list_open(fd))
+            .map_err(base_error("list"))
+    }
+
+    fn list_open(&self, fd: &OwnedFd) -> rustix::io::Result<Vec<BaseEntry>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = match rfs::openat(&fd, c".", flags | OFlags::NOATIME, Mode::empty()) {
-            Err(rustix::io::Errno::PERM) => rfs::openat(&fd, c".", flags, Mode::empty()),
+        let fd = match rfs::openat(fd, c".", flags | OFlags::NOATIME, Mode::empty()) {
+            Err(rustix::io::Errno::PERM) => rfs::openat(fd, c".", flags, Mode::empty()),
             other => other,
-        };
-        let fd = fd.map_err(base_error("open"))?;
+        }?;
         let mut entries = Vec::new();
         let mut buf = Vec::with_capacity(32 << 10);
         let mut raw = rfs::RawDir::new(&fd, buf.spare_capacity_mut());
         while let Some(entry) = raw.next() {
-            let entry = entry.map_err(base_error("list"))?;
+            let entry = entry?;
             let Ok(name) = Name::new(entry.file_name().to_bytes()) else {
                 continue;
             };
@@ -462,7 +436,7 @@ impl BaseTree {
                 FileType::Unknown => match self.statx_at(&fd, name.as_bytes()) {
                     Ok(st) => base_stat(&st).kind,
                     Err(rustix::io::Errno::NOENT) => continue,
-                    Err(e) => return Err(base_error("stat")(e)),
+                    Err(e) => return Err(e),
                 },
                 known => kind_of(known),
             };
@@ -477,45 +451,15 @@ impl BaseTree {
 
     /// Reads all extended attributes of the object at `loc` that the daemon may read.
     pub fn xattrs(&self, loc: &BaseLoc) -> Result<Xattrs, FsError> {
-        let held;
-        let path = match loc {
-            BaseLoc::Child(dir, name) => {
-                held = self.dir_fd(dir).map_err(base_error("open"))?;
-                let mut p = format!("/proc/self/fd/{}/", held.as_raw_fd()).into_bytes();
-                p.extend_from_slice(name.as_bytes());
-                p
-            }
+        let found = match loc {
+            BaseLoc::Child(dir, name) => self.in_dir(dir, |fd| xattrs_in(fd, name.as_bytes())),
             BaseLoc::Path(path) => {
                 let (dir, name) = split_path(path);
-                let fd = self.open_path(dir, DIR_FLAGS).map_err(base_error("open"))?;
-                held = Arc::new(fd);
-                let mut p = format!("/proc/self/fd/{}/", held.as_raw_fd()).into_bytes();
-                p.extend_from_slice(name);
-                p
+                self.open_path(dir, DIR_FLAGS)
+                    .and_then(|fd| xattrs_in(&fd, name))
             }
         };
-        let names = match sized(|buf| rfs::llistxattr(path.as_slice(), buf)) {
-            Ok(names) => names,
-            Err(rustix::io::Errno::OPNOTSUPP) => return Ok(Xattrs::new()),
-            Err(e) => return Err(base_error("listxattr")(e)),
-        };
-        let mut found = Xattrs::new();
-        for name in names.split(|b| *b == 0).filter(|n| !n.is_empty()) {
-            match sized(|buf| rfs::lgetxattr(path.as_slice(), name, buf)) {
-                Ok(value) => {
-                    found.insert(Arc::from(name), Arc::from(value));
-                }
-                // Removed since the listing, or not ours to read.
-                Err(
-                    rustix::io::Errno::NODATA
-                    | rustix::io::Errno::PERM
-                    | rustix::io::Errno::ACCESS
-                    | rustix::io::Errno::OPNOTSUPP,
-                ) => {}
-                Err(e) => return Err(base_error("getxattr")(e)),
-            }
-        }
-        Ok(found)
+        found.map_err(base_error("read attributes"))
     }
 
     /// The origin record of the object at `loc`.
@@ -527,6 +471,14 @@ impl BaseTree {
     }
 }
 
+/// What tells whether the host has changed the bytes of a file since; never 0.
+pub fn state(print: &Fingerprint) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    let stamps = [print.mtime, print.ctime].map(|t| (t.sec, t.nsec));
+    (print.ino, print.size, stamps).hash(&mut hasher);
+    hasher.finish() | 1
+}
+
 fn split_path(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|b| *b == b'/') {
         Some(_) if path == b"/" => (b"/", b"."),
@@ -534,6 +486,33 @@ fn split_path(path: &[u8]) -> (&[u8], &[u8]) {
         Some(at) => (&path[..at], &path[at + 1..]),
         None => (b"/", path),
     }
+}
+
+/// All extended attributes of `name` in `dir` that may be read.
+fn xattrs_in(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<Xattrs> {
+    let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name);
+    let names = match sized(|buf| rfs::llistxattr(path.as_slice(), buf)) {
+        Err(rustix::io::Errno::OPNOTSUPP) => return Ok(Xattrs::new()),
+        names => names?,
+    };
+    let mut found = Xattrs::new();
+    for name in names.split(|b| *b == 0).filter(|n| !n.is_empty()) {
+        match sized(|buf| rfs::lgetxattr(path.as_slice(), name, buf)) {
+            Ok(value) => {
+                found.insert(Arc::from(name), Arc::from(value));
+            }
+            // Removed since the listing, or not ours to read.
+            Err(
+                rustix::io::Errno::NODATA
+                | rustix::io::Errno::PERM
+                | rustix::io::Errno::ACCESS
+                | rustix::io::Errno::OPNOTSUPP,
+            ) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(found)
 }
 
 /// Calls an xattr read with a growing buffer until it fits.

@@ -7,11 +7,14 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
+use crate::backstore::Records;
 use crate::core::FsError;
 use crate::core::base::{self, BaseDir, BaseLoc, BaseStat, BaseTree};
-use crate::core::record::{Content, Delta, Dentry, InodeRec};
+use crate::core::found::is_same;
+use crate::core::inode::Node;
+use crate::core::record::{Content, Delta, Dentry, Fingerprint, InodeRec};
 use crate::core::superblock::Tree;
-use crate::core::types::{Ino, Kind};
+use crate::core::types::{Ino, Kind, Name};
 
 /// Deltas being collected.
 #[derive(Debug, Default)]
@@ -20,8 +23,12 @@ pub struct Change {
     records: BTreeMap<Ino, InodeRec>,
     /// Everything that is no inode record, in order.
     others: Vec<Delta>,
-    /// Inodes whose base name gets its dentry by this change.
+    /// Inodes whose base names get their dentries by this change.
     placed: Vec<Ino>,
+    /// Base directories that get records by this change.
+    pinned: Vec<Arc<BaseDir>>,
+    /// Names that this change takes away.
+    forsaken: Vec<(Ino, Name)>,
     /// Inodes that lose their last link.
     unlinked: Vec<Ino>,
 }
@@ -42,9 +49,9 @@ impl Change {
         self.unlinked.push(ino);
     }
 
-    /// Notes that the base name `ino` was reached by needs no dentry (it is going away).
-    pub fn forsake_place(&mut self, ino: Ino) {
-        self.placed.push(ino);
+    /// Notes that `name` in `dir` needs no dentry, whatever was reached by it: it is going away.
+    pub fn forsake_place(&mut self, dir: Ino, name: &Name) {
+        self.forsaken.push((dir, name.clone()));
     }
 }
 
@@ -73,33 +80,90 @@ impl Tree {
     ) -> Result<&'c mut InodeRec, FsError> {
         if let Entry::Vacant(slot) = change.records.entry(ino) {
             slot.insert(self.record_of(base, ino)?);
-            self.place(base, change, ino)?;
+            let names = self.place(base, change, ino)?;
+            if let Some(record) = change.records.get_mut(&ino)
+                && record.kind != Kind::Dir
+            {
+                // Links that the host has made or removed since: none may outlive the record.
+                record.nlink = record.nlink.max(names);
+            }
         }
         change.records.get_mut(&ino).ok_or(FsError::Stale(ino))
     }
 
-    /// Puts the dentry an inode still lacks, and pins the directories above it.
-    fn place(&self, base: &BaseTree, change: &mut Change, ino: Ino) -> Result<(), FsError> {
+    /// Puts the dentries an inode still lacks, and pins the directories above them. Returns the
+    /// number of its dentries then, or 0 if it lacked none.
+    ///
+    /// Of several names, those are left out that the host has given to something else meanwhile.
+    fn place(&self, base: &BaseTree, change: &mut Change, ino: Ino) -> Result<u32, FsError> {
         let node = self.node(ino)?;
-        let Some((dir, name)) = &node.unplaced else {
-            return Ok(());
-        };
-        if node.unlinked || change.placed.contains(&ino) {
-            return Ok(());
+        if node.unplaced.is_empty() || node.unlinked || change.placed.contains(&ino) {
+            return Ok(0);
         }
         change.placed.push(ino);
-        let present = Dentry::Present {
-            ino,
-            kind: node.kind,
+        let mut names = 0;
+        for (dir, name) in &node.unplaced {
+            if change
+                .forsaken
+                .iter()
+                .any(|(d, n)| *d == dir.ino && n == name)
+            {
+                continue;
+            }
+            // The record was made by this one just now.
+            let is_origin = node.record.is_none()
+                && matches!(&node.base, Some(BaseLoc::Child(d, n)) if d.ino == dir.ino && n == name);
+            if is_origin {
+                self.pin(base, change, dir)?;
+            } else if !self.still_leads_to(base, node, dir, name)? {
+                continue;
+            } else {
+                match self.pin(base, change, dir) {
+                    Err(FsError::Base { .. }) => continue,
+                    pinned => pinned?,
+                }
+            }
+            let present = Dentry::Present {
+                ino,
+                kind: node.kind,
+            };
+            let put = Delta::PutDentry(dir.ino, name.clone(), present);
+            change.others.push(put);
+            names += 1;
+        }
+        if names > 0 && node.record.is_some() {
+            self.branch.each_dentry(&mut |_, _, dentry| {
+                names += u32::from(matches!(dentry, Dentry::Present { ino: to, .. } if to == ino));
+                Ok(())
+            })?;
+        }
+        Ok(names)
+    }
+
+    /// Whether the base has the object of `node` as `name` in `dir` still, and the branch does not
+    /// say anything of that name.
+    fn still_leads_to(
+        &self,
+        base: &BaseTree,
+        node: &Node,
+        dir: &Arc<BaseDir>,
+        name: &Name,
+    ) -> Result<bool, FsError> {
+        if self.branch.dentry(dir.ino, name)?.is_some() {
+            return Ok(false);
+        }
+        let now = base.stat(&BaseLoc::Child(dir.clone(), name.clone()));
+        let same = |seen: &Fingerprint| {
+            let is_seen = |now: &BaseStat| is_same(seen, &now.fingerprint);
+            now.as_ref().is_ok_and(is_seen)
         };
-        change
-            .others
-            .push(Delta::PutDentry(dir.ino, name.clone(), present));
-        self.pin(base, change, dir)
+        Ok(node.seen.as_ref().is_some_and(same))
     }
 
     /// Records `dir` and the directories above it, up to the first that is recorded already: from
     /// now on the branch finds them by itself, whatever the host does to them.
+    ///
+    /// Errors: `Base`, `Store`; then `change` is as it was.
     pub fn pin(
         &self,
         base: &BaseTree,
@@ -107,34 +171,38 @@ impl Tree {
         dir: &Arc<BaseDir>,
     ) -> Result<(), FsError> {
         let mut dir = dir.clone();
+        let mut pinned = Vec::new();
         loop {
-            let BaseLoc::Child(parent, name) = &dir.loc else {
-                return Ok(());
+            let loc = dir.loc();
+            let BaseLoc::Child(parent, name) = &loc else {
+                break;
             };
             if change.records.contains_key(&dir.ino) || self.is_recorded(dir.ino)? {
-                return Ok(());
+                break;
             }
-            let stat = base.stat(&dir.loc)?;
-            if stat.kind != Kind::Dir {
+            let stat = base.stat(&loc)?;
+            if !dir.is(&stat) {
                 return Err(base::replaced());
             }
-            let record = record_from_base(base, &dir.loc, stat)?;
-            change.records.insert(dir.ino, record);
-            change.placed.push(dir.ino);
+            let record = record_from_base(base, &loc, stat)?;
             let present = Dentry::Present {
                 ino: dir.ino,
                 kind: Kind::Dir,
             };
-            change
-                .others
-                .push(Delta::PutDentry(parent.ino, name.clone(), present));
+            let put = Delta::PutDentry(parent.ino, name.clone(), present);
             let parent = parent.clone();
-            dir = parent;
+            pinned.push((std::mem::replace(&mut dir, parent), record, put));
         }
+        for (dir, record, put) in pinned {
+            change.records.insert(dir.ino, record);
+            change.placed.push(dir.ino);
+            change.pinned.push(dir);
+            change.others.push(put);
+        }
+        Ok(())
     }
 
     fn is_recorded(&self, ino: Ino) -> Result<bool, FsError> {
-        use crate::backstore::Records;
         Ok(match self.nodes.get(&ino) {
             Some(node) => node.record.is_some(),
             None => self.branch.inode(ino)?.is_some(),
@@ -153,7 +221,9 @@ impl Tree {
             records,
             mut others,
             placed,
+            pinned,
             unlinked,
+            forsaken: _,
         } = change;
         let mut deltas = Vec::with_capacity(records.len() + others.len() + 2 * unlinked.len());
         let mut new_records = Vec::with_capacity(records.len());
@@ -194,6 +264,10 @@ impl Tree {
         if !deltas.is_empty() {
             self.branch.commit(deltas)?;
         }
+        // What is recorded goes by its place, whatever directory the host puts there.
+        for dir in pinned {
+            dir.go_by_name();
+        }
         self.show(new_records, &names, &placed, &unlinked);
         Ok(())
     }
@@ -208,12 +282,15 @@ impl Tree {
     ) {
         for (ino, record) in records {
             if let Some(node) = self.nodes.get_mut(&ino) {
+                if let (Some(dir), None) = (&node.base_dir, &node.record) {
+                    dir.go_by_name();
+                }
                 node.record = Some(record);
             }
         }
         for ino in placed {
             if let Some(node) = self.nodes.get_mut(ino) {
-                node.unplaced = None;
+                node.unplaced = Vec::new();
             }
         }
         for ino in unlinked {

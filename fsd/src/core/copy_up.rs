@@ -36,7 +36,7 @@ fn open_bytes(core: &FsCore, tree: &Tree, ino: Ino, keep: bool) -> Result<Bytes,
         .record
         .as_ref()
         .map_or(Content::Base, |r| r.content.clone());
-    let open_base = || -> Result<File, FsError> {
+    let open_base = || -> Result<(File, u64), FsError> {
         let loc = node.base.as_ref().ok_or(FsError::Stale(ino))?;
         let seen = node.seen.as_ref().ok_or(FsError::Stale(ino))?;
         core.base.open_file(loc, seen)
@@ -44,7 +44,10 @@ fn open_bytes(core: &FsCore, tree: &Tree, ino: Ino, keep: bool) -> Result<Bytes,
     Ok(match content {
         Content::Empty => Bytes::Empty,
         Content::Base if !keep => Bytes::Empty,
-        Content::Base => Bytes::Base { file: open_base()? },
+        Content::Base => {
+            let (file, state) = open_base()?;
+            Bytes::Base { file, state }
+        }
         Content::Object(id) => {
             let own = tree.branch.is_top(id);
             Bytes::Object {
@@ -70,7 +73,7 @@ fn open_bytes(core: &FsCore, tree: &Tree, ino: Ino, keep: bool) -> Result<Bytes,
                 own: (own, Arc::from(tree.branch.open_object(own, writable)?)),
                 writable,
                 base: if base_bytes > 0 {
-                    Some(open_base()?)
+                    Some(open_base()?.0)
                 } else {
                     None
                 },
@@ -198,7 +201,7 @@ fn promote(
         return Ok(());
     }
     let below = match &*bytes {
-        Bytes::Base { file } => {
+        Bytes::Base { file, .. } => {
             let len = file
                 .metadata()
                 .map_err(|source| FsError::Base { op: "stat", source })?
@@ -243,7 +246,7 @@ fn promote(
     // The descriptors of the layers below move over to the new state.
     if let (Bytes::Extents(new), old) = (&mut next, &mut *bytes) {
         match std::mem::replace(old, Bytes::Empty) {
-            Bytes::Base { file } => new.base = Some(file),
+            Bytes::Base { file, .. } => new.base = Some(file),
             Bytes::Object { id, file, .. } => {
                 new.older.insert(id, file);
             }

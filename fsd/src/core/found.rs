@@ -68,67 +68,34 @@ impl Tree {
     ) -> Result<Ino, FsError> {
         let print = &stat.fingerprint;
         let loc = BaseLoc::Child(dir.clone(), name.clone());
+        let is_only = stat.kind == Kind::Dir || stat.nlink <= 1;
         let mut ino = self.base_ino(base, &loc, print.dev, print.ino)?;
-        while let Some(record) = match self.nodes.get(&ino) {
-            Some(node) => node.record.clone(),
-            None => self.branch.inode(ino)?,
-        } {
-            let same = record.origin.as_ref().is_some_and(|origin| {
-                let known = &origin.fingerprint;
-                (known.ino, known.btime) == (print.ino, print.btime)
-            });
-            if same && !self.is_placed_for_good(ino, &record, stat)? {
-                let node = self
-                    .nodes
-                    .entry(ino)
-                    .or_insert_with(|| node_of_record(ino, record));
-                // The host may have removed the name that the record was made from.
-                if node.kind != Kind::Dir {
-                    node.base = Some(loc);
+        loop {
+            match self.number_holds(ino, stat)? {
+                Holds::This => break,
+                Holds::Another => ino = number::hashed(ino, print.btime),
+                Holds::Nothing => {
+                    // Recorded under its further number, while this one was another object's?
+                    let further = number::hashed(ino, print.btime);
+                    if is_only || !matches!(self.number_holds(further, stat)?, Holds::This) {
+                        break;
+                    }
+                    ino = further;
                 }
-                if !node.unlinked && node.unplaced.is_none() {
-                    node.unplaced = Some((dir.clone(), name.clone()));
-                }
-                return Ok(ino);
             }
-            ino = number::hashed(ino, print.btime);
-        }
-        // Whiteouts are left of a directory that the branch removed. The number is the same where
-        // the host gives it out again, or moved the directory: they are not about this one.
-        while stat.kind == Kind::Dir
-            && !self.nodes.contains_key(&ino)
-            && self.branch.inode(ino)?.is_none()
-            && !self.branch.dentries(ino)?.is_empty()
-        {
-            ino = number::hashed(ino, print.btime);
-        }
-        let stale = self.nodes.get(&ino).is_some_and(|node| {
-            node.seen.is_some_and(|seen| seen.btime != print.btime)
-                || node.kind != stat.kind
-                || (node.unlinked && stat.kind == Kind::Dir)
-        });
-        if stale {
-            ino = number::hashed(ino, print.btime);
         }
         if !self.nodes.contains_key(&ino)
             && let Some(record) = self.branch.inode(ino)?
         {
-            // Recorded under its hashed number, by another of its names.
-            let mut node = node_of_record(ino, record);
-            node.unplaced = Some((dir.clone(), name.clone()));
-            if node.kind != Kind::Dir {
-                node.base = Some(loc);
-            }
-            self.nodes.insert(ino, node);
-            return Ok(ino);
+            self.nodes.insert(ino, node_of_record(ino, record));
+        }
+        if stat.kind == Kind::Dir && self.nodes.contains_key(&ino) {
+            self.follow_dir(base, ino, &loc)?;
         }
         let node = self.nodes.entry(ino).or_insert_with(|| {
             let mut node = Node::new(stat.kind);
             if stat.kind == Kind::Dir {
-                node.base_dir = Some(Arc::new(BaseDir {
-                    ino,
-                    loc: loc.clone(),
-                }));
+                node.base_dir = Some(Arc::new(BaseDir::new(ino, loc.clone(), Some(print))));
             }
             node.seen = Some(*print);
             node
@@ -136,9 +103,83 @@ impl Tree {
         // Of several names, the one seen last is the likeliest to be there still.
         if node.base.is_none() || node.kind != Kind::Dir {
             node.base = Some(loc);
-            node.unplaced = Some((dir.clone(), name.clone()));
+            node.reached_by(dir, name, is_only);
         }
         Ok(ino)
+    }
+
+    /// Goes after a live base directory that was found at `loc`, if the host has moved it there.
+    ///
+    /// Errors: ESTALE inside `Base` where it would come to be below itself: what is above it has
+    /// moved too, and must be looked up first.
+    fn follow_dir(&mut self, base: &BaseTree, ino: Ino, loc: &BaseLoc) -> Result<(), FsError> {
+        let node = self.node(ino)?;
+        let (BaseLoc::Child(dir, name), Some(BaseLoc::Child(old_dir, old_name))) =
+            (loc, &node.base)
+        else {
+            return Ok(());
+        };
+        if (dir.ino, name) == (old_dir.ino, old_name) {
+            return Ok(());
+        }
+        if dir.is_by_way_of(ino) || self.is_below(dir.ino, ino) {
+            return Err(base::replaced());
+        }
+        // The host may also show it at two places.
+        let stays = match (&node.base, &node.seen) {
+            (Some(old), Some(seen)) => base
+                .stat(old)
+                .is_ok_and(|now| is_same(seen, &now.fingerprint)),
+            _ => true,
+        };
+        if stays {
+            return Ok(());
+        }
+        let (dir, name) = (dir.clone(), name.clone());
+        let node = self.node_mut(ino)?;
+        if let Some(base_dir) = &node.base_dir {
+            base_dir.move_to(loc.clone());
+        }
+        node.base = Some(loc.clone());
+        node.reached_by(&dir, &name, true);
+        Ok(())
+    }
+
+    /// What the branch has under a number that the base object with this `stat` could have.
+    fn number_holds(&self, ino: Ino, stat: &BaseStat) -> Result<Holds, FsError> {
+        let print = &stat.fingerprint;
+        let (node, record) = match self.nodes.get(&ino) {
+            // One that the branch has unlinked and still holds open takes no name again: what is
+            // written by that name would be lost with the last close.
+            Some(node) if node.unlinked => return Ok(Holds::Another),
+            Some(node) => (Some(node), node.record.clone()),
+            None => (None, self.branch.inode(ino)?),
+        };
+        if let Some(record) = record {
+            let origin = record.origin.as_ref();
+            let same = origin.is_some_and(|origin| is_same(&origin.fingerprint, print));
+            return Ok(
+                match same && !self.is_placed_for_good(ino, &record, stat)? {
+                    true => Holds::This,
+                    false => Holds::Another,
+                },
+            );
+        }
+        Ok(match node {
+            Some(node) => {
+                let is_older = |seen: Fingerprint| seen.btime != print.btime;
+                match node.kind != stat.kind || node.seen.is_some_and(is_older) {
+                    true => Holds::Another,
+                    false => Holds::This,
+                }
+            }
+            // Whiteouts are left of a directory that the branch removed. The number is the same where
+            // the host gives it out again, or moved the directory: they are not about this one.
+            None if stat.kind == Kind::Dir && !self.branch.dentries(ino)?.is_empty() => {
+                Holds::Another
+            }
+            None => Holds::Nothing,
+        })
     }
 
     /// Whether a recorded base object has its place in the branch, so that a name which only the
@@ -179,8 +220,7 @@ impl Tree {
         Ok(found)
     }
 
-    /// Stats the base object of an inode that the branch has no record of: the one that was seen,
-    /// or a directory that the host has put in its place.
+    /// Stats the base object of an inode that the branch has no record of: the one that was seen.
     ///
     /// Errors: `Base`; ESTALE inside it when something else stands there now.
     pub fn seen_stat(&self, base: &BaseTree, ino: Ino) -> Result<BaseStat, FsError> {
@@ -188,7 +228,7 @@ impl Tree {
         let loc = node.base.as_ref().ok_or(FsError::Stale(ino))?;
         let is_seen = |stat: &BaseStat| {
             let same = |seen: Fingerprint| is_same(&seen, &stat.fingerprint);
-            stat.kind == node.kind && (node.kind == Kind::Dir || node.seen.is_none_or(same))
+            stat.kind == node.kind && node.seen.is_none_or(same)
         };
         let found = match base.stat(loc) {
             Ok(stat) if is_seen(&stat) => return Ok(stat),
@@ -198,7 +238,7 @@ impl Tree {
         // Whoever has it open goes on with what he opened.
         if let Some(stream) = &node.stream
             && let Ok(bytes) = stream.bytes.try_read()
-            && let Bytes::Base { file } = &*bytes
+            && let Bytes::Base { file, .. } = &*bytes
         {
             return base.stat_open(file);
         }
@@ -255,7 +295,7 @@ impl Tree {
         node.seen = Some(stat.fingerprint);
         if is_dir {
             let loc = loc.clone();
-            node.base_dir = Some(Arc::new(BaseDir { ino, loc }));
+            node.base_dir = Some(Arc::new(BaseDir::new(ino, loc, None)));
             base.forget_dir(ino);
         }
         node.base = Some(loc);
@@ -263,7 +303,17 @@ impl Tree {
     }
 }
 
+/// What the branch has under an inode number, as seen from one base object.
+enum Holds {
+    /// That object.
+    This,
+    /// Another one, to which the number belongs.
+    Another,
+    /// None that it knows.
+    Nothing,
+}
+
 /// Whether the two are of one object. The device number may be another since the last boot.
-fn is_same(seen: &Fingerprint, now: &Fingerprint) -> bool {
+pub(super) fn is_same(seen: &Fingerprint, now: &Fingerprint) -> bool {
     (seen.ino, seen.btime) == (now.ino, now.btime)
 }

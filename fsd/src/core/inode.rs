@@ -30,9 +30,10 @@ pub struct Node {
     pub seen: Option<Fingerprint>,
     /// For a directory that merges with the base: where children are looked up.
     pub base_dir: Option<Arc<BaseDir>>,
-    /// The base name it was reached by, while no dentry of the branch says so yet. The first
-    /// recorded change puts one, so that the host may move the name without taking the change along.
-    pub unplaced: Option<(Arc<BaseDir>, Name)>,
+    /// The base names it was reached by of which no dentry of the branch says so yet, in order of
+    /// directory and name. The next recorded change puts them, so that the host may move or remove
+    /// the names without taking the change along. One, if it is no hard link.
+    pub unplaced: Vec<(Arc<BaseDir>, Name)>,
     /// For a directory: the one it is in, kept in the table as long as this node is.
     pub parent: Option<Ino>,
     /// Nodes whose `parent` this is.
@@ -45,8 +46,22 @@ pub struct Node {
     pub stream: Option<Arc<Stream>>,
     /// How its open handles do their I/O.
     pub io: IoMode,
+    /// [`crate::core::base::state`] of its base object when attributes of it were last given out, and
+    /// when it was last opened: by these the kernel has its size and its pages. 0: never.
+    pub known: Known,
     /// Who may be about to take in attributes of it that a change makes old.
     pub shown: Shown,
+}
+
+/// What the kernel knows of a file whose bytes are the base's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known {
+    /// The state that its attributes are from.
+    pub attributes: u64,
+    /// The state that its pages are from.
+    pub pages: u64,
+    /// The last open was refused, so that it asks for the attributes again.
+    pub asked: bool,
 }
 
 /// The threads that were given attributes of an inode.
@@ -111,14 +126,47 @@ impl Node {
             base: None,
             seen: None,
             base_dir: None,
-            unplaced: None,
+            unplaced: Vec::new(),
             parent: None,
             children: 0,
             unlinked: false,
             exposed: None,
             stream: None,
             io: IoMode::Cached,
+            known: Known::default(),
             shown: Shown::Nobody,
+        }
+    }
+
+    /// Notes a base name that it was reached by; `is_only` says that the host has no other for it.
+    pub fn reached_by(&mut self, dir: &Arc<BaseDir>, name: &Name, is_only: bool) {
+        if is_only {
+            self.unplaced.clear();
+        }
+        let place = (dir.ino, name);
+        match self
+            .unplaced
+            .binary_search_by(|(dir, name)| (dir.ino, name).cmp(&place))
+        {
+            Ok(at) => self.unplaced[at].0 = dir.clone(),
+            Err(at) => {
+                if self.unplaced.is_empty() {
+                    // Nearly always the only one: no room for more.
+                    self.unplaced.reserve_exact(1);
+                }
+                self.unplaced.insert(at, (dir.clone(), name.clone()));
+            }
+        }
+    }
+
+    /// Makes a directory be whichever is at its place on the host, since the kernel cannot look it
+    /// up again.
+    pub fn go_by_name(&mut self) {
+        if let Some(dir) = &self.base_dir {
+            dir.go_by_name();
+        }
+        if self.record.is_none() {
+            self.seen = None;
         }
     }
 

@@ -19,6 +19,7 @@ mod inode;
 mod listing;
 pub(crate) mod number;
 mod ops;
+mod place;
 mod process;
 pub mod record;
 mod removals;

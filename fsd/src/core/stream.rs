@@ -33,6 +33,8 @@ pub enum Bytes {
     Base {
         /// Open for reading.
         file: File,
+        /// [`crate::core::base::state`] of it at that time.
+        state: u64,
     },
     /// In one object.
     Object {
@@ -155,7 +157,7 @@ impl Bytes {
     pub fn read(&self, offset: u64, buf: &mut [u8]) -> Result<usize, FsError> {
         match self {
             Bytes::Empty => Ok(0),
-            Bytes::Base { file } => read_file(file, buf, offset),
+            Bytes::Base { file, .. } => read_file(file, buf, offset),
             Bytes::Object { file, .. } => read_object(file.as_ref(), buf, offset),
             Bytes::Extents(extents) => extents.read(offset, buf),
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::backstore::{LiveBranch, Records};
 use crate::core::FsError;
-use crate::core::base::{BaseDir, BaseLoc, BaseStat, BaseTree};
+use crate::core::base::{self, BaseDir, BaseLoc, BaseStat, BaseTree};
 use crate::core::exposed::Exposed;
 use crate::core::inode::Node;
 use crate::core::listing::Listings;
@@ -41,10 +41,7 @@ impl Tree {
         let loc = BaseLoc::Path(Arc::from(b"/".as_slice()));
         let record = tree.branch.inode(Ino::ROOT)?;
         let mut root = Node::new(Kind::Dir);
-        root.base_dir = Some(Arc::new(BaseDir {
-            ino: Ino::ROOT,
-            loc: loc.clone(),
-        }));
+        root.base_dir = Some(Arc::new(BaseDir::new(Ino::ROOT, loc.clone(), None)));
         root.base = Some(loc);
         root.record = record;
         root.exposed = exposed;
@@ -98,8 +95,9 @@ impl Tree {
     }
 
     /// What stat(2) shows of a live inode. Reads the base or the object where they are the truth.
-    pub fn attr(&self, base: &BaseTree, ino: Ino) -> Result<Attr, FsError> {
+    pub fn attr(&mut self, base: &BaseTree, ino: Ino) -> Result<Attr, FsError> {
         let node = self.node(ino)?;
+        let mut state = 0;
         let mut attr = match &node.record {
             Some(record) => {
                 let mut attr = self.attr_of_record(ino, record)?;
@@ -108,14 +106,31 @@ impl Tree {
                 if record.content == Content::Base
                     && let Some(loc) = &node.base
                     && let Ok(stat) = base.stat(loc)
+                    && stat.kind == Kind::File
                 {
-                    attr.size = stat.fingerprint.size;
+                    let now = stat.fingerprint;
+                    state = base::state(&now);
+                    attr.size = now.size;
                     attr.blocks = blocks_of(attr.size);
+                    // And so is the time that they are from, unless the branch has set another.
+                    let origin = record.origin.as_ref().map(|o| o.fingerprint.mtime);
+                    if origin == Some(record.mtime) {
+                        attr.mtime = now.mtime;
+                    }
+                    attr.ctime = attr.ctime.max(now.ctime);
                 }
                 attr
             }
-            None => attr_of_base(ino, &self.seen_stat(base, ino)?),
+            None => {
+                let stat = self.seen_stat(base, ino)?;
+                if stat.kind == Kind::File {
+                    state = base::state(&stat.fingerprint);
+                }
+                attr_of_base(ino, &stat)
+            }
         };
+        let node = self.node_mut(ino)?;
+        node.known.attributes = state;
         if node.unlinked {
             attr.nlink = 0;
         }
@@ -240,10 +255,7 @@ pub(super) fn node_of_record(ino: Ino, record: Arc<InodeRec>) -> Node {
     if let Some(origin) = &record.origin {
         let loc = BaseLoc::Path(origin.path.clone());
         if record.kind == Kind::Dir {
-            node.base_dir = Some(Arc::new(BaseDir {
-                ino,
-                loc: loc.clone(),
-            }));
+            node.base_dir = Some(Arc::new(BaseDir::new(ino, loc.clone(), None)));
         }
         node.seen = Some(origin.fingerprint);
         node.base = Some(loc);

@@ -9,6 +9,8 @@ use super::types::*;
 use super::*;
 use crate::backstore::{NewBranch, Store};
 
+mod host;
+
 const ME: Caller = Caller {
     uid: 0,
     gid: 0,

@@ -35,6 +35,8 @@ use crate::sync::{Arc, Gate};
 
 /// Every handle: the kernel need not tell us of close(2), there is nothing to flush.
 const CACHED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE.union(FopenFlags::FOPEN_NOFLUSH);
+/// Without KEEP_CACHE: the host has changed what the page cache holds.
+const FRESH: FopenFlags = FopenFlags::FOPEN_NOFLUSH;
 /// Without KEEP_CACHE: what the page cache holds of the file goes stale with the first native
 /// write, so it is dropped when passthrough begins; later cached opens then find only fresh pages.
 const NATIVE: FopenFlags = FopenFlags::FOPEN_NOFLUSH;
@@ -324,15 +326,16 @@ impl Filesystem for Adapter {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let call = |core: &FsCore| core.open(&caller(req), self.ino(ino), flags.0);
-        let Opened { fh, io } = match self.call(op::OPEN, req, ino, call) {
+        let Opened { fh, io, is_changed } = match self.call(op::OPEN, req, ino, call) {
             Ok(opened) => opened,
             Err(errno) => return reply.error(errno),
         };
-        if flags.0 & nix::libc::O_TRUNC != 0 {
+        if is_changed || flags.0 & nix::libc::O_TRUNC != 0 {
             self.stale.attributes(ino);
         }
         let handle = FileHandle(fh.0);
         match io {
+            OpenIo::Cached if is_changed => reply.opened(handle, FRESH),
             OpenIo::Cached => reply.opened(handle, CACHED),
             OpenIo::Passthrough { token, fd } => {
                 let register = || reply.open_backing(fd);
@@ -363,7 +366,7 @@ impl Filesystem for Adapter {
                 flags,
             )
         };
-        let (entry, Opened { fh, io }) = match self.call_naming(op::CREATE, req, parent, call) {
+        let (entry, Opened { fh, io, .. }) = match self.call_naming(op::CREATE, req, parent, call) {
             Ok(made) => made,
             Err(errno) => return reply.error(errno),
         };

@@ -9,7 +9,7 @@ use agentfs_tests::{Manifest, Sandbox, base};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{claim, sh};
+use crate::{LiveShell, claim, sh};
 
 #[test]
 fn s1_the_host_is_never_written() {
@@ -43,6 +43,44 @@ fn s2_what_is_unchanged_is_the_hosts() {
         "cat file; test ! -e dir/one; cat dir/sub/later new; test -e dir/sub/mine",
     );
     assert_eq!(out, "the host'smade latermine\n");
+    a_live_branch_sees_the_host_whole(&sandbox);
+}
+
+/// What the host does while a run is live shows or does not, but never in part or elsewhere.
+fn a_live_branch_sees_the_host_whole(sandbox: &Sandbox) {
+    sandbox.host_sh(
+        "mkdir made moved gone; echo old | tee made/f moved/f > gone/f; printf 'aaaa\\n' > log",
+    );
+    let mut run = LiveShell::start(sandbox);
+    let held = "cat made/f moved/f gone/f log; ls made moved gone > /dev/null; test ! -e later";
+    assert_eq!(run.sh(held), "old\nold\nold\naaaa\n");
+    sandbox.host_sh(
+        "rm -r made; mkdir made; echo newer | tee made/f > made/new; \
+        mv moved there; mkdir moved; echo other > moved/f; mv gone away; \
+        echo bbbbbbbbbb >> log; echo host > later",
+    );
+    // Looked at by names that the run has held: a directory that was removed and made again.
+    assert_eq!(run.sh("ls made; cat made/f"), "f\nnew\nnewer\n");
+    // One that was moved, with another in its place, and one without.
+    assert_eq!(
+        run.sh("ls > /dev/null; echo changed > there/f; cat moved/f there/f"),
+        "other\nchanged\n"
+    );
+    assert_eq!(run.sh("ls away; cat away/f; ls away/never"), {
+        "f\nold\nls: cannot access 'away/never': No such file or directory\n"
+    });
+    // A file that grew, and one that came.
+    assert_eq!(run.sh("echo X >> log; cat log"), "aaaa\nbbbbbbbbbb\nX\n");
+    assert_eq!(run.sh("echo mine >> later; cat later"), "host\nmine\n");
+    sandbox.host_sh("echo cccc >> made/f");
+    run.sh("ls -l made");
+    assert_eq!(run.sh("cat made/f"), "newer\ncccc\n");
+    run.end();
+    let out = sh(sandbox, "cat made/f moved/f there/f away/f log later");
+    assert_eq!(
+        out,
+        "newer\ncccc\nother\nchanged\nold\naaaa\nbbbbbbbbbb\nX\nhost\nmine\n"
+    );
 }
 
 #[test]
@@ -67,6 +105,44 @@ fn s3_what_is_changed_is_the_branchs() {
         "cat file; test ! -e empty; test ! -e hollow; test ! -e dir; cat moved/one; stat -c %a exec",
     );
     assert_eq!(out, "mine\n1600\n");
+    bytes_of_the_host_come_with_their_time(&sandbox);
+    what_the_branch_holds_open_stays_apart(&sandbox);
+    links_that_the_branch_knows_stay(&sandbox);
+}
+
+fn bytes_of_the_host_come_with_their_time(sandbox: &Sandbox) {
+    for save in ["echo v2 > exec", "echo version 3 > e; mv e exec"] {
+        sandbox.host_sh(save);
+        let look = "cat exec; stat -c %y exec";
+        assert_eq!(sh(sandbox, look), sandbox.host_sh(look).out());
+    }
+    assert_eq!(sh(sandbox, "stat -c %a exec"), "600\n");
+}
+
+/// A file that is unlinked and open, to which the host gives a name again.
+fn what_the_branch_holds_open_stays_apart(sandbox: &Sandbox) {
+    sandbox.host_sh("echo base > held");
+    let mut run = LiveShell::start(sandbox);
+    run.sh("exec 7<held; rm held");
+    sandbox.host_sh("mv held again");
+    let out = run.sh("stat -c %h again; echo data > again; cat <&7; exec 7<&-");
+    assert_eq!(out, "1\nbase\n");
+    run.end();
+    assert_eq!(sh(sandbox, "cat again"), "data\n");
+}
+
+/// Names of one file that were looked at before or after it was changed.
+fn links_that_the_branch_knows_stay(sandbox: &Sandbox) {
+    sandbox.host_sh("mkdir l; echo base > l/a; cd l; for n in b c d; do ln a $n; done");
+    sh(
+        sandbox,
+        "cd l; stat a b c > /dev/null; rm a; echo data > b; stat d > /dev/null; echo data > b",
+    );
+    sandbox.host_sh("cd l; rm a b; echo host > new; mv new c; rm d");
+    assert_eq!(
+        sh(sandbox, "cd l; cat b c d; ls"),
+        "data\ndata\ndata\nb\nc\nd\n"
+    );
 }
 
 #[test]

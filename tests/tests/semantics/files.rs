@@ -7,7 +7,7 @@ use agentfs_tests::wait::until;
 use agentfs_tests::{Sandbox, base};
 use nix::sys::signal::Signal;
 
-use crate::{claim, python, sh};
+use crate::{LiveShell, claim, python, sh};
 
 #[test]
 fn s11_inode_numbers_stay() {
@@ -45,6 +45,40 @@ fn s12_hard_links_stay_links() {
             "hello, base\nmore\nx\n1\n"
         );
     });
+    if need_run() {
+        links_stay_links_when_the_host_changes_one(&Sandbox::new());
+    }
+}
+
+fn links_stay_links_when_the_host_changes_one(sandbox: &Sandbox) {
+    // Names that the branch has looked at are its own once it has changed the file by one of them.
+    sandbox.host_sh(
+        "for f in written removed; do echo base > $f.1; ln $f.1 $f.2; ln $f.1 $f.3; done; \
+        for k in 1 2 3 4; do echo old > a$k; done",
+    );
+    sh(
+        sandbox,
+        "stat written.* removed.* > /dev/null; echo data > written.1; rm removed.1; echo data > removed.2",
+    );
+    // ext4 gives the number of a removed file to the next one.
+    let mut run = LiveShell::start(sandbox);
+    run.sh("stat a1 a2 a3 a4");
+    sandbox.host_sh("for k in 1 2 3 4; do rm a$k; echo new > a$k; ln a$k b$k; done");
+    run.sh("for k in 1 2 3 4; do echo changed > b$k; done");
+    run.end();
+    sandbox.host_sh(
+        "for f in written removed; do for n in 1 2 3; do echo host > new; mv new $f.$n; done; done",
+    );
+    for _ in 0..2 {
+        assert_eq!(
+            sh(
+                sandbox,
+                "cat written.* removed.*; stat -c %h written.1 removed.2"
+            ),
+            format!("{}3\n2\n", "data\n".repeat(5))
+        );
+        assert_eq!(sh(sandbox, "cat a* b*"), "changed\n".repeat(8));
+    }
 }
 
 #[test]

@@ -87,6 +87,8 @@ struct Seen {
     parent: u32,
     kind: Kind,
     is_base: bool,
+    /// Bytes of the file are the branch's own.
+    is_changed: bool,
     state: State,
 }
 
@@ -187,6 +189,7 @@ impl Walk<'_, '_> {
                 parent: NO_PARENT,
                 kind: Kind::Dir,
                 is_base: true,
+                is_changed: false,
                 state: State::Unknown,
             };
             let at = self.seen.partition_point(|seen| seen.ino < root.ino);
@@ -209,6 +212,7 @@ impl Walk<'_, '_> {
             parent: NO_PARENT,
             kind: rec.kind,
             is_base: rec.origin.is_some(),
+            is_changed: matches!(rec.content, Content::Object(_) | Content::Extents { .. }),
             state: State::Unknown,
         });
         if let Some(what) = contradiction(ino, rec) {
@@ -540,6 +544,12 @@ impl Walk<'_, '_> {
                 let finding = Finding::damage(Code::OrphanInode, what).ino(ino);
                 self.problem(finding, Fix::Detach(ino));
                 continue;
+            }
+            if seen.names == 0 && seen.is_changed {
+                let what = "the branch changed this file and has no name for it: it is there as \
+                            long as the host has one";
+                let finding = Finding::note(Code::OrphanInode, what).ino(ino);
+                self.problem(finding, Fix::Nothing);
             }
             let wanted = match (seen.is_base, is_dir) {
                 (false, true) => Some(seen.subdirs.saturating_add(2)),

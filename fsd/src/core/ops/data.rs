@@ -271,7 +271,7 @@ impl FsCore {
         let bytes = crate::sync::read(&handle.stream.bytes);
         let found = match &*bytes {
             Bytes::Empty => None,
-            Bytes::Base { file } => seek_file(file, start, data)?,
+            Bytes::Base { file, .. } => seek_file(file, start, data)?,
             Bytes::Object { file, .. } => {
                 let what = if data { SeekFor::Data } else { SeekFor::Hole };
                 file.seek(what, start)?

@@ -58,6 +58,7 @@ impl FsCore {
             self.forget(at, 1);
             return Err(e);
         }
+        crate::sync::lock(&self.tree).node_mut(at)?.go_by_name();
         Ok(at)
     }
 
@@ -198,7 +199,12 @@ impl FsCore {
 /// Says in a found node where it is and what of it the mount shows.
 fn arrive(tree: &mut Tree, parent: Ino, ino: Ino, shown: Option<Visible>) -> Result<(), FsError> {
     tree.set_parent(ino, parent);
-    tree.node_mut(ino)?.exposed = match shown {
+    let node = tree.node_mut(ino)?;
+    if shown == Some(Visible::Root) {
+        // A run has it bound to a place of its own.
+        node.go_by_name();
+    }
+    node.exposed = match shown {
         Some(Visible::Skeleton(below)) => Some(below),
         Some(Visible::Root | Visible::Nothing) | None => None,
     };

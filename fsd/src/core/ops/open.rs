@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::OFlags;
 
 use crate::backstore::ObjectFile;
+use crate::core::base::{replaced, state};
 use crate::core::copy_up;
 use crate::core::handle::Handle;
 use crate::core::inode::IoMode;
@@ -24,6 +25,8 @@ pub struct Opened {
     pub fh: Fh,
     /// How its bytes move.
     pub io: OpenIo,
+    /// The host has changed the file: what the kernel keeps of it is old.
+    pub is_changed: bool,
 }
 
 /// How the bytes of an open file move.
@@ -46,6 +49,8 @@ pub enum OpenIo {
 struct Access {
     writes: bool,
     truncates: bool,
+    /// With O_EXCL.
+    exclusive: bool,
     executes: bool,
     /// With O_DIRECT, which a program may take back by fcntl(2).
     direct: bool,
@@ -62,6 +67,7 @@ impl Access {
         Self {
             writes: mode == OFlags::WRONLY || mode == OFlags::RDWR,
             truncates: flags.contains(OFlags::TRUNC),
+            exclusive: flags.contains(OFlags::EXCL),
             executes: flags.bits() & OPEN_EXEC != 0,
             direct: flags.contains(OFlags::DIRECT),
         }
@@ -102,13 +108,58 @@ impl FsCore {
             self.setattr(caller, ino, None, &set)?;
         }
         let mut tree = crate::sync::lock(&self.tree);
+        let is_held = tree.node(ino)?.stream.is_some();
         let stream = copy_up::stream_of(self, &mut tree, ino)?;
-        self.open_locked(tree, ino, stream, access)
+        match self.meet_host(&mut tree, ino, &stream, is_held, access) {
+            Ok(is_changed) => Ok(Opened {
+                is_changed,
+                ..self.open_locked(tree, ino, stream, access)?
+            }),
+            Err(e) => {
+                if !is_held {
+                    tree.node_mut(ino)?.stream = None;
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// Whether the host has changed a file of which the bytes are still its own since the kernel came
+    /// to know it. `is_held`: the stream was open before.
+    ///
+    /// Errors: ESTALE inside `Base`, once, for who may append: the kernel takes the place from the
+    /// size it knows, and comes to know a new one only by looking the file up again.
+    fn meet_host(
+        &self,
+        tree: &mut Tree,
+        ino: Ino,
+        stream: &Stream,
+        is_held: bool,
+        access: Access,
+    ) -> Result<bool, FsError> {
+        let now = match stream.bytes.try_read().as_deref() {
+            Ok(Bytes::Base { file, .. }) if is_held => {
+                state(&self.base.stat_open(file)?.fingerprint)
+            }
+            Ok(Bytes::Base { state, .. }) => *state,
+            _ => return Ok(false),
+        };
+        let known = &mut tree.node_mut(ino)?.known;
+        let is_known = known.attributes == now;
+        if !is_known && access.writes && !known.asked {
+            known.asked = true;
+            return Err(replaced());
+        }
+        let was_asked = std::mem::take(&mut known.asked);
+        let pages = std::mem::replace(&mut known.pages, now);
+        Ok(!is_known || was_asked || (pages != 0 && pages != now))
     }
 
     /// Makes the regular file `name` in `parent` and opens it.
     ///
-    /// The caller owes a forget for the entry and a release. Errors: as [`FsCore::mknod`].
+    /// The caller owes a forget for the entry and a release. Errors: as [`FsCore::mknod`]; but ESTALE
+    /// inside `Base` for a name that is there and need not be new. The kernel did not know of it, since
+    /// the host has made it meanwhile; it looks again then, and asks who may open it.
     pub fn create(
         &self,
         caller: &Caller,
@@ -118,7 +169,10 @@ impl FsCore {
         flags: i32,
     ) -> Result<(Entry, Opened), FsError> {
         let access = Access::of(flags);
-        let mut tree = self.lock_absent(parent, name)?;
+        let mut tree = match self.lock_absent(parent, name) {
+            Err(FsError::Exists { .. }) if !access.exclusive => return Err(replaced()),
+            locked => locked?,
+        };
         let (content, bytes, staged) = if access.writes {
             let (id, file) = tree.branch.new_object()?;
             let file = Arc::from(file);
@@ -193,6 +247,7 @@ impl FsCore {
         let opened = Opened {
             fh: self.handles.add(handle.clone()),
             io,
+            is_changed: false,
         };
         if passthrough_writer
             // These writes never come by here: say beforehand that the object is the truth.

@@ -139,6 +139,7 @@ impl FsCore {
                 Err(e) if crate::core::ops::lookup::is_missing(&e) => (Vec::new(), 0),
                 Err(e) => return Err(e),
             };
+            let here = base_dir.loc();
             for entry in entries {
                 if recorded.contains_key(&entry.name) {
                     continue;
@@ -149,7 +150,7 @@ impl FsCore {
                         continue;
                     }
                 }
-                let child = tree.base_ino(&self.base, &base_dir.loc, dev, entry.host_ino)?;
+                let child = tree.base_ino(&self.base, &here, dev, entry.host_ino)?;
                 listing.insert(entry.name, child, entry.kind);
             }
         }

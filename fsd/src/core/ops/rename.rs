@@ -151,7 +151,7 @@ impl FsCore {
         self.check_not_below(tree, from, new_dir)?;
         let mut change = Change::default();
         if let Some(target) = target {
-            self.drop_link(tree, &mut change, target.ino, now)?;
+            self.drop_link(tree, &mut change, (new_dir, new_name), target.ino, now)?;
         }
         let moved = tree.edit(&self.base, &mut change, from.ino)?;
         moved.ctime = now;

@@ -58,7 +58,7 @@ impl FsCore {
         }
         let now = self.clock.now();
         let mut change = Change::default();
-        self.drop_link(tree, &mut change, ino, now)?;
+        self.drop_link(tree, &mut change, (parent, name), ino, now)?;
         self.hide_name(tree, &mut change, parent, name)?;
         let dir = tree.edit(&self.base, &mut change, parent)?;
         touch(dir, now);
@@ -76,13 +76,14 @@ impl FsCore {
         }
     }
 
-    /// Takes one link off `ino`: the last one unlinks it. A directory must be empty.
+    /// Takes the link `place` off `ino`: the last one unlinks it. A directory must be empty.
     ///
     /// Errors: `NotEmpty`, `ReadOnly` for a directory that leads to a root, `Base`, `Store`.
     pub(in crate::core) fn drop_link(
         &self,
         tree: &mut Tree,
         change: &mut Change,
+        place: (Ino, &Name),
         ino: Ino,
         now: Time,
     ) -> Result<(), FsError> {
@@ -98,12 +99,10 @@ impl FsCore {
             && (node.kind == Kind::Dir || self.base.stat(loc)?.nlink <= 1)
         {
             // The whiteout says it all: no record is made for the sake of being dropped.
-            change.forsake_place(ino);
             change.unlink(ino);
             return Ok(());
         }
-        // The name it was reached by is going: a dentry for it would come back to life.
-        change.forsake_place(ino);
+        change.forsake_place(place.0, place.1);
         let record = tree.edit(&self.base, change, ino)?;
         record.ctime = now;
         record.nlink = if record.kind == Kind::Dir {

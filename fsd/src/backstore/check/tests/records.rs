@@ -137,6 +137,32 @@ fn more_names_of_a_base_file_than_it_had_are_no_damage() {
 }
 
 #[test]
+fn a_changed_file_that_only_the_host_names_is_told() {
+    for is_changed in [true, false] {
+        let mem = after(false, |live| {
+            let mut deltas = vec![Delta::DelDentry(Ino::ROOT, name("base"))];
+            if !is_changed {
+                let Content::Extents { own, .. } = live.inode(BASE).unwrap().unwrap().content
+                else {
+                    panic!("it has no object");
+                };
+                deltas.push(edit(live, BASE, |rec| rec.content = Content::Base));
+                deltas.push(Delta::Orphan(own));
+                deltas.push(Delta::SetExtents(BASE, Arc::default()));
+            }
+            deltas
+        });
+        let report = look(&store_on(&mem));
+        assert!(report.is_clean(), "{report:#?}");
+        let told = report
+            .left
+            .iter()
+            .any(|f| (f.code, f.ino) == (Code::OrphanInode, Some(BASE)));
+        assert_eq!(told, is_changed, "{report:#?}");
+    }
+}
+
+#[test]
 fn a_directory_with_two_names() {
     both(&[Code::DirectoryNames], |_| {
         vec![entry(Ino::ROOT, "second", SUB, Kind::Dir)]

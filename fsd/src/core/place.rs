@@ -1,0 +1,114 @@
+//! Where objects of the base are: directories that may move, and names in them.
+//!
+//! Knows places only; what the host has there is for [`crate::core::base::BaseTree`] to look.
+
+use crate::core::base::BaseStat;
+use crate::core::record::Fingerprint;
+use crate::core::types::{Ino, Kind, Name, Time};
+use crate::sync::{Arc, RwLock};
+
+/// Where a base object is.
+#[derive(Clone, Debug)]
+pub enum BaseLoc {
+    /// An entry of a base directory.
+    Child(Arc<BaseDir>, Name),
+    /// At this absolute path, as recorded at copy-up.
+    Path(Arc<[u8]>),
+}
+
+/// A base directory that lookups go on below.
+#[derive(Debug)]
+pub struct BaseDir {
+    /// Its inode number in the branch.
+    pub ino: Ino,
+    /// Where it is on the host. A leaf among the locks: nothing else is taken under it.
+    place: RwLock<Place>,
+}
+
+/// Where a base directory is, and which one it is.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub loc: BaseLoc,
+    /// Host inode and birth time; `None`: whatever directory is there.
+    pub id: Option<(u64, Time)>,
+}
+
+impl BaseDir {
+    /// The directory at `loc`: the one that was `seen` there and no other, or whichever is there.
+    pub fn new(ino: Ino, loc: BaseLoc, seen: Option<&Fingerprint>) -> Self {
+        let id = seen.map(|seen| (seen.ino, seen.btime));
+        Self {
+            ino,
+            place: RwLock::new(Place { loc, id }),
+        }
+    }
+
+    /// Where it is on the host, and which one it is.
+    pub(super) fn place_and_id(&self) -> Place {
+        crate::sync::read(&self.place).clone()
+    }
+
+    /// Where it is on the host.
+    pub fn loc(&self) -> BaseLoc {
+        self.place_and_id().loc
+    }
+
+    /// Notes that the host has moved it. The new place must not be below itself.
+    pub fn move_to(&self, loc: BaseLoc) {
+        crate::sync::write(&self.place).loc = loc;
+    }
+
+    /// From now on it is whatever directory is at its place.
+    pub fn go_by_name(&self) {
+        crate::sync::write(&self.place).id = None;
+    }
+
+    /// Whether `stat` may be of it.
+    pub fn is(&self, stat: &BaseStat) -> bool {
+        let same = |id| id == (stat.fingerprint.ino, stat.fingerprint.btime);
+        stat.kind == Kind::Dir && self.place_and_id().id.is_none_or(same)
+    }
+
+    /// Whether it is found by way of the directory `ino`, or is that.
+    pub fn is_by_way_of(&self, ino: Ino) -> bool {
+        let (mut at, mut loc) = (self.ino, self.loc());
+        loop {
+            match loc {
+                _ if at == ino => return true,
+                BaseLoc::Child(above, _) => (at, loc) = (above.ino, above.loc()),
+                BaseLoc::Path(_) => return false,
+            }
+        }
+    }
+}
+
+impl BaseLoc {
+    /// The absolute host path, as bytes.
+    pub fn path(&self) -> Vec<u8> {
+        let mut names: Vec<Name> = Vec::new();
+        let mut loc = self.clone();
+        let mut path = loop {
+            match loc {
+                BaseLoc::Child(dir, name) => {
+                    names.push(name);
+                    loc = dir.loc();
+                }
+                BaseLoc::Path(path) => {
+                    break if path.as_ref() == b"/" {
+                        vec![]
+                    } else {
+                        path.to_vec()
+                    };
+                }
+            }
+        };
+        for name in names.iter().rev() {
+            path.push(b'/');
+            path.extend_from_slice(name.as_bytes());
+        }
+        if path.is_empty() {
+            path.push(b'/');
+        }
+        path
+    }
+}
