@@ -1,5 +1,6 @@
 //! Extended attributes. Who may read and write which namespace is the kernel's matter.
 
+use crate::core::access::CAPABILITY_XATTR;
 use crate::core::acl::{self, Acl};
 use crate::core::change::Change;
 use crate::core::types::{Caller, Ino, Kind};
@@ -103,11 +104,20 @@ impl FsCore {
 
     /// Removes the attribute `name`.
     ///
+    /// The kernel has this sent for file capabilities by whoever truncates or chowns a file, before
+    /// it asks for that, and may not be let do it. From those who could not have asked for the
+    /// removal it is taken for such a word ahead: what it announces takes them off, or is refused.
     /// Errors: `NoAttribute`, `NotSupported`, `Stale`, `Base`, `Store`.
-    pub fn removexattr(&self, _caller: &Caller, ino: Ino, name: &[u8]) -> Result<(), FsError> {
+    pub fn removexattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<(), FsError> {
         check_namespace(name)?;
         let now = self.clock.now();
         let mut tree = crate::sync::lock(&self.tree);
+        if name == CAPABILITY_XATTR
+            && !access::is_owner(caller, tree.record_of(&self.base, ino)?.uid)
+            && !access::sets_capabilities(caller)
+        {
+            return Ok(());
+        }
         let mut change = Change::default();
         let record = tree.edit(&self.base, &mut change, ino)?;
         if record.xattrs.remove(name).is_none() {
