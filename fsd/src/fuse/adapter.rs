@@ -27,6 +27,7 @@ use crate::fuse::convert::{
     FOREVER, bare_attr, caller, file_attr, file_type, new_mode, no_file_attributes, rdev_in,
     rename_mode, time_in, time_set,
 };
+use crate::fuse::mapped::Mapped;
 use crate::fuse::request::op;
 use crate::fuse::session::{Face, Options};
 use crate::fuse::stale::Stale;
@@ -51,6 +52,7 @@ pub(super) struct Adapter {
     face: Face,
     options: Options,
     backings: Backings<BackingId>,
+    pub(super) mapped: Mapped,
     pub(super) workers: Workers,
     pub(super) stale: Stale,
 }
@@ -62,6 +64,7 @@ impl Adapter {
             face,
             options,
             backings: Backings::default(),
+            mapped: Mapped::default(),
             workers: Workers::default(),
             stale: Stale::default(),
         }
@@ -84,8 +87,21 @@ impl Adapter {
     /// Answers with an entry, or the errno.
     fn entry(&self, reply: ReplyEntry, result: Result<Entry, Errno>) {
         match result {
-            Ok(e) => reply.entry(&FOREVER, &self.shown(&e.attr), Generation(e.generation)),
+            Ok(e) => {
+                let ttl = self.ttl(e.attr.ino);
+                reply.entry(&ttl, &self.shown(&e.attr), Generation(e.generation));
+            }
             Err(errno) => reply.error(errno),
+        }
+    }
+
+    /// How long the kernel may keep the answer to its own change, which it takes in whatever it
+    /// was told meanwhile.
+    fn ttl(&self, ino: Ino) -> Duration {
+        if self.mapped.may_be(ino) {
+            Duration::ZERO
+        } else {
+            FOREVER
         }
     }
 
@@ -142,7 +158,13 @@ impl Filesystem for Adapter {
         match found {
             // Inode 0 with a time to live: the kernel caches that there is no such entry.
             Ok(None) => reply.entry(&FOREVER, &bare_attr(0, Kind::File), Generation(0)),
-            Ok(Some(found)) => self.entry(reply, Ok(found)),
+            Ok(Some(found)) => {
+                reply.entry(
+                    &FOREVER,
+                    &self.shown(&found.attr),
+                    Generation(found.generation),
+                );
+            }
             Err(errno) => reply.error(errno),
         }
     }
@@ -200,7 +222,7 @@ impl Filesystem for Adapter {
         let fh = fh.map(|fh| Fh(fh.0));
         let call = |core: &FsCore| core.setattr(&caller(req), self.ino(ino), fh, &set);
         match self.call_locked(op::SETATTR, req, ino, call) {
-            Ok(attr) => reply.attr(&FOREVER, &self.shown(&attr)),
+            Ok(attr) => reply.attr(&self.ttl(attr.ino), &self.shown(&attr)),
             Err(errno) => reply.error(errno),
         }
     }
@@ -337,7 +359,12 @@ impl Filesystem for Adapter {
             OpenIo::Passthrough { token, fd } => {
                 let register = || reply.open_backing(fd);
                 match self.backings.acquire(self.ino(ino), token, fh, register) {
-                    Some(id) => reply.opened_passthrough(handle, NATIVE, &id),
+                    Some(id) => {
+                        if self.mapped.opened(self.ino(ino), fh, flags.0) {
+                            self.stale.attributes(ino);
+                        }
+                        reply.opened_passthrough(handle, NATIVE, &id);
+                    }
                     None => reply.opened(handle, CACHED),
                 }
             }
@@ -375,6 +402,7 @@ impl Filesystem for Adapter {
                 let register = || reply.open_backing(fd);
                 match self.backings.acquire(entry.attr.ino, token, fh, register) {
                     Some(id) => {
+                        self.mapped.opened(entry.attr.ino, fh, flags);
                         reply.created_passthrough(&FOREVER, &attr, generation, handle, NATIVE, &id)
                     }
                     None => reply.created(&FOREVER, &attr, generation, handle, CACHED),
@@ -451,6 +479,7 @@ impl Filesystem for Adapter {
     ) {
         // The backing first: the core may delete or reuse the file when its last handle closes.
         self.backings.release(Fh(fh.0));
+        self.mapped.released(Fh(fh.0));
         let released = self.call_unawaited(op::RELEASE, req, ino, |core| {
             core.release(Fh(fh.0));
             Ok(())
