@@ -14,6 +14,7 @@ const GROUP_EXEC: u32 = 0o010;
 /// Numbers of capabilities. Source: capabilities(7).
 const CAP_FOWNER: u8 = 3;
 const CAP_FSETID: u8 = 4;
+const CAP_SYS_ADMIN: u8 = 21;
 const CAP_SETFCAP: u8 = 31;
 
 /// The extended attribute that holds file capabilities.
@@ -70,6 +71,11 @@ pub fn is_owner(caller: &Caller, uid: u32) -> bool {
 /// Whether `caller` may take file capabilities off whatever file (CAP_SETFCAP).
 pub fn sets_capabilities(caller: &Caller) -> bool {
     holds(caller, CAP_SETFCAP)
+}
+
+/// Whether `caller` is shown attributes `trusted.*` (CAP_SYS_ADMIN).
+pub fn sees_trusted(caller: &Caller) -> bool {
+    holds(caller, CAP_SYS_ADMIN)
 }
 
 /// Whether `caller` holds this capability over all files.

@@ -32,6 +32,7 @@ use crate::fuse::request::op;
 use crate::fuse::session::{Face, Options};
 use crate::fuse::stale::Stale;
 use crate::fuse::workers::Workers;
+use crate::fuse::xattr::answer_query;
 use crate::sync::{Arc, Gate};
 
 /// Every handle: the kernel need not tell us of close(2), there is nothing to flush.
@@ -49,7 +50,7 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct Adapter {
     pub(super) core: Arc<Gate<FsCore>>,
-    face: Face,
+    pub(super) face: Face,
     options: Options,
     backings: Backings<BackingId>,
     pub(super) mapped: Mapped,
@@ -119,18 +120,6 @@ impl Adapter {
 fn done(reply: ReplyEmpty, result: Result<(), Errno>) {
     match result {
         Ok(()) => reply.ok(),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-/// Answers an xattr query of `size` bytes: 0 asks for the length. Source: getxattr(2).
-fn xattr(reply: ReplyXattr, size: u32, result: Result<impl AsRef<[u8]>, Errno>) {
-    match result {
-        Ok(value) => match (size, value.as_ref()) {
-            (0, bytes) => reply.size(bytes.len() as u32),
-            (room, bytes) if bytes.len() > room as usize => reply.error(Errno::ERANGE),
-            (_, bytes) => reply.data(bytes),
-        },
         Err(errno) => reply.error(errno),
     }
 }
@@ -641,37 +630,19 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let set = self.call(op::SETXATTR, req, ino, |core| {
-            core.setxattr(&caller(req), self.ino(ino), name.as_bytes(), value, flags)?;
-            self.after_change(core, req, ino);
-            Ok(())
-        });
-        done(reply, set);
+        done(reply, self.set_attribute(req, ino, name, value, flags));
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let call = |core: &FsCore| {
-            let value = core.getxattr(self.ino(ino), name.as_bytes())?;
-            Ok(match &self.face.one_user {
-                Some(user) => user.show_xattr(name.as_bytes(), value),
-                None => value,
-            })
-        };
-        xattr(reply, size, self.call(op::GETXATTR, req, ino, call));
+        answer_query(reply, size, self.attribute(req, ino, name));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let call = |core: &FsCore| core.listxattr(self.ino(ino));
-        xattr(reply, size, self.call(op::LISTXATTR, req, ino, call));
+        answer_query(reply, size, self.attribute_names(req, ino));
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let removed = self.call(op::REMOVEXATTR, req, ino, |core| {
-            core.removexattr(&caller(req), self.ino(ino), name.as_bytes())?;
-            self.after_change(core, req, ino);
-            Ok(())
-        });
-        done(reply, removed);
+        done(reply, self.remove_attribute(req, ino, name));
     }
 
     // From here on: what the kernel is told once (or each time, where it does not remember) that

@@ -42,7 +42,8 @@ impl FsCore {
 
     /// A change of no attribute. It is the kernel's way to say that suid, sgid and file capabilities
     /// must go: before native writes, at fallocate(2), copy_file_range(2), and a chown(2) that
-    /// changes no owner. Of these the kernel lets everybody do the last.
+    /// changes no owner. Of these the kernel lets everybody do the last, which moves the ctime, too, of
+    /// what has nothing to lose.
     fn change_nothing(&self, caller: &Caller, ino: Ino) -> Result<(), FsError> {
         {
             let tree = crate::sync::lock(&self.tree);
@@ -58,7 +59,13 @@ impl FsCore {
                 ));
             }
         }
-        self.kill_privileges(caller, ino)?;
+        if !self.kill_privileges(caller, ino)? {
+            let now = self.clock.now();
+            let mut tree = crate::sync::lock(&self.tree);
+            let mut change = Change::default();
+            tree.edit(&self.base, &mut change, ino)?.ctime = now;
+            tree.commit(change)?;
+        }
         Ok(())
     }
 
