@@ -393,6 +393,45 @@ fn a_chown_of_nothing_moves_the_ctime() {
 }
 
 #[test]
+fn a_change_after_a_look_shows() {
+    if !need_mount() {
+        return;
+    }
+    let m = Mounted::new(|dir| {
+        fs::write(dir.join("file"), b"base").expect("write");
+        fs::create_dir(dir.join("dir")).expect("mkdir");
+    });
+    // How many of a hundred changes moved the stamp that was looked at before: all, where the
+    // kernel makes fine stamps for files that were looked at (6.13).
+    let moved = |dir: &Path| {
+        let count = |path: &str, change: &dyn Fn(u32)| {
+            let stamp = || {
+                let meta = fs::metadata(dir.join(path)).expect("stat");
+                (meta.ctime(), meta.ctime_nsec())
+            };
+            let is_new = |i: &u32| {
+                let before = stamp();
+                change(*i);
+                stamp() > before
+            };
+            (0..100).filter(is_new).count()
+        };
+        let made = count("dir", &|i| {
+            fs::create_dir(dir.join(format!("dir/{i}"))).expect("mkdir");
+        });
+        let perms = count("file", &|i| {
+            let bits = fs::Permissions::from_mode(0o600 + (i & 1));
+            fs::set_permissions(dir.join("file"), bits).expect("chmod");
+        });
+        [made, perms]
+    };
+    let (ours, theirs) = (moved(&m.mnt()), moved(&m.plain()));
+    for (ours, theirs) in ours.iter().zip(theirs) {
+        assert!(theirs < 100 || *ours == 100, "{ours} of {theirs}");
+    }
+}
+
+#[test]
 fn a_whiteout_can_be_left_without_replacing() {
     if !need_mount() {
         return;
