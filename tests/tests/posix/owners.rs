@@ -65,6 +65,31 @@ fn setgid_directories_hand_their_group_on() {
 }
 
 #[test]
+fn groups_that_were_given_back_count_no_more() {
+    if !need_mount() {
+        return;
+    }
+    let mut m = Mounted::new(|dir| {
+        fs::write(dir.join("file"), b"").expect("write");
+        give(&dir.join("file"), ONE, SHARED, 0o2644);
+    });
+    let said = m.agreed(|dir| {
+        let path = dir.join("file");
+        let chown_nothing = || {
+            chown(&path, None, None).expect("chown");
+            format!("{:o}", mode(&path))
+        };
+        as_user(ONE, ONE, &[SHARED], || {
+            let member = chown_nothing();
+            rustix::thread::set_thread_groups(&[]).expect("setgroups");
+            (member, chown_nothing())
+        })
+    });
+    assert_eq!(said, ("2644".to_owned(), "644".to_owned()));
+    m.assert_same_trees();
+}
+
+#[test]
 fn sticky_directories_protect_their_entries() {
     if !need_mount() {
         return;
