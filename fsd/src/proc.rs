@@ -62,6 +62,15 @@ pub fn has_capability(pid: u32, number: u8) -> Result<bool, ProcError> {
     Ok(status.capeff & 1 << number != 0)
 }
 
+/// Whether `pid` is in the user namespace of this process; not, if that cannot be seen.
+pub fn shares_user_namespace(pid: u32) -> bool {
+    let namespace = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/user"));
+    match (namespace("self"), namespace(&pid.to_string())) {
+        (Ok(own), Ok(other)) => own == other,
+        _ => false,
+    }
+}
+
 /// Whether the process that started at `start_ticks` still has `pid`.
 pub fn is_alive(pid: u32, start_ticks: u64) -> bool {
     self::start_ticks(pid).is_ok_and(|found| found == start_ticks)
@@ -114,6 +123,7 @@ mod tests {
         own.sort_unstable();
         assert_eq!(found, own);
         assert!(is_alive(pid, ticks));
+        assert!(shares_user_namespace(pid));
     }
 
     #[test]
@@ -136,5 +146,6 @@ mod tests {
         child.wait().expect("wait");
         assert!(matches!(start_ticks(pid), Err(ProcError::Gone(_))));
         assert!(matches!(start_ticks(u32::MAX), Err(ProcError::Gone(_))));
+        assert!(!shares_user_namespace(pid));
     }
 }

@@ -100,6 +100,56 @@ fn the_daemon_keeps_no_file_open_that_nobody_has_open() {
     });
 }
 
+#[test]
+fn a_mount_does_not_keep_the_file_size_limit_of_who_makes_it() {
+    if !need_any_mount() {
+        return;
+    }
+    let mut m = Mounted::new(fill);
+    m.umount();
+    for (limit, raised) in [("-S -f 4", true), ("-f 4096", is_root())] {
+        let mut plain = m.sandbox.agentfs(&["mount", BRANCH]);
+        plain.arg(m.mnt()).arg("--base").arg(m.base());
+        plain.args(["-o", likest()]);
+        let mut limited = Command::new("bash");
+        limited.args(["-c", &format!("ulimit {limit}; exec \"$0\" \"$@\"")]);
+        limited.arg(plain.get_program()).args(plain.get_args());
+        limited.env_clear().envs(
+            plain
+                .get_envs()
+                .filter_map(|(name, value)| value.map(|value| (name, value))),
+        );
+        if let Some(dir) = plain.get_current_dir() {
+            limited.current_dir(dir);
+        }
+        cmd::run(&mut limited).ok();
+        let daemon = m.sandbox.daemons()[0];
+        let status = fs::read_to_string(format!("/proc/{daemon}/status")).expect("status");
+        let ignored = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigIgn:"))
+            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        let is_ignored = ignored.is_some_and(|mask| mask & 1 << (nix::libc::SIGXFSZ - 1) != 0);
+        assert!(is_ignored, "{status}");
+        // Past 4 KiB of journal, and past 4 MiB in one file.
+        for i in 0..100 {
+            fs::write(m.mnt().join(format!("f{i}")), b"some").expect("write");
+        }
+        let large = fs::write(m.mnt().join("large"), vec![1; 5 << 20]);
+        match large {
+            Ok(()) => assert!(raised),
+            Err(error) => assert!(
+                !raised && error.kind() == std::io::ErrorKind::FileTooLarge,
+                "{error}"
+            ),
+        }
+        fs::remove_file(m.mnt().join("f7")).expect("remove");
+        fs::create_dir(m.mnt().join(limit)).expect("mkdir");
+        assert_eq!(m.sandbox.daemons(), [daemon]);
+        mounted::umount(&m.sandbox, &m.mnt());
+    }
+}
+
 /// A refused mount: exit 125, these words, and nothing left of it.
 fn refused(sandbox: &Sandbox, done: Done, words: &[&str]) {
     done.expect(125).says(words).says(&["\n  fix: "]);

@@ -11,8 +11,11 @@ const SUID: u32 = 0o4000;
 const SGID: u32 = 0o2000;
 const GROUP_EXEC: u32 = 0o010;
 
-/// Number of the capability. Source: capabilities(7).
+/// Numbers of capabilities. Source: capabilities(7).
+const CAP_FOWNER: u8 = 3;
 const CAP_FSETID: u8 = 4;
+const CAP_SYS_ADMIN: u8 = 21;
+const CAP_SETFCAP: u8 = 31;
 
 /// The extended attribute that holds file capabilities.
 pub const CAPABILITY_XATTR: &[u8] = b"security.capability";
@@ -58,6 +61,30 @@ pub fn inherit(
 /// run has no capability, so the uid alone says nothing. Who cannot be identified may not.
 pub fn keeps_privileges(caller: &Caller) -> bool {
     caller.uid == 0 && crate::proc::has_capability(caller.pid, CAP_FSETID).unwrap_or(false)
+}
+
+/// Whether `caller` may do with a file what its owner may (CAP_FOWNER).
+pub fn is_owner(caller: &Caller, uid: u32) -> bool {
+    caller.uid == uid || holds(caller, CAP_FOWNER)
+}
+
+/// Whether `caller` may take file capabilities off whatever file (CAP_SETFCAP).
+pub fn sets_capabilities(caller: &Caller) -> bool {
+    holds(caller, CAP_SETFCAP)
+}
+
+/// Whether `caller` is shown attributes `trusted.*` (CAP_SYS_ADMIN).
+pub fn sees_trusted(caller: &Caller) -> bool {
+    holds(caller, CAP_SYS_ADMIN)
+}
+
+/// Whether `caller` holds this capability over all files.
+///
+/// Everybody may hold it in a user namespace of their own: so it counts for root, and for others
+/// in the daemon's namespace. Who cannot be identified does not.
+fn holds(caller: &Caller, capability: u8) -> bool {
+    (caller.uid == 0 || crate::proc::shares_user_namespace(caller.pid))
+        && crate::proc::has_capability(caller.pid, capability).unwrap_or(false)
 }
 
 /// Whether `caller` is in `gid`, by its own or a supplementary group, or is privileged.

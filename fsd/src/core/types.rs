@@ -287,6 +287,20 @@ pub enum RenameMode {
     /// Replace, and leave a character device 0:0 where the file was: how an overlay file system
     /// above a branch marks a removal.
     Whiteout,
+    /// Both: leave a whiteout, and replace nothing.
+    NoReplaceWhiteout,
+}
+
+impl RenameMode {
+    /// Whether a name that is there already makes it fail.
+    pub fn keeps_target(self) -> bool {
+        matches!(self, Self::NoReplace | Self::NoReplaceWhiteout)
+    }
+
+    /// Whether a whiteout takes the old place.
+    pub fn leaves_whiteout(self) -> bool {
+        matches!(self, Self::Whiteout | Self::NoReplaceWhiteout)
+    }
 }
 
 /// What statfs(2) shows. Blocks are of `block_bytes` bytes.

@@ -124,6 +124,9 @@ fn open(store: &Path, branch: &str) -> Result<Opened, Refusal> {
         // Without a log the daemon works as well; a branch that is not there is told just below.
         let _ = logging::start(directory, filter);
     }
+    if let Some(bytes) = startup::size_limit() {
+        warn!(bytes, "the hard limit of file sizes holds for the store");
+    }
     let live = opened.open_live(&name).map_err(|e| refusal::of_store(&e))?;
     Ok(Opened {
         name,

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use agentfs_fsd::sys;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
 
@@ -33,6 +33,7 @@ pub(super) fn detach(control: i32) -> Result<OwnedFd, StartupError> {
     std::env::set_current_dir("/").map_err(failed("change to the root directory"))?;
     umask(Mode::empty());
     raise_descriptor_limit().map_err(failed("raise the limit of open files"))?;
+    raise_size_limit().map_err(failed("raise the limit of file sizes"))?;
     let ignored = [
         Signal::SIGHUP,
         Signal::SIGINT,
@@ -65,6 +66,22 @@ fn raise_descriptor_limit() -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(())
+}
+
+/// The limit of who starts the daemon is about that caller's own files. Here it would end the
+/// journal and the files of everybody on the branch; their own limits the kernel has checked.
+fn raise_size_limit() -> io::Result<()> {
+    if setrlimit(Resource::RLIMIT_FSIZE, RLIM_INFINITY, RLIM_INFINITY).is_err() {
+        let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE)?;
+        setrlimit(Resource::RLIMIT_FSIZE, hard, hard)?;
+    }
+    Ok(())
+}
+
+/// The size in bytes that no file of the store can pass, if the caller had a hard limit.
+pub(super) fn size_limit() -> Option<u64> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_FSIZE).ok()?;
+    (soft != RLIM_INFINITY).then_some(soft)
 }
 
 /// The launcher's terminal and pipes must not stay open for as long as the daemon lives.

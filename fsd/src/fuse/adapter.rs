@@ -27,10 +27,12 @@ use crate::fuse::convert::{
     FOREVER, bare_attr, caller, file_attr, file_type, new_mode, no_file_attributes, rdev_in,
     rename_mode, time_in, time_set,
 };
+use crate::fuse::mapped::Mapped;
 use crate::fuse::request::op;
 use crate::fuse::session::{Face, Options};
 use crate::fuse::stale::Stale;
 use crate::fuse::workers::Workers;
+use crate::fuse::xattr::answer_query;
 use crate::sync::{Arc, Gate};
 
 /// Every handle: the kernel need not tell us of close(2), there is nothing to flush.
@@ -50,9 +52,10 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct Adapter {
     pub(super) core: Arc<Gate<FsCore>>,
-    face: Face,
+    pub(super) face: Face,
     options: Options,
     backings: Backings<BackingId>,
+    pub(super) mapped: Mapped,
     pub(super) workers: Workers,
     pub(super) stale: Stale,
 }
@@ -64,6 +67,7 @@ impl Adapter {
             face,
             options,
             backings: Backings::default(),
+            mapped: Mapped::default(),
             workers: Workers::default(),
             stale: Stale::default(),
         }
@@ -86,8 +90,21 @@ impl Adapter {
     /// Answers with an entry, or the errno.
     fn entry(&self, reply: ReplyEntry, result: Result<Entry, Errno>) {
         match result {
-            Ok(e) => reply.entry(&FOREVER, &self.shown(&e.attr), Generation(e.generation)),
+            Ok(e) => {
+                let ttl = self.ttl(e.attr.ino);
+                reply.entry(&ttl, &self.shown(&e.attr), Generation(e.generation));
+            }
             Err(errno) => reply.error(errno),
+        }
+    }
+
+    /// How long the kernel may keep the answer to its own change, which it takes in whatever it
+    /// was told meanwhile.
+    fn ttl(&self, ino: Ino) -> Duration {
+        if self.mapped.may_be(ino) {
+            Duration::ZERO
+        } else {
+            FOREVER
         }
     }
 
@@ -105,18 +122,6 @@ impl Adapter {
 fn done(reply: ReplyEmpty, result: Result<(), Errno>) {
     match result {
         Ok(()) => reply.ok(),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-/// Answers an xattr query of `size` bytes: 0 asks for the length. Source: getxattr(2).
-fn xattr(reply: ReplyXattr, size: u32, result: Result<impl AsRef<[u8]>, Errno>) {
-    match result {
-        Ok(value) => match (size, value.as_ref()) {
-            (0, bytes) => reply.size(bytes.len() as u32),
-            (room, bytes) if bytes.len() > room as usize => reply.error(Errno::ERANGE),
-            (_, bytes) => reply.data(bytes),
-        },
         Err(errno) => reply.error(errno),
     }
 }
@@ -144,7 +149,13 @@ impl Filesystem for Adapter {
         match found {
             // Inode 0 with a time to live: the kernel caches that there is no such entry.
             Ok(None) => reply.entry(&FOREVER, &bare_attr(0, Kind::File), Generation(0)),
-            Ok(Some(found)) => self.entry(reply, Ok(found)),
+            Ok(Some(found)) => {
+                reply.entry(
+                    &FOREVER,
+                    &self.shown(&found.attr),
+                    Generation(found.generation),
+                );
+            }
             Err(errno) => reply.error(errno),
         }
     }
@@ -202,7 +213,7 @@ impl Filesystem for Adapter {
         let fh = fh.map(|fh| Fh(fh.0));
         let call = |core: &FsCore| core.setattr(&caller(req), self.ino(ino), fh, &set);
         match self.call_locked(op::SETATTR, req, ino, call) {
-            Ok(attr) => reply.attr(&FOREVER, &self.shown(&attr)),
+            Ok(attr) => reply.attr(&self.ttl(attr.ino), &self.shown(&attr)),
             Err(errno) => reply.error(errno),
         }
     }
@@ -340,7 +351,12 @@ impl Filesystem for Adapter {
             OpenIo::Passthrough { token, fd } => {
                 let register = || reply.open_backing(fd);
                 match self.backings.acquire(self.ino(ino), token, fh, register) {
-                    Some(id) => reply.opened_passthrough(handle, NATIVE, &id),
+                    Some(id) => {
+                        if self.mapped.opened(self.ino(ino), fh, flags.0) {
+                            self.stale.attributes(ino);
+                        }
+                        reply.opened_passthrough(handle, NATIVE, &id);
+                    }
                     None => reply.opened(handle, CACHED),
                 }
             }
@@ -378,6 +394,7 @@ impl Filesystem for Adapter {
                 let register = || reply.open_backing(fd);
                 match self.backings.acquire(entry.attr.ino, token, fh, register) {
                     Some(id) => {
+                        self.mapped.opened(entry.attr.ino, fh, flags);
                         reply.created_passthrough(&FOREVER, &attr, generation, handle, NATIVE, &id)
                     }
                     None => reply.created(&FOREVER, &attr, generation, handle, CACHED),
@@ -454,6 +471,7 @@ impl Filesystem for Adapter {
     ) {
         // The backing first: the core may delete or reuse the file when its last handle closes.
         self.backings.release(Fh(fh.0));
+        self.mapped.released(Fh(fh.0));
         let released = self.call_unawaited(op::RELEASE, req, ino, |core| {
             core.release(Fh(fh.0));
             Ok(())
@@ -615,37 +633,19 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let set = self.call(op::SETXATTR, req, ino, |core| {
-            core.setxattr(&caller(req), self.ino(ino), name.as_bytes(), value, flags)?;
-            self.after_change(core, req, ino);
-            Ok(())
-        });
-        done(reply, set);
+        done(reply, self.set_attribute(req, ino, name, value, flags));
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let call = |core: &FsCore| {
-            let value = core.getxattr(self.ino(ino), name.as_bytes())?;
-            Ok(match &self.face.one_user {
-                Some(user) => user.show_xattr(name.as_bytes(), value),
-                None => value,
-            })
-        };
-        xattr(reply, size, self.call(op::GETXATTR, req, ino, call));
+        answer_query(reply, size, self.attribute(req, ino, name));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let call = |core: &FsCore| core.listxattr(self.ino(ino));
-        xattr(reply, size, self.call(op::LISTXATTR, req, ino, call));
+        answer_query(reply, size, self.attribute_names(req, ino));
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let removed = self.call(op::REMOVEXATTR, req, ino, |core| {
-            core.removexattr(&caller(req), self.ino(ino), name.as_bytes())?;
-            self.after_change(core, req, ino);
-            Ok(())
-        });
-        done(reply, removed);
+        done(reply, self.remove_attribute(req, ino, name));
     }
 
     // From here on: what the kernel is told once (or each time, where it does not remember) that

@@ -75,10 +75,10 @@ impl Adapter {
     }
 
     /// Sees to it that the kernel does not keep the attributes of `ino` that are about to be sent,
-    /// if it still has to take a link off them by itself. Not needed where it asked under the lock
-    /// of the inode.
+    /// if it still has to take a link off them by itself (not needed where it asked under the lock
+    /// of the inode), or if stores may follow that nobody tells it of.
     pub(super) fn before_attributes(&self, core: &FsCore, ino: Ino) {
-        if core.removals().is_under_way(ino) {
+        if core.removals().is_under_way(ino) || self.mapped.may_be(ino) {
             self.stale.attributes(INodeNo(ino.0));
         }
     }

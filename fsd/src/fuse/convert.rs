@@ -195,6 +195,8 @@ pub(super) fn rename_mode(flags: RenameFlags) -> Result<RenameMode, FsError> {
         Ok(RenameMode::Exchange)
     } else if flags == RenameFlags::RENAME_WHITEOUT {
         Ok(RenameMode::Whiteout)
+    } else if flags == RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_WHITEOUT {
+        Ok(RenameMode::NoReplaceWhiteout)
     } else {
         Err(FsError::Invalid("rename flags"))
     }
@@ -291,7 +293,8 @@ mod tests {
         assert_eq!(mode(1).expect("noreplace"), RenameMode::NoReplace);
         assert_eq!(mode(2).expect("exchange"), RenameMode::Exchange);
         assert_eq!(mode(4).expect("whiteout"), RenameMode::Whiteout);
-        for bad in [3, 5, 6, 8, 1 << 31] {
+        assert_eq!(mode(5).expect("both"), RenameMode::NoReplaceWhiteout);
+        for bad in [3, 6, 7, 8, 1 << 31] {
             assert!(matches!(mode(bad), Err(FsError::Invalid(_))));
         }
     }

@@ -7,7 +7,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, sy
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-use agentfs_tests::mounted::{Mounted, need_mount};
+use agentfs_tests::mounted::{Mounted, as_user, need_mount};
+use agentfs_tests::wait;
 use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps, XattrFlags,
@@ -297,6 +298,161 @@ fn attributes_keep_their_limits() {
     }
     assert_eq!(set("sym", "user.x", b"v", none), Err(Errno::PERM));
     assert_eq!(set("sym", "trusted.x", b"v", none), Ok(()));
+}
+
+#[test]
+fn attributes_at_the_edges() {
+    if !need_mount() {
+        return;
+    }
+    let mut m = Mounted::new(|dir| {
+        fs::write(dir.join("file"), b"base").expect("write");
+        fs::create_dir(dir.join("dir")).expect("mkdir");
+        let none = XattrFlags::empty();
+        rustix::fs::setxattr(dir.join("file"), "trusted.t", b"t", none).expect("setxattr");
+        rustix::fs::setxattr(dir.join("file"), "user.there", b"u", none).expect("setxattr");
+    });
+    m.same(|dir| {
+        let mut said = Vec::new();
+        let both = XattrFlags::CREATE | XattrFlags::REPLACE;
+        for path in ["file", "dir"].map(|name| dir.join(name)) {
+            for name in ["user.", "trusted.", "security."] {
+                let got = rustix::fs::getxattr(&path, name, &mut [0_u8; 8]).map(drop);
+                said.extend([got, rustix::fs::removexattr(&path, name)]);
+            }
+            for name in ["user.there", "user.absent"] {
+                said.push(rustix::fs::setxattr(&path, name, b"v", both));
+            }
+            for name in ["system.posix_acl_access", "system.posix_acl_default"] {
+                said.push(rustix::fs::removexattr(&path, name));
+                let empty = 2_u32.to_le_bytes();
+                said.push(rustix::fs::setxattr(
+                    &path,
+                    name,
+                    &empty,
+                    XattrFlags::empty(),
+                ));
+            }
+        }
+        said
+    });
+    let names = |dir: &Path| {
+        let mut room = [0_u8; 256];
+        let got = rustix::fs::listxattr(dir.join("file"), &mut room).expect("listxattr");
+        let mut names: Vec<_> = room[..got].split(|b| *b == 0).map(<[u8]>::to_vec).collect();
+        names.sort();
+        let length = rustix::fs::listxattr(dir.join("file"), &mut [0_u8; 0]).expect("listxattr");
+        (names, length)
+    };
+    let root = m.agreed(names);
+    let user = m.agreed(|dir| {
+        as_user(61_001, 61_001, &[], || {
+            rustix::thread::set_capabilities(None, no_capabilities()).expect("capset");
+            names(dir)
+        })
+    });
+    assert!(root.0.len() == user.0.len() + 1, "{root:?} {user:?}");
+    m.assert_same_trees();
+}
+
+fn no_capabilities() -> rustix::thread::CapabilitySets {
+    let none = rustix::thread::CapabilitySet::empty();
+    rustix::thread::CapabilitySets {
+        effective: none,
+        permitted: none,
+        inheritable: none,
+    }
+}
+
+#[test]
+fn a_chown_of_nothing_moves_the_ctime() {
+    if !need_mount() {
+        return;
+    }
+    let m = Mounted::new(|dir| {
+        fs::write(dir.join("file"), b"base").expect("write");
+        fs::create_dir(dir.join("dir")).expect("mkdir");
+    });
+    m.same(|dir| {
+        ["file", "dir"].map(|name| {
+            let path = dir.join(name);
+            let ctime = || {
+                let meta = fs::metadata(&path).expect("stat");
+                (meta.ctime(), meta.ctime_nsec())
+            };
+            let before = ctime();
+            // Stamps are as fine as the kernel's clock of ticks.
+            wait::until("the clock moves on", || {
+                let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+                (now.tv_sec, now.tv_nsec) > before
+            });
+            std::os::unix::fs::chown(&path, None, None).expect("chown");
+            ctime() > before
+        })
+    });
+}
+
+#[test]
+fn a_change_after_a_look_shows() {
+    if !need_mount() {
+        return;
+    }
+    let m = Mounted::new(|dir| {
+        fs::write(dir.join("file"), b"base").expect("write");
+        fs::create_dir(dir.join("dir")).expect("mkdir");
+    });
+    // How many of a hundred changes moved the stamp that was looked at before: all, where the
+    // kernel makes fine stamps for files that were looked at (6.13).
+    let moved = |dir: &Path| {
+        let count = |path: &str, change: &dyn Fn(u32)| {
+            let stamp = || {
+                let meta = fs::metadata(dir.join(path)).expect("stat");
+                (meta.ctime(), meta.ctime_nsec())
+            };
+            let is_new = |i: &u32| {
+                let before = stamp();
+                change(*i);
+                stamp() > before
+            };
+            (0..100).filter(is_new).count()
+        };
+        let made = count("dir", &|i| {
+            fs::create_dir(dir.join(format!("dir/{i}"))).expect("mkdir");
+        });
+        let perms = count("file", &|i| {
+            let bits = fs::Permissions::from_mode(0o600 + (i & 1));
+            fs::set_permissions(dir.join("file"), bits).expect("chmod");
+        });
+        [made, perms]
+    };
+    let (ours, theirs) = (moved(&m.mnt()), moved(&m.plain()));
+    for (ours, theirs) in ours.iter().zip(theirs) {
+        assert!(theirs < 100 || *ours == 100, "{ours} of {theirs}");
+    }
+}
+
+#[test]
+fn a_whiteout_can_be_left_without_replacing() {
+    if !need_mount() {
+        return;
+    }
+    let mut m = Mounted::new(|dir| {
+        for name in ["one", "two", "three"] {
+            fs::write(dir.join(name), name).expect("write");
+        }
+    });
+    m.same(|dir| {
+        let both = RenameFlags::NOREPLACE | RenameFlags::WHITEOUT;
+        let rename = |from: &str, to: &str| {
+            rustix::fs::renameat_with(CWD, dir.join(from), CWD, dir.join(to), both)
+        };
+        [
+            rename("one", "two"),
+            rename("one", "new"),
+            rename("three", "new"),
+        ]
+    });
+    m.assert_same_trees();
 }
 
 #[test]

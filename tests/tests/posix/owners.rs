@@ -65,6 +65,31 @@ fn setgid_directories_hand_their_group_on() {
 }
 
 #[test]
+fn groups_that_were_given_back_count_no_more() {
+    if !need_mount() {
+        return;
+    }
+    let mut m = Mounted::new(|dir| {
+        fs::write(dir.join("file"), b"").expect("write");
+        give(&dir.join("file"), ONE, SHARED, 0o2644);
+    });
+    let said = m.agreed(|dir| {
+        let path = dir.join("file");
+        let chown_nothing = || {
+            chown(&path, None, None).expect("chown");
+            format!("{:o}", mode(&path))
+        };
+        as_user(ONE, ONE, &[SHARED], || {
+            let member = chown_nothing();
+            rustix::thread::set_thread_groups(&[]).expect("setgroups");
+            (member, chown_nothing())
+        })
+    });
+    assert_eq!(said, ("2644".to_owned(), "644".to_owned()));
+    m.assert_same_trees();
+}
+
+#[test]
 fn sticky_directories_protect_their_entries() {
     if !need_mount() {
         return;
@@ -280,6 +305,79 @@ fn chown_leaves_alone_what_it_is_not_asked_for() {
         (alone, member)
     });
     m.assert_same_trees();
+}
+
+/// Takes CAP_SETFCAP off this thread, which a thread of root's keeps when it becomes another user.
+fn may_not_set_capabilities() {
+    let mut sets = rustix::thread::capabilities(None).expect("capget");
+    sets.effective
+        .remove(rustix::thread::CapabilitySet::SETFCAP);
+    rustix::thread::set_capabilities(None, sets).expect("capset");
+}
+
+#[test]
+fn a_chown_of_nothing_takes_privileges_for_the_owner_only() {
+    if !need_mount() {
+        return;
+    }
+    let perms = [0o755, 0o4755, 0o2755, 0o6755, 0o4644, 0o2644, 0o6711];
+    let capability = b"\x01\0\0\x02\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    let name = "security.capability";
+    let m = Mounted::new(|dir| {
+        fs::create_dir(dir.join("dir")).expect("mkdir");
+        give(&dir.join("dir"), TWO, TWO, 0o2755);
+        for perm in perms {
+            for with in ["bare", "capable"] {
+                let path = dir.join(format!("{with}-{perm:o}"));
+                fs::write(&path, b"some bytes").expect("write");
+                give(&path, TWO, TWO, perm);
+                if with == "capable" {
+                    rustix::fs::setxattr(&path, name, capability, XattrFlags::empty())
+                        .expect("caps");
+                }
+            }
+        }
+    });
+    let carried = |path: &Path| {
+        let caps = rustix::fs::getxattr(path, name, &mut [0_u8; 64]);
+        (format!("{:o}", mode(path)), caps)
+    };
+    let said = m.agreed(|dir| {
+        let mut said = Vec::new();
+        for perm in perms {
+            for with in ["bare", "capable"] {
+                // ext4 lets everybody take the capabilities off where no set-id bit goes with them.
+                if matches!((with, perm), ("capable", 0o755 | 0o2644)) {
+                    continue;
+                }
+                let path = dir.join(format!("{with}-{perm:o}"));
+                let try_it = || {
+                    may_not_set_capabilities();
+                    chown(&path, None, None).map_err(|e| e.raw_os_error())
+                };
+                let stranger = (one(try_it), carried(&path));
+                let member = (as_user(ONE, ONE, &[TWO], try_it), carried(&path));
+                let owner = (as_user(TWO, TWO, &[], try_it), carried(&path));
+                let bits = Permissions::from_mode(perm);
+                fs::set_permissions(&path, bits).expect("chmod");
+                let by_root = chown(&path, None, None).map_err(|e| e.raw_os_error());
+                let root = (by_root, carried(&path));
+                said.push((with, perm, stranger, member, owner, root));
+            }
+        }
+        let dir = dir.join("dir");
+        let stranger = one(|| chown(&dir, None, None).is_ok());
+        (said, stranger, mode(&dir))
+    });
+    let refused = said.0.iter().filter(|said| said.2.0.is_err()).count();
+    assert!(refused >= 9, "{said:?}");
+    let path = m.mnt().join("capable-755");
+    let stranger = one(|| {
+        may_not_set_capabilities();
+        chown(&path, None, None).map_err(|e| e.raw_os_error())
+    });
+    assert_eq!(stranger, Err(Some(1)));
+    assert_eq!(carried(&path).1, Ok(capability.len()));
 }
 
 #[test]

@@ -110,6 +110,40 @@ for name in ["new", "big"]:
 "#,
         );
     });
+    // Mapped first, then looked at: what the kernel keeps of a file must not outlive a store.
+    claim(|sandbox| {
+        python(
+            sandbox,
+            r#"
+import time
+def stamp(name):
+    s = os.stat(name); return s.st_mtime_ns, s.st_ctime_ns
+def stored(m, name, then):
+    old = stamp(name); assert stamp(name) == old
+    while time.clock_gettime_ns(5) <= max(old):
+        time.sleep(0.001)
+    m[0:1] = bytes([m[0] ^ 1]); then(); new = stamp(name)
+    assert new[0] > old[0] and new[1] > old[1], (name, then, old, new)
+for name in ["made", "new", "file"]:
+    made = name == "made"
+    if name == "new":
+        f = os.open(name, RW); os.ftruncate(f, 8192); os.close(f); stamp(name)
+    f = os.open(name, RW)
+    if made:
+        os.ftruncate(f, 8192)
+    size = os.fstat(f).st_size; os.pwrite(f, b"a", 0); m = mmap.mmap(f, size)
+    m[0:1] = b"b"; m.flush(); os.fsync(f)
+    for then in (m.flush, lambda: os.fsync(f), lambda: os.fdatasync(f)):
+        stored(m, name, then)
+    os.chmod(name, 0o640); stored(m, name, m.flush)
+    os.link(name, name + "2"); stored(m, name + "2", m.flush)
+    stored(m, name, lambda: (m.flush(), m.close(), os.close(f)))
+    f = os.open(name, os.O_RDWR); m = mmap.mmap(f, size)
+    stored(m, name, m.flush); before = stamp(name); m.close(); os.close(f)
+    assert stamp(name) == before
+"#,
+        );
+    });
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! Claims of fsd/SEMANTICS.md: owners, rights and attributes.
 
+use std::fs;
+
+use agentfs_tests::mounted::{Mounted, need_mount};
 use agentfs_tests::need::{group_file, is_root, need, need_run};
 use agentfs_tests::{Manifest, Sandbox, cmd};
 
@@ -68,6 +71,34 @@ fn s22_privileges_of_files_give_nothing() {
         let cleared: Vec<&str> = lines.collect();
         assert_eq!(cleared, ["755", "755", "755"], "{out}");
     });
+    if !need_mount() {
+        return;
+    }
+    // By others, and with a capability: on a mount of root's.
+    let m = Mounted::new(|dir| fs::write(dir.join("base"), b"base").expect("write"));
+    let program = format!(
+        r#"{PRELUDE}
+caps = struct.pack("<IIIII", 0x02000001, 0x400, 0, 0, 0)
+open("new", "w").close()
+def as_other(call, *args):
+    child = os.fork()
+    if child == 0:
+        os.setgroups([]); os.setgid(61001); os.setuid(61001); os._exit(err(call, *args))
+    return os.WEXITSTATUS(os.waitpid(child, 0)[1])
+def carried(name):
+    return oct(os.stat(name).st_mode & 0o7777), "security.capability" in os.listxattr(name)
+for name in ("base", "new"):
+    for perm in (0o755, 0o4755, 0o2755, 0o6777):
+        os.chmod(name, perm); os.setxattr(name, "security.capability", caps)
+        assert as_other(os.chown, name, -1, -1) == errno.EPERM, name
+        assert as_other(os.truncate, name, 1) == (0 if perm & 2 else errno.EACCES)
+        assert carried(name) == ((oct(perm), True) if not perm & 2 else ("0o777", False)), carried(name)
+        os.chown(name, -1, -1)
+        assert carried(name) == (oct(perm & 0o777), False), carried(name)
+"#
+    );
+    let mut command = std::process::Command::new("/usr/bin/python3");
+    cmd::run(command.args(["-c", &program]).current_dir(m.mnt())).ok();
 }
 
 #[test]

@@ -12,11 +12,12 @@ use crate::core::{FsCore, FsError};
 use crate::sync::Arc;
 
 impl FsCore {
-    /// Changes the attributes `set` names and returns all of them. Who may is the kernel's matter.
+    /// Changes the attributes `set` names and returns all of them. Who may is the kernel's matter,
+    /// but for a change of nothing.
     ///
     /// The kernel does not pass its "kill suid" bit of a truncation on to us, so one by anybody
-    /// but root clears them. Errors: `Stale`, `Invalid` for the size of no regular file,
-    /// `TooLarge`, `Base`, `Store`. Locks: takes ranks 1 and 2.
+    /// but root clears them. Errors: `Stale`, `NotPermitted`, `Invalid` for the size of no regular
+    /// file, `TooLarge`, `Base`, `Store`. Locks: takes ranks 1 and 2.
     pub fn setattr(
         &self,
         caller: &Caller,
@@ -25,9 +26,7 @@ impl FsCore {
         set: &SetAttr,
     ) -> Result<Attr, FsError> {
         if *set == SetAttr::default() {
-            // The kernel's way to say that suid, sgid and file capabilities must go: before native
-            // writes, at fallocate(2), copy_file_range(2) and a chown(2) that changes no owner.
-            self.kill_privileges(caller, ino)?;
+            self.change_nothing(caller, ino)?;
         }
         if let Some(size) = set.size {
             self.truncate(caller, ino, size)?;
@@ -39,6 +38,41 @@ impl FsCore {
         }
         tree.node_mut(ino)?.shown.add(caller.pid);
         tree.attr(&self.base, ino)
+    }
+
+    /// A change of no attribute. It is the kernel's way to say that suid, sgid and file capabilities
+    /// must go: before native writes, at fallocate(2), copy_file_range(2), and a chown(2) that
+    /// changes no owner. Of these the kernel lets everybody do the last, which moves the ctime, too, of
+    /// what has nothing to lose.
+    fn change_nothing(&self, caller: &Caller, ino: Ino) -> Result<(), FsError> {
+        {
+            let tree = crate::sync::lock(&self.tree);
+            let record = tree.record_of(&self.base, ino)?;
+            // The others take a handle that writes.
+            let by_chown = tree.node(ino)?.writers == 0;
+            if by_chown
+                && self.loses_privileges(caller, &record)
+                && !access::is_owner(caller, record.uid)
+            {
+                return Err(FsError::NotPermitted(
+                    "taking privileges off another's file",
+                ));
+            }
+        }
+        if !self.kill_privileges(caller, ino)? {
+            let now = self.clock.now();
+            let mut tree = crate::sync::lock(&self.tree);
+            let mut change = Change::default();
+            tree.edit(&self.base, &mut change, ino)?.ctime = now;
+            tree.commit(change)?;
+        }
+        Ok(())
+    }
+
+    fn loses_privileges(&self, caller: &Caller, record: &InodeRec) -> bool {
+        let mut without = record.clone();
+        drop_privileges(&mut without, self.is_member(caller, record));
+        without != *record
     }
 
     fn set_metadata(

@@ -121,7 +121,7 @@ impl FsCore {
         mode: RenameMode,
     ) -> Result<Moved, FsError> {
         let now = self.clock.now();
-        if mode != RenameMode::NoReplace && target.is_some_and(|t| t.ino == from.ino) {
+        if !mode.keeps_target() && target.is_some_and(|t| t.ino == from.ino) {
             // Two names of one file: POSIX has rename do nothing.
             return Ok(Moved::default());
         }
@@ -133,7 +133,7 @@ impl FsCore {
             return self.exchange(tree, from, target.ok_or_else(missing)?, now);
         }
         if let Some(target) = target {
-            if mode == RenameMode::NoReplace {
+            if mode.keeps_target() {
                 return Err(FsError::Exists {
                     parent: new_dir,
                     name: new_name.clone(),
@@ -155,7 +155,7 @@ impl FsCore {
         }
         let moved = tree.edit(&self.base, &mut change, from.ino)?;
         moved.ctime = now;
-        if mode == RenameMode::Whiteout {
+        if mode.leaves_whiteout() {
             let device = plain(from.dir, from.name, Kind::Char, 0.into());
             self.add_entry(tree, &mut change, caller, &device)?;
         } else {

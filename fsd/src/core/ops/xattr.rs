@@ -1,5 +1,6 @@
 //! Extended attributes. Who may read and write which namespace is the kernel's matter.
 
+use crate::core::access::CAPABILITY_XATTR;
 use crate::core::acl::{self, Acl};
 use crate::core::change::Change;
 use crate::core::types::{Caller, Ino, Kind};
@@ -20,9 +21,9 @@ const XATTR_REPLACE: i32 = 2;
 impl FsCore {
     /// The value of the attribute `name`.
     ///
-    /// Errors: `NoAttribute`, `NotSupported`, `Stale`, `Base`, `Store`.
+    /// Errors: `NoAttribute`, `NotSupported`, `Invalid`, `Stale`, `Base`, `Store`.
     pub fn getxattr(&self, ino: Ino, name: &[u8]) -> Result<Arc<[u8]>, FsError> {
-        check_namespace(name)?;
+        check_name(name)?;
         let tree = crate::sync::lock(&self.tree);
         let node = tree.node(ino)?;
         match &node.record {
@@ -60,10 +61,25 @@ impl FsCore {
         Ok(list)
     }
 
-    /// Sets the attribute `name`. `flags`: XATTR_CREATE or XATTR_REPLACE of setxattr(2), or 0.
+    /// As [`FsCore::listxattr`], without those names that are not for `caller` to see.
+    pub fn listxattr_for(&self, caller: &Caller, ino: Ino) -> Result<Vec<u8>, FsError> {
+        let list = self.listxattr(ino)?;
+        let is_trusted = |name: &[u8]| name.starts_with(b"trusted.");
+        if !list.split(|b| *b == 0).any(is_trusted) || access::sees_trusted(caller) {
+            return Ok(list);
+        }
+        let names = list.split_inclusive(|b| *b == 0);
+        Ok(names
+            .filter(|name| !is_trusted(name))
+            .flatten()
+            .copied()
+            .collect())
+    }
+
+    /// Sets the attribute `name`. `flags`: XATTR_CREATE and XATTR_REPLACE of setxattr(2), or 0.
     ///
     /// Errors: `AttributeExists`, `NoAttribute`, `AttributeTooLarge`, `AttributeSpace`,
-    /// `NotSupported`, `Stale`, `Base`, `Store`.
+    /// `NotSupported`, `Invalid`, `Stale`, `Base`, `Store`.
     pub fn setxattr(
         &self,
         caller: &Caller,
@@ -72,10 +88,7 @@ impl FsCore {
         value: &[u8],
         flags: i32,
     ) -> Result<(), FsError> {
-        check_namespace(name)?;
-        if PREFIXES.contains(&name) {
-            return Err(FsError::Invalid("an attribute name that is all prefix"));
-        }
+        check_name(name)?;
         if is_acl(name) {
             return self.set_acl(caller, ino, name, value);
         }
@@ -87,10 +100,11 @@ impl FsCore {
         let mut change = Change::default();
         let record = tree.edit(&self.base, &mut change, ino)?;
         let exists = record.xattrs.contains_key(name);
-        match flags {
-            XATTR_CREATE if exists => return Err(FsError::AttributeExists),
-            XATTR_REPLACE if !exists => return Err(FsError::NoAttribute),
-            _ => {}
+        if flags & XATTR_CREATE != 0 && exists {
+            return Err(FsError::AttributeExists);
+        }
+        if flags & XATTR_REPLACE != 0 && !exists {
+            return Err(FsError::NoAttribute);
         }
         let listed: usize = record.xattrs.keys().map(|n| n.len() + 1).sum();
         if !exists && listed + name.len() + 1 > LIST_MAX_BYTES {
@@ -103,11 +117,24 @@ impl FsCore {
 
     /// Removes the attribute `name`.
     ///
-    /// Errors: `NoAttribute`, `NotSupported`, `Stale`, `Base`, `Store`.
-    pub fn removexattr(&self, _caller: &Caller, ino: Ino, name: &[u8]) -> Result<(), FsError> {
-        check_namespace(name)?;
+    /// The kernel has this sent for file capabilities by whoever truncates or chowns a file, before
+    /// it asks for that, and may not be let do it. From those who could not have asked for the
+    /// removal it is taken for such a word ahead: what it announces takes them off, or is refused.
+    /// Errors: `NoAttribute` (a list that is not there is removed), `NotSupported`, `Invalid`,
+    /// `Stale`, `Base`, `Store`.
+    pub fn removexattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<(), FsError> {
+        check_name(name)?;
         let now = self.clock.now();
         let mut tree = crate::sync::lock(&self.tree);
+        if name == CAPABILITY_XATTR
+            && !access::is_owner(caller, tree.record_of(&self.base, ino)?.uid)
+            && !access::sets_capabilities(caller)
+        {
+            return Ok(());
+        }
+        if is_acl(name) && !tree.record_of(&self.base, ino)?.xattrs.contains_key(name) {
+            return Ok(());
+        }
         let mut change = Change::default();
         let record = tree.edit(&self.base, &mut change, ino)?;
         if record.xattrs.remove(name).is_none() {
@@ -153,6 +180,15 @@ impl FsCore {
 
 fn is_acl(name: &[u8]) -> bool {
     name == acl::ACCESS_XATTR || name == acl::DEFAULT_XATTR
+}
+
+/// A name in a namespace that is kept, and more than the namespace.
+fn check_name(name: &[u8]) -> Result<(), FsError> {
+    check_namespace(name)?;
+    if PREFIXES.contains(&name) {
+        return Err(FsError::Invalid("an attribute name that is all prefix"));
+    }
+    Ok(())
 }
 
 /// Of the `system.` namespace, a branch keeps the access control lists and nothing else; and it
