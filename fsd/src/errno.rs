@@ -64,13 +64,16 @@ fn of_store(error: &StoreError) -> (Errno, Level) {
         StoreError::NoSpace { source, .. } => of_io(source),
         StoreError::NotWritable { .. } => (Errno::EROFS, Level::WARN),
         StoreError::Poisoned { .. } => (Errno::EIO, Level::ERROR),
-        StoreError::Invalid(_) => (Errno::EIO, Level::ERROR),
+        StoreError::Unsettled(_) | StoreError::Invalid(_) => (Errno::EIO, Level::ERROR),
         StoreError::Damaged { .. } => (Errno::EIO, Level::ERROR),
         StoreError::NoStore { .. } => (Errno::EIO, Level::ERROR),
         StoreError::NewerFormat { .. } => (Errno::EIO, Level::ERROR),
         StoreError::Locked { .. } => (Errno::EBUSY, Level::ERROR),
-        StoreError::NoBranch(_) => (Errno::EIO, Level::ERROR),
-        StoreError::BranchExists(_) => (Errno::EIO, Level::ERROR),
+        StoreError::NoBranch(_) | StoreError::BranchExists(_) => (Errno::EIO, Level::ERROR),
+        StoreError::NoSnapshot { .. } | StoreError::SnapshotExists { .. } => {
+            (Errno::EIO, Level::ERROR)
+        }
+        StoreError::Needed { .. } | StoreError::TooManySnapshots(_) => (Errno::EIO, Level::ERROR),
     }
 }
 

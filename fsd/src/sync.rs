@@ -52,6 +52,11 @@ impl<T> Gate<T> {
         read(&self.0).as_ref().map(call)
     }
 
+    /// Runs `call` alone: when the calls under way have returned, and before any other begins.
+    pub fn alone<R>(&self, call: impl FnOnce(&mut T) -> R) -> Option<R> {
+        write(&self.0).as_mut().map(call)
+    }
+
     /// Takes the value away once the last call under way has returned.
     pub fn close(&self) -> Option<T> {
         write(&self.0).take()

@@ -201,6 +201,7 @@ fn told_fix(e: &CtlError) -> &'static str {
             ErrorCode::NoSpace => {
                 "free space where the store is, or drop branches with `agentfs rm`"
             }
+            ErrorCode::Busy => "try again when it is less busy",
             ErrorCode::Locked => "`agentfs ls` shows what runs on it; end that, or wait for it",
             _ => "",
         },
@@ -221,6 +222,13 @@ fn store_fix(e: &StoreError) -> &'static str {
         StoreError::NewerFormat { .. } => NEWER_FIX,
         StoreError::NoBranch(_) => "`agentfs ls` lists the branches",
         StoreError::BranchExists(_) => "choose another name; `agentfs ls` lists those in use",
+        StoreError::NoSnapshot { .. } => "`agentfs snapshot list BRANCH` lists those there are",
+        StoreError::SnapshotExists { .. } => {
+            "choose another name, or leave --name out for the next number"
+        }
+        StoreError::Needed { .. } => "drop those first, with `agentfs rm`, or leave it",
+        StoreError::TooManySnapshots(_) => "drop some with `agentfs snapshot rm`",
+        StoreError::Unsettled(e) => store_fix(e),
         StoreError::Locked { .. } => "`agentfs ls` shows what runs on it; end that, or wait for it",
         StoreError::NoStore { .. } => {
             "name another directory with --store DIR or AGENTFS_STORE; a new or an empty one becomes \

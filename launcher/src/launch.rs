@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use agentfs_fsd::backstore::{NewBranch, RunExit, RunRecord, Store, StoreError};
+use agentfs_fsd::core::point::Point;
 use agentfs_fsd::core::types::{BranchName, Time};
 use agentfs_fsd::ctl::CtlError;
 use agentfs_fsd::ctl::msg::{ErrorCode, MountSpec, OnlyIds};
@@ -23,6 +24,7 @@ use crate::error::{CmdError, EXIT_OURS, SetupError, step};
 use crate::hidden;
 use crate::idmap;
 use crate::line::{Line, PATIENCE, Waits};
+use crate::live;
 use crate::made::BranchGuard;
 use crate::plan::Plan;
 use crate::proc::child::{self, Inside};
@@ -44,7 +46,7 @@ pub struct Order<'a> {
     /// Its name.
     pub branch: &'a BranchName,
     /// Make it, from this parent (`None`: from the host's files). `None`: it exists.
-    pub create: Option<Option<&'a BranchName>>,
+    pub create: Option<Option<&'a Point>>,
     /// A branch of that name that somebody else makes meanwhile is not what was asked for.
     pub must_be_new: bool,
     /// The workspace to note with a new branch.
@@ -192,7 +194,7 @@ fn stuck(order: &Order<'_>) -> CmdError {
 /// Starts a fresh mount of the branch.
 fn start(
     order: &Order<'_>,
-    create: Option<Option<&BranchName>>,
+    create: Option<Option<&Point>>,
     inside: &Inside,
     waits: &Waits<'_>,
 ) -> Result<Done, CmdError> {
@@ -504,14 +506,11 @@ fn inside(order: &Order<'_>, signals: &Signals) -> Result<Inside, CmdError> {
     })
 }
 
-fn make_branch<'a>(
-    order: &Order<'a>,
-    from: Option<&BranchName>,
-) -> Result<BranchGuard<'a>, CmdError> {
+fn make_branch<'a>(order: &Order<'a>, from: Option<&Point>) -> Result<BranchGuard<'a>, CmdError> {
     let new = NewBranch {
         workspace: order.workspace.to_owned(),
     };
-    let made = order.store.create_branch(order.branch, from, new)?;
+    let made = live::create_branch(order.store, order.branch, from, &new)?;
     Ok(BranchGuard::new(order.store, made))
 }
 

@@ -14,6 +14,7 @@ mod hostmount;
 mod idmap;
 mod launch;
 mod line;
+mod live;
 mod made;
 mod mounts;
 mod mounttable;
@@ -79,6 +80,9 @@ fn begin() -> ExitCode {
         Command::LsBranches(args) => cmd::ls::run(args, &globals),
         Command::Diff(args) => cmd::diff::run(args, &globals),
         Command::Rm(args) => cmd::rm::run(args, &globals),
+        Command::Snapshot(command) => cmd::snapshot::run(command, &globals),
+        Command::Restore(args) => cmd::snapshot::restore(args, &globals),
+        Command::Branch(command) => cmd::branch::run(command, &globals),
         Command::Mount(args) => cmd::mount::mount(args, &globals),
         Command::Umount(args) => cmd::mount::umount(args, &globals),
         Command::Fsck(args) => cmd::fsck::run(args, &globals),

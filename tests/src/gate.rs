@@ -52,7 +52,11 @@ impl Moment {
             Request::Attach { .. } => Some(Moment::Attach),
             Request::Session => Some(Moment::Session),
             Request::Bind { .. } => Some(Moment::Bind),
-            Request::Join | Request::Status | Request::Sync => None,
+            Request::Join
+            | Request::Status
+            | Request::Sync
+            | Request::Snapshot { .. }
+            | Request::BranchOff { .. } => None,
         }
     }
 }

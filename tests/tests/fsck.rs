@@ -281,7 +281,8 @@ fn branched() -> (Sandbox, PathBuf) {
     sandbox
         .sh(
             "one",
-            "seq 9 > nine; mv moved here; echo x >> deep/down/file; echo y > deep/down/new",
+            "seq 9 > nine; mv moved here; echo x >> deep/down/file; echo y > deep/down/new; \
+             python3 -c 'for i in range(4000): __import__(\"os\").chmod(\"nine\", 0o600 + i % 2 * 0o44)'",
         )
         .ok();
     let child = ["run", "-q", "--branch", "two", "--from", "one", "--"];

@@ -130,6 +130,7 @@ fn imports_point_down() {
 fn backstore_knows_the_core_by_its_plain_values_only() {
     let allowed = [
         "crate::core::types",
+        "crate::core::point",
         "crate::core::record",
         "crate::core::{record",
         "crate::core::{types",

@@ -8,11 +8,12 @@ use super::checkpoint::{Unpublished, publish, write_table};
 use super::codec::{self, Item};
 use super::error::StoreError;
 use super::journal::{self, Journal};
-use super::layer::{LayerView, Tail};
+use super::layer::{JournalEnd, LayerView, Tail};
 use super::media::{self, LockGuard, Media, random_u64};
 use super::meta::BranchInfo;
 use super::objects::{self, ObjectFile};
 use super::stack::{EachDentry, EachInode, Records, Stack, records_of_stack};
+use super::store::Store;
 use super::table::{self, TableFacts};
 use crate::core::record::{Delta, Dentry, ExtentMap, InodeRec, ObjectId};
 use crate::core::types::{Ino, Name};
@@ -22,12 +23,12 @@ const CHECKPOINT_AT_LEAST_BYTES: u64 = 8 << 20;
 /// A checkpoint rewrites the table, so it waits until the journal is this part of it.
 const CHECKPOINT_TABLE_PART: u64 = 4;
 /// A journal this short costs the next opening next to nothing, so a clean end leaves it; in bytes.
-const SHORT_JOURNAL_BYTES: u64 = 128 << 10;
+pub(super) const SHORT_JOURNAL_BYTES: u64 = 128 << 10;
 /// The same as a part of the table.
 const SHORT_JOURNAL_TABLE_PART: u64 = 32;
 
 /// Directories that got new objects since they were last synced, with the time of the newest.
-type DirtyDirs = Arc<Mutex<BTreeMap<PathBuf, u64>>>;
+pub(super) type DirtyDirs = Arc<Mutex<BTreeMap<PathBuf, u64>>>;
 
 /// Makes everything committed before it was taken durable, outside any lock.
 #[derive(Clone, Debug)]
@@ -72,15 +73,18 @@ fn sync_dirs(
 #[derive(Debug)]
 pub struct LiveBranch {
     info: BranchInfo,
-    stack: Stack,
-    journal: Journal,
+    pub(super) store: Store,
+    pub(super) stack: Stack,
+    pub(super) journal: Journal,
     next_ino: u64,
     /// Objects given out and not named by any commit yet.
-    unnamed: BTreeSet<u64>,
-    dirty: DirtyDirs,
+    pub(super) unnamed: BTreeSet<u64>,
+    pub(super) dirty: DirtyDirs,
     tick: u64,
     /// Journal length that asks for the next checkpoint, raised when one has failed.
     checkpoint_at: u64,
+    /// The layer may be frozen already, by a freezing that could be neither finished nor taken back.
+    pub(super) is_unsettled: bool,
     /// Last field: the lock goes when all else is gone.
     _lock: Box<dyn LockGuard>,
 }
@@ -88,6 +92,7 @@ pub struct LiveBranch {
 impl LiveBranch {
     /// Takes over a loaded stack: cuts the torn tail, removes orphans and leftovers.
     pub(super) fn recover(
+        store: Store,
         info: BranchInfo,
         stack: Stack,
         tail: Tail,
@@ -95,7 +100,7 @@ impl LiveBranch {
     ) -> Result<Self, StoreError> {
         let next_ino = stack.next_ino();
         let media = top_of(&stack)?.media.clone();
-        check_sound(&stack, &tail)?;
+        check_sound(&*media, &tail)?;
         report_cut(&*media, &tail)?;
         let journal = Journal::resume(&*media, tail.header, tail.len, tail.next_seq)?;
         for name in &tail.leftovers {
@@ -106,6 +111,7 @@ impl LiveBranch {
         }
         let mut branch = Self {
             info,
+            store,
             stack,
             journal,
             next_ino,
@@ -113,6 +119,7 @@ impl LiveBranch {
             dirty: Arc::default(),
             tick: 0,
             checkpoint_at: 0,
+            is_unsettled: false,
             _lock: lock,
         };
         branch.checkpoint_at = branch.next_checkpoint_at();
@@ -171,6 +178,61 @@ impl LiveBranch {
     /// Whether the top layer says nothing and never did.
     pub(super) fn top_is_blank(&self) -> bool {
         self.stack.layers.last().is_some_and(LayerView::is_blank)
+    }
+
+    pub(super) fn set_info(&mut self, info: BranchInfo) {
+        self.info = info;
+        self.checkpoint_at = self.next_checkpoint_at();
+    }
+
+    /// Whether the present state is that of one of its snapshots.
+    pub(super) fn is_at_a_snapshot(&self) -> bool {
+        let below = &self.info.layers[..self.info.layers.len().saturating_sub(1)];
+        self.top_is_blank() && self.info.snapshots.iter().any(|s| s.layers == below)
+    }
+
+    /// Where the top layer's journal ends.
+    pub(super) fn journal_end(&self) -> JournalEnd {
+        JournalEnd {
+            generation: self.journal.generation(),
+            bytes: self.journal.bytes(),
+            next_seq: self.journal.next_seq(),
+        }
+    }
+
+    pub(super) fn top_media(&self) -> Result<Arc<dyn Media>, StoreError> {
+        Ok(top_of(&self.stack)?.media.clone())
+    }
+
+    /// Makes all that was committed durable, in a journal that is good.
+    pub(super) fn make_whole(&mut self) -> Result<(), StoreError> {
+        match self.journal_is_bad() {
+            true => self.checkpoint(),
+            false => self.journal_sync()?.sync(),
+        }
+    }
+
+    /// The name of the next object of the top layer, given out.
+    pub(super) fn take_number(&mut self) -> Result<ObjectId, StoreError> {
+        let top = self.top_mut()?;
+        let id = ObjectId {
+            layer: top.id,
+            number: top.ledger.next_object,
+        };
+        top.ledger.next_object += 1;
+        Ok(id)
+    }
+
+    /// Makes the directory that holds the object of this number in the top layer.
+    pub(super) fn make_bucket(&mut self, number: u64) -> Result<(), StoreError> {
+        self.tick += 1;
+        let (tick, dirty) = (self.tick, self.dirty.clone());
+        objects::make_bucket(&*top_of(&self.stack)?.media, number, |dir| {
+            dirty
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(dir, tick);
+        })
     }
 
     /// The layers, for a check of them.
@@ -331,12 +393,6 @@ impl LiveBranch {
         table.map_or(0, |table| table.stored_bytes())
     }
 
-    /// Makes all that was committed durable, so that the layer can be frozen: in its table, or in
-    /// a journal that is short beside it.
-    pub(super) fn settle(&mut self) -> Result<(), StoreError> {
-        self.settle_with(self.table_bytes() / SHORT_JOURNAL_TABLE_PART)
-    }
-
     /// A checkpoint if the journal is longer than `short_bytes` or bad, else a sync.
     fn settle_with(&mut self, short_bytes: u64) -> Result<(), StoreError> {
         match self.journal.bytes() {
@@ -363,6 +419,10 @@ impl LiveBranch {
     }
 
     fn try_checkpoint(&mut self) -> Result<(), StoreError> {
+        if self.is_unsettled {
+            let path = top_of(&self.stack)?.media.describe(Path::new(""));
+            return Err(StoreError::Poisoned { path });
+        }
         if self.journal.bytes() == 0 && self.unnamed.is_empty() && !self.journal_is_bad() {
             return Ok(());
         }
@@ -427,6 +487,7 @@ impl LiveBranch {
                 tracing::warn!(?layer, number, error = %e, "cannot remove an unused object yet");
             }
         }
+        self.tabulate_frozen();
         let short_bytes = self.table_bytes() / SHORT_JOURNAL_TABLE_PART;
         self.settle_with(short_bytes.max(SHORT_JOURNAL_BYTES))?;
         note_sound(&*media, self.journal.generation(), self.journal.bytes());
@@ -441,7 +502,8 @@ const SOUND_MAX_BYTES: u64 = 64;
 
 /// Notes that this journal is whole: what goes bad in it later is damage, not a torn append.
 pub(super) fn note_sound(media: &dyn Media, generation: u64, frame_bytes: u64) {
-    let text = format!("{generation} {frame_bytes}\n");
+    let text = format!("{generation} {frame_bytes}");
+    let text = format!("{text} {:08x}\n", crc32c::crc32c(text.as_bytes()));
     if let Err(e) = media::replace_file(media, Path::new(SOUND_FILE), text.as_bytes(), false) {
         // Without it a damaged journal would be cut like a torn one; nothing else hangs on it.
         tracing::warn!(error = %e, "cannot note that the journal is sound");
@@ -452,18 +514,18 @@ pub(super) fn note_sound(media: &dyn Media, generation: u64, frame_bytes: u64) {
 pub(super) fn read_sound(media: &dyn Media) -> Option<(u64, u64)> {
     let text = media::read_small(media, Path::new(SOUND_FILE), SOUND_MAX_BYTES).ok()?;
     let text = String::from_utf8_lossy(&text);
-    let mut words = text.split_ascii_whitespace().map(str::parse::<u64>);
-    match (words.next(), words.next()) {
-        (Some(Ok(generation)), Some(Ok(frame_bytes))) => Some((generation, frame_bytes)),
-        _ => None,
+    let (note, sum) = text.trim_end().rsplit_once(' ')?;
+    if sum != format!("{:08x}", crc32c::crc32c(note.as_bytes())) {
+        return None;
     }
+    let (generation, frame_bytes) = note.split_once(' ')?;
+    Some((generation.parse().ok()?, frame_bytes.parse().ok()?))
 }
 
 /// Refuses a journal that has lost what an earlier clean end found sound in it.
 ///
 /// Errors: `Damaged`; nothing has been changed then.
-pub(super) fn check_sound(stack: &Stack, tail: &Tail) -> Result<(), StoreError> {
-    let media = &*top_of(stack)?.media;
+pub(super) fn check_sound(media: &dyn Media, tail: &Tail) -> Result<(), StoreError> {
     let Some((generation, frame_bytes)) = read_sound(media) else {
         return Ok(());
     };

@@ -1,4 +1,4 @@
-//! Making branches: of the base, or of the present state of another one.
+//! Making branches: of the base, of the present state of another one, or of a snapshot.
 //!
 //! All that a new branch needs is written first, then made durable, then published by one rename.
 
@@ -6,30 +6,24 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::branch::LiveBranch;
 use super::error::StoreError;
 use super::journal::{Journal, JournalHeader};
 use super::loss::{self, LOST_FILE};
 use super::media::{Media, MediaFile, OpenMode, write_all_at};
-use super::meta::{self, BRANCH_VERSION, BranchFile, BranchInfo, HexId, NewBranch};
-use super::store::{BRANCH_FILE, BRANCHES, LAYERS, STAGE, Store, branch_dir, layer_dir};
+use super::meta::{self, BranchFile, BranchInfo, NewBranch, Parent};
+use super::snapshot::Held;
+use super::store::{
+    BRANCH_FILE, BRANCH_LOCK, BRANCHES, LAYERS, STAGE, Store, branch_dir, layer_dir,
+};
+use crate::core::point::Point;
 use crate::core::record::LayerId;
 use crate::core::types::{BranchName, Time};
 
 /// A layer that no branch names yet.
-struct NewLayer {
-    id: LayerId,
-    media: Arc<dyn Media>,
-    journal: Journal,
-}
-
-/// A branch to take layers from. Holds its lock.
-struct Parent {
-    live: LiveBranch,
-    /// The layers that the child shares, lowest first.
-    shared: Vec<LayerId>,
-    /// The parent's own new top layer, if its old one is among the shared ones.
-    new_top: Option<NewLayer>,
+pub(super) struct NewLayer {
+    pub id: LayerId,
+    pub media: Arc<dyn Media>,
+    pub journal: Journal,
 }
 
 /// A branch directory that is not published yet.
@@ -39,38 +33,81 @@ struct Staged {
 }
 
 impl Store {
-    /// Makes a branch of the base, or of the present state of `from`.
+    /// Makes a branch of the base, of the present state of a branch, or of a snapshot.
     ///
-    /// Errors: `BranchExists`, `NoBranch` and `Locked` for `from`, and those of writing. On any,
-    /// no branch is there, and `from` is as it was.
+    /// Errors: `BranchExists`, `NoBranch`, `NoSnapshot`, `Locked` where `from` is a live branch (its
+    /// daemon can do it, see [`Store::branch_off`]), and those of writing. On any, no branch is
+    /// there, and `from` holds what it held.
     pub fn create_branch(
         &self,
         name: &BranchName,
-        from: Option<&BranchName>,
+        from: Option<&Point>,
         created_by: NewBranch,
     ) -> Result<BranchInfo, StoreError> {
-        let _lock = self.lock_store()?;
-        if self.media.sub(&branch_dir(name)).is_ok() {
-            return Err(StoreError::BranchExists(name.to_string()));
+        let held = self.hold()?;
+        self.must_be_free(name)?;
+        let Some(from) = from else {
+            return self.make_branch(&held, name, None, &[], created_by);
+        };
+        let info = self.branch(&from.branch)?;
+        let shared = match &from.snapshot {
+            Some(snapshot) => info.known_snapshot(snapshot)?.layers.clone(),
+            None => self.open_live(&from.branch)?.freeze(&held, &[])?.shared,
+        };
+        self.make_branch(&held, name, Some((from, info.id)), &shared, created_by)
+    }
+
+    /// Makes a branch of the state of `live` that its owner has just frozen into the layers `shared`.
+    ///
+    /// Errors: as [`Store::create_branch`].
+    pub fn branch_off(
+        &self,
+        held: &Held<'_>,
+        name: &BranchName,
+        live: &BranchInfo,
+        shared: &[LayerId],
+        created_by: NewBranch,
+    ) -> Result<BranchInfo, StoreError> {
+        self.must_be_free(name)?;
+        let from = Point::from(live.name.clone());
+        self.make_branch(held, name, Some((&from, live.id)), shared, created_by)
+    }
+
+    /// Refuses a name that a branch has. Errors: `BranchExists`.
+    pub fn must_be_free(&self, name: &BranchName) -> Result<(), StoreError> {
+        match self.media.sub(&branch_dir(name)) {
+            Ok(_) => Err(StoreError::BranchExists(name.to_string())),
+            Err(_) => Ok(()),
         }
-        let parent = from.map(|from| self.hold_parent(from)).transpose()?;
+    }
+
+    fn make_branch(
+        &self,
+        _held: &Held<'_>,
+        name: &BranchName,
+        from: Option<(&Point, u64)>,
+        shared: &[LayerId],
+        created_by: NewBranch,
+    ) -> Result<BranchInfo, StoreError> {
         let top = self.new_layer()?;
-        let mut layers = parent
-            .as_ref()
-            .map(|p| p.shared.clone())
-            .unwrap_or_default();
-        layers.push(top.id);
-        let staged = self.stage_branch(&BranchFile {
-            version: BRANCH_VERSION,
-            id: HexId(self.random()?),
-            parent: from.cloned(),
+        let staged = self.stage_branch(&BranchInfo {
+            name: name.clone(),
+            id: self.random()?,
+            parent: from.map(|(point, id)| Parent {
+                point: point.clone(),
+                id: Some(id),
+            }),
             created: Time::now(),
             workspace: created_by.workspace,
-            layers: layers.iter().map(|id| HexId(id.0)).collect(),
+            last_run: None,
+            layers: shared.iter().copied().chain([top.id]).collect(),
+            snapshots: Vec::new(),
         })?;
         let result = from
-            .map_or(Ok(()), |from| self.pass_losses_on(from, &staged))
-            .and_then(|()| self.publish_branch(name, &staged, &top, parent));
+            .map_or(Ok(()), |(point, _)| {
+                self.pass_losses_on(&point.branch, &staged)
+            })
+            .and_then(|()| self.publish_branch(name, &staged, &top));
         if result.is_err() {
             // Rubbish now; what stays of it goes with the next sweep.
             self.remove_tree(&staged.dir);
@@ -84,31 +121,13 @@ impl Store {
         name: &BranchName,
         staged: &Staged,
         top: &NewLayer,
-        parent: Option<Parent>,
     ) -> Result<(), StoreError> {
-        let parent_top = parent.as_ref().and_then(|p| p.new_top.as_ref());
-        for layer in parent_top.into_iter().chain([top]) {
-            layer.journal.sync_handle().sync()?;
-            let here = Path::new("");
-            layer
-                .media
-                .sync_dir(here)
-                .map_err(|e| self.io("sync", &layer_dir(layer.id), e))?;
-        }
-        self.sync_dir(Path::new(LAYERS))?;
+        self.sync_layer(top)?;
         staged
             .file
             .sync(true)
             .map_err(|e| self.io("sync", &staged.dir.join(BRANCH_FILE), e))?;
         self.sync_dir(&staged.dir)?;
-        if let Some(Parent {
-            live,
-            shared,
-            new_top: Some(new_top),
-        }) = &parent
-        {
-            self.set_layers(live.info(), shared, new_top.id)?;
-        }
         let to = branch_dir(name);
         match self.media.rename(&staged.dir, &to, false) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
@@ -116,8 +135,17 @@ impl Store {
             }
             other => other.map_err(|e| self.io("rename", &to, e).while_writing())?,
         }
-        // The parent is dropped, not closed: its old top layer is frozen now.
         self.sync_dir(Path::new(BRANCHES))
+    }
+
+    /// Makes a new layer durable: from then on a branch may name it.
+    pub(super) fn sync_layer(&self, layer: &NewLayer) -> Result<(), StoreError> {
+        layer.journal.sync_handle().sync()?;
+        layer
+            .media
+            .sync_dir(Path::new(""))
+            .map_err(|e| self.io("sync", &layer_dir(layer.id), e))?;
+        self.sync_dir(Path::new(LAYERS))
     }
 
     /// What the parent lost, its child lost too; so with what was hidden from its runs.
@@ -130,12 +158,16 @@ impl Store {
         }
     }
 
-    fn stage_branch(&self, file: &BranchFile) -> Result<Staged, StoreError> {
+    fn stage_branch(&self, info: &BranchInfo) -> Result<Staged, StoreError> {
         let dir = Path::new(STAGE).join(format!("{:016x}", self.random()?));
         self.mkdir(&dir)?;
         let path = dir.join(BRANCH_FILE);
-        let bytes = meta::seal(file)?;
+        let bytes = meta::seal(&BranchFile::of(info))?;
         let written = (|| {
+            // Without it nobody could own the branch, not even to remove it: on a full disk it is
+            // better missed now.
+            self.media
+                .open(&dir.join(BRANCH_LOCK), OpenMode::CreateNew)?;
             let file = self.media.open(&path, OpenMode::CreateNew)?;
             write_all_at(&*file, &bytes, 0)?;
             Ok(file)
@@ -150,7 +182,7 @@ impl Store {
     }
 
     /// A new empty layer, not durable yet; part of nothing before a branch names it.
-    fn new_layer(&self) -> Result<NewLayer, StoreError> {
+    pub(super) fn new_layer(&self) -> Result<NewLayer, StoreError> {
         let id = LayerId(self.random()?);
         let dir = layer_dir(id);
         self.mkdir(&dir)?;
@@ -162,45 +194,5 @@ impl Store {
         };
         let journal = Journal::create(&*media, header).map_err(StoreError::while_writing)?;
         Ok(NewLayer { id, media, journal })
-    }
-
-    /// Puts the present state of `parent` into layers that can be shared.
-    fn hold_parent(&self, parent: &BranchName) -> Result<Parent, StoreError> {
-        let mut live = self.open_live(parent)?;
-        live.settle()?;
-        let mut shared = live.info().layers.clone();
-        let new_top = if live.top_is_blank() {
-            shared.pop();
-            None
-        } else {
-            Some(self.new_layer()?)
-        };
-        Ok(Parent {
-            live,
-            shared,
-            new_top,
-        })
-    }
-
-    /// Gives a branch other layers, in one step.
-    fn set_layers(
-        &self,
-        info: &BranchInfo,
-        below: &[LayerId],
-        top: LayerId,
-    ) -> Result<(), StoreError> {
-        let file = BranchFile {
-            version: BRANCH_VERSION,
-            id: HexId(info.id),
-            parent: info.parent.clone(),
-            created: info.created,
-            workspace: info.workspace.clone(),
-            layers: below.iter().chain([&top]).map(|id| HexId(id.0)).collect(),
-        };
-        self.replace(
-            &branch_dir(&info.name).join(BRANCH_FILE),
-            &meta::seal(&file)?,
-            true,
-        )
     }
 }

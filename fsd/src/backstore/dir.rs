@@ -116,6 +116,16 @@ impl Media for DirMedia {
         )?)
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        Ok(rustix::fs::linkat(
+            &self.root,
+            from,
+            &self.root,
+            to,
+            AtFlags::empty(),
+        )?)
+    }
+
     fn unlink(&self, path: &Path) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(&self.root, path, AtFlags::empty())?)
     }

@@ -43,6 +43,10 @@ pub enum StoreError {
         /// The journal.
         path: PathBuf,
     },
+    /// A change was made that may not be durable and could not be taken back. Whichever of the two
+    /// states is found next is a whole one.
+    #[error("{0}; whether the change stands shows when the branch is opened again")]
+    Unsettled(#[source] Box<StoreError>),
     /// The caller broke a rule of the store; a bug, not a state of the disk.
     #[error("invalid use of the store: {0}")]
     Invalid(&'static str),
@@ -84,6 +88,33 @@ pub enum StoreError {
     /// The name is in use.
     #[error("branch {0} exists")]
     BranchExists(String),
+    /// The branch has no snapshot of that name.
+    #[error("branch {branch} has no snapshot {snapshot}")]
+    NoSnapshot {
+        /// The branch.
+        branch: String,
+        /// The name asked for.
+        snapshot: String,
+    },
+    /// The name is in use.
+    #[error("snapshot {branch}@{snapshot} exists")]
+    SnapshotExists {
+        /// The branch.
+        branch: String,
+        /// The name.
+        snapshot: String,
+    },
+    /// Others were made from it.
+    #[error("{what} is needed by {}", .by.join(", "))]
+    Needed {
+        /// The branch or snapshot to be removed.
+        what: String,
+        /// The branches made from it.
+        by: Vec<String>,
+    },
+    /// The list of a branch's snapshots has reached its largest size.
+    #[error("branch {0} has as many snapshots as its file can hold")]
+    TooManySnapshots(String),
 }
 
 impl StoreError {

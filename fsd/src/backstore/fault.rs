@@ -170,6 +170,10 @@ impl Media for FaultMedia {
             .run(Takes::Nothing, || self.inner.rename(from, to, replace))
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.plan.run(Takes::Nothing, || self.inner.link(from, to))
+    }
+
     fn unlink(&self, path: &Path) -> io::Result<()> {
         self.plan.run(Takes::Nothing, || self.inner.unlink(path))
     }

@@ -36,6 +36,19 @@ pub struct LayerView {
     pub(super) table: Option<Table>,
     pub(super) delta: DeltaMap,
     pub(super) ledger: Ledger,
+    /// Where the journal of a frozen layer ends. The top one's is the live branch's to know.
+    pub(super) end: JournalEnd,
+}
+
+/// Where a journal ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JournalEnd {
+    /// Its generation.
+    pub generation: u64,
+    /// Bytes of frames.
+    pub bytes: u64,
+    /// Sequence number of the next frame.
+    pub next_seq: u64,
 }
 
 /// What a layer has given out and may have to take back.
@@ -202,6 +215,7 @@ impl LayerView {
             table,
             delta: DeltaMap::default(),
             ledger,
+            end: JournalEnd::default(),
         };
         let first = newest.unwrap_or(0);
         let mut tail = view.replay(first, next_seq, below)?;
@@ -242,6 +256,11 @@ impl LayerView {
             .extend(files.stages.iter().map(PathBuf::from));
         tail.leftovers.sort();
         tail.leftovers.dedup();
+        view.end = JournalEnd {
+            generation: tail.header.generation,
+            bytes: tail.len.saturating_sub(HEADER_BYTES),
+            next_seq: tail.next_seq,
+        };
         Ok((view, tail))
     }
 

@@ -108,6 +108,8 @@ pub trait Media: Debug + Send + Sync {
     fn mkdir(&self, path: &Path) -> io::Result<()>;
     /// Renames; with `replace` over whatever file is at `to`, without it fails if something is.
     fn rename(&self, from: &Path, to: &Path, replace: bool) -> io::Result<()>;
+    /// Gives the file at `from` a second name; fails if something is there.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn unlink(&self, path: &Path) -> io::Result<()>;
     /// Removes an empty directory.
@@ -187,8 +189,31 @@ pub fn read_exact_at(file: &dyn MediaFile, mut buf: &mut [u8], mut offset: u64) 
 /// Puts `data` at `path` by a stage file and one rename: readers see the old file or the new one.
 /// With `durable` both are on the disk before this returns.
 pub fn replace_file(media: &dyn Media, path: &Path, data: &[u8], durable: bool) -> io::Result<()> {
+    try_replace_file(media, path, data, durable).map_err(|e| e.source)
+}
+
+/// Why a file is not, or not surely, replaced.
+#[derive(Debug)]
+pub struct NotReplaced {
+    /// The host's answer.
+    pub source: io::Error,
+    /// Readers see the new file already; a power cut may bring the old one back.
+    pub is_visible: bool,
+}
+
+/// As [`replace_file`], and says how far it got.
+pub fn try_replace_file(
+    media: &dyn Media,
+    path: &Path,
+    data: &[u8],
+    durable: bool,
+) -> Result<(), NotReplaced> {
     let mut stage = path.as_os_str().to_owned();
-    stage.push(format!(".{:016x}.stage", random_u64()?));
+    let before = |source| NotReplaced {
+        source,
+        is_visible: false,
+    };
+    stage.push(format!(".{:016x}.stage", random_u64().map_err(before)?));
     let stage = PathBuf::from(stage);
     let result = (|| {
         let file = media.open(&stage, OpenMode::CreateNew)?;
@@ -201,10 +226,14 @@ pub fn replace_file(media: &dyn Media, path: &Path, data: &[u8], durable: bool) 
     if let Err(e) = result {
         // The stage file is rubbish now; the first error is the one to tell.
         let _ = media.unlink(&stage);
-        return Err(e);
+        return Err(before(e));
     }
     if durable {
-        media.sync_dir(path.parent().unwrap_or(Path::new("")))?;
+        let synced = media.sync_dir(path.parent().unwrap_or(Path::new("")));
+        synced.map_err(|source| NotReplaced {
+            source,
+            is_visible: true,
+        })?;
     }
     Ok(())
 }

@@ -365,6 +365,17 @@ impl Media for MemMedia {
         Ok(())
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut inner = self.lock_tree();
+        let node = inner.find(self.dir, from)?;
+        let (to_dir, to_name) = inner.find_parent(self.dir, to)?;
+        if inner.entries(to_dir)?.contains_key(to_name) {
+            return Err(error(nix::libc::EEXIST));
+        }
+        inner.entries(to_dir)?.insert(to_name.to_owned(), node);
+        Ok(())
+    }
+
     fn unlink(&self, path: &Path) -> io::Result<()> {
         self.lock_tree().remove(self.dir, path, false)
     }

@@ -10,12 +10,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
+use crate::core::point::{Point, SnapshotName};
 use crate::core::record::LayerId;
 use crate::core::types::{BranchName, Time};
 use crate::escaped;
 
 /// Newest version of `branch.json` and of a branch as a whole.
-pub const BRANCH_VERSION: u32 = 1;
+pub const BRANCH_VERSION: u32 = 2;
 /// Newest version of `run.json`.
 pub const RUN_VERSION: u32 = 1;
 /// Largest such file, in bytes.
@@ -28,8 +29,8 @@ pub struct BranchInfo {
     pub name: BranchName,
     /// Its id: random, never reused, stays when the name changes.
     pub id: u64,
-    /// The branch it was made from, by the name it had then; `None`: the base.
-    pub parent: Option<BranchName>,
+    /// What it was made from; `None`: the base.
+    pub parent: Option<Parent>,
     /// When it was made.
     pub created: Time,
     /// The workspace it was made for.
@@ -37,6 +38,60 @@ pub struct BranchInfo {
     /// The newest run on it.
     pub last_run: Option<RunRecord>,
     /// Its layers, lowest first; the last one is its own.
+    pub layers: Vec<LayerId>,
+    /// Its snapshots, oldest first.
+    pub snapshots: Vec<Snapshot>,
+}
+
+impl BranchInfo {
+    /// The snapshot of this name.
+    pub fn snapshot(&self, name: &SnapshotName) -> Option<&Snapshot> {
+        self.snapshots.iter().find(|s| s.name == *name)
+    }
+
+    /// Every layer that the branch or one of its snapshots needs; some more than once.
+    pub fn all_layers(&self) -> impl Iterator<Item = LayerId> {
+        let of_snapshots = self.snapshots.iter().flat_map(|s| &s.layers);
+        self.layers.iter().chain(of_snapshots).copied()
+    }
+
+    /// The name for a snapshot that was given none: the number after the highest there is.
+    pub fn next_snapshot_name(&self) -> Result<SnapshotName, StoreError> {
+        let numbers = self
+            .snapshots
+            .iter()
+            .map(|s| s.name.as_str().parse::<u64>());
+        let highest = numbers.filter_map(Result::ok).max().unwrap_or(0);
+        SnapshotName::new(&highest.saturating_add(1).to_string())
+            .map_err(|_| StoreError::Invalid("a number that is no name"))
+    }
+}
+
+/// What a branch was made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parent {
+    /// The branch or snapshot; the branch by the name it has, or had when it was last known.
+    pub point: Point,
+    /// The id of the branch; `None` where an older agentfs made this one.
+    pub id: Option<u64>,
+}
+
+impl std::fmt::Display for Parent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.point.fmt(f)
+    }
+}
+
+/// A frozen point of a branch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its name in the branch.
+    pub name: SnapshotName,
+    /// Its id: random, never reused.
+    pub id: u64,
+    /// When it was made.
+    pub created: Time,
+    /// Its layers, lowest first; none of them is ever written. None: the base as it is.
     pub layers: Vec<LayerId>,
 }
 
@@ -84,12 +139,130 @@ pub enum RunExit {
 pub(super) struct BranchFile {
     pub version: u32,
     pub id: HexId,
-    pub parent: Option<BranchName>,
+    pub parent: Option<ParentFile>,
     pub created: Time,
     #[serde(with = "escaped::path")]
     pub workspace: PathBuf,
     /// Lowest first.
     pub layers: Vec<HexId>,
+    /// Since version 2.
+    #[serde(default)]
+    pub snapshots: Vec<SnapshotFile>,
+}
+
+/// What a branch was made from, in its `branch.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum ParentFile {
+    /// Version 1.
+    Name(BranchName),
+    /// Since version 2.
+    Point {
+        branch: BranchName,
+        id: Option<HexId>,
+        snapshot: Option<SnapshotName>,
+    },
+}
+
+/// A snapshot in its branch's `branch.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SnapshotFile {
+    pub name: SnapshotName,
+    pub id: HexId,
+    pub created: Time,
+    pub layers: LayersFile,
+}
+
+/// The layers of a snapshot.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum LayersFile {
+    /// That many of the branch's own, from the lowest: as a rule, so that many snapshots stay short.
+    First(usize),
+    /// These, lowest first: the branch was moved back since.
+    These(Vec<HexId>),
+}
+
+impl BranchFile {
+    /// The file that says what `info` does.
+    pub fn of(info: &BranchInfo) -> Self {
+        let ids = |layers: &[LayerId]| layers.iter().map(|id| HexId(id.0)).collect();
+        let snapshots = info.snapshots.iter().map(|s| SnapshotFile {
+            name: s.name.clone(),
+            id: HexId(s.id),
+            created: s.created,
+            layers: match info.layers.starts_with(&s.layers) {
+                true => LayersFile::First(s.layers.len()),
+                false => LayersFile::These(ids(&s.layers)),
+            },
+        });
+        Self {
+            version: BRANCH_VERSION,
+            id: HexId(info.id),
+            parent: info.parent.as_ref().map(|parent| ParentFile::Point {
+                branch: parent.point.branch.clone(),
+                id: parent.id.map(HexId),
+                snapshot: parent.point.snapshot.clone(),
+            }),
+            created: info.created,
+            workspace: info.workspace.clone(),
+            layers: ids(&info.layers),
+            snapshots: snapshots.collect(),
+        }
+    }
+
+    /// What it says of the branch `name`. `Err`: what no such file can say.
+    pub fn into_info(
+        self,
+        name: &BranchName,
+        last_run: Option<RunRecord>,
+    ) -> Result<BranchInfo, &'static str> {
+        let ids = |ids: &[HexId]| ids.iter().map(|id| LayerId(id.0)).collect::<Vec<_>>();
+        let layers = ids(&self.layers);
+        if layers.is_empty() {
+            return Err("names no layer");
+        }
+        let mut snapshots = Vec::with_capacity(self.snapshots.len());
+        for s in self.snapshots {
+            let layers = match &s.layers {
+                // The last layer is still written to.
+                LayersFile::First(n) if *n < layers.len() => layers[..*n].to_vec(),
+                LayersFile::First(_) => return Err("a snapshot has more layers than the branch"),
+                LayersFile::These(these) => ids(these),
+            };
+            snapshots.push(Snapshot {
+                name: s.name,
+                id: s.id.0,
+                created: s.created,
+                layers,
+            });
+        }
+        let parent = self.parent.map(|parent| match parent {
+            ParentFile::Name(branch) => Parent {
+                point: branch.into(),
+                id: None,
+            },
+            ParentFile::Point {
+                branch,
+                id,
+                snapshot,
+            } => Parent {
+                point: Point { branch, snapshot },
+                id: id.map(|id| id.0),
+            },
+        });
+        Ok(BranchInfo {
+            name: name.clone(),
+            id: self.id.0,
+            parent,
+            created: self.created,
+            workspace: self.workspace,
+            last_run,
+            layers,
+            snapshots,
+        })
+    }
 }
 
 /// `run.json`.
@@ -174,6 +347,7 @@ mod tests {
             created: Time { sec: 5, nsec: 6 },
             workspace: "/w".into(),
             layers: vec![HexId(u64::MAX)],
+            snapshots: Vec::new(),
         };
         let bytes = seal(&file).unwrap();
         let path = Path::new("branch.json");
@@ -209,7 +383,7 @@ mod tests {
             answer,
             Err(StoreError::NewerFormat {
                 found: 9,
-                known: 1,
+                known: BRANCH_VERSION,
                 ..
             })
         ));

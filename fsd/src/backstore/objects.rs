@@ -125,13 +125,7 @@ pub fn create(
     let wrap = |e| StoreError::io("create", media.describe(&path), e);
     let file = match media.open(&path, OpenMode::CreateNew) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            for (dir, parent) in [(Path::new(OBJECTS_DIR), ""), (&*bucket, OBJECTS_DIR)] {
-                match media.mkdir(dir) {
-                    Ok(()) => dirs(parent.into()),
-                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                    Err(e) => return Err(StoreError::io("create", media.describe(dir), e)),
-                }
-            }
+            make_bucket(media, id.number, &mut dirs)?;
             media.open(&path, OpenMode::CreateNew).map_err(wrap)?
         }
         other => other.map_err(wrap)?,
@@ -142,6 +136,57 @@ pub fn create(
         path: media.describe(&path),
         file,
     }))
+}
+
+/// Makes the directory of an object, if it is not there. Adds to `dirs` those that got a new entry,
+/// the bucket itself among them.
+pub fn make_bucket(
+    media: &dyn Media,
+    number: u64,
+    mut dirs: impl FnMut(PathBuf),
+) -> Result<(), StoreError> {
+    let bucket = bucket_of(number);
+    for (dir, parent) in [(Path::new(OBJECTS_DIR), ""), (&*bucket, OBJECTS_DIR)] {
+        match media.mkdir(dir) {
+            Ok(()) => dirs(parent.into()),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(StoreError::io("create", media.describe(dir), e)),
+        }
+    }
+    dirs(bucket);
+    Ok(())
+}
+
+/// Makes a durable copy of the object at `path`, in a stage file beside it, and says where.
+pub fn stage_copy(media: &dyn Media, id: ObjectId, path: &Path) -> Result<PathBuf, StoreError> {
+    let stage = path.with_extension("stage");
+    let io = |op, path: &Path, e| StoreError::io(op, media.describe(path), e);
+    let at = |path: &Path, mode| -> Result<Object, StoreError> {
+        let file = media.open(path, mode).map_err(|e| io("open", path, e))?;
+        Ok(Object {
+            id,
+            path: media.describe(path),
+            file,
+        })
+    };
+    let source = at(path, OpenMode::Read)?;
+    match media.unlink(&stage) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io("remove", &stage, e)),
+        _ => {}
+    }
+    let copied = at(&stage, OpenMode::CreateNew).and_then(|copy| {
+        let len = source.len()?;
+        copy.clone_or_copy_from(CopySource::Object(&source), 0, len)?;
+        copy.set_len(len)?;
+        copy.sync(true)
+    });
+    match copied {
+        Ok(()) => Ok(stage),
+        Err(e) => {
+            let _ = media.unlink(&stage);
+            Err(e)
+        }
+    }
 }
 
 /// Removes an object; that it is gone already is fine.

@@ -12,14 +12,21 @@ use crate::core::record::LayerId;
 use crate::core::types::BranchName;
 
 impl Store {
-    /// Removes a branch and the layers that no other branch names.
+    /// Removes a branch with its snapshots, and the layers that no other branch names.
     ///
-    /// Errors: `NoBranch`, `Locked` while it is live.
+    /// Errors: `NoBranch`, `Locked` while it is live, `Needed` by branches made from its snapshots.
     pub fn remove_branch(&self, name: &BranchName) -> Result<(), StoreError> {
         {
             let _lock = self.lock_store()?;
             let own_top = match self.branch(name) {
-                Ok(info) => info.layers.last().copied(),
+                Ok(info) => {
+                    let by = self.made_from(&info, None)?;
+                    if !by.is_empty() {
+                        let what = format!("a snapshot of branch {name}");
+                        return Err(StoreError::Needed { what, by });
+                    }
+                    info.layers.last().copied()
+                }
                 Err(e @ StoreError::NoBranch(_)) => return Err(e),
                 // A damaged one can go too; what it named is found by what nobody names.
                 Err(_) => None,
@@ -38,14 +45,17 @@ impl Store {
         Ok(())
     }
 
-    /// Moves layers that no branch names to the trash. While a branch is damaged nobody knows what
+    /// Moves layers that no branch and no snapshot names to the trash. While a branch is damaged nobody knows what
     /// it names; then only `surely_unused` goes.
-    fn discard_unused_layers(&self, surely_unused: Option<LayerId>) -> Result<(), StoreError> {
+    pub(super) fn discard_unused_layers(
+        &self,
+        surely_unused: Option<LayerId>,
+    ) -> Result<(), StoreError> {
         let mut used = BTreeSet::new();
         let mut all_known = true;
         for listed in self.list()? {
             match listed {
-                Listed::Branch(info) => used.extend(info.layers.iter().map(|id| layer_dir(*id))),
+                Listed::Branch(info) => used.extend(info.all_layers().map(layer_dir)),
                 Listed::Damaged { .. } => all_known = false,
             }
         }

@@ -10,6 +10,7 @@
 //! A branch comes into being and goes by one rename of its directory. Layers are made before and
 //! removed after the branches that name them.
 
+use std::collections::HashMap;
 use std::env;
 use std::ffi::OsStr;
 use std::io;
@@ -26,6 +27,7 @@ use super::layer::{self, LayerView, Tail};
 use super::media::{LockGuard, LockWait, Media, random_u64, read_small, replace_file};
 use super::meta::{self, BRANCH_VERSION, BranchFile, BranchInfo, RUN_VERSION, RunFile, RunRecord};
 use super::reader::BranchReader;
+use super::snapshot::Held;
 use super::stack::Stack;
 use crate::core::record::LayerId;
 use crate::core::types::BranchName;
@@ -53,6 +55,10 @@ pub struct Store {
 
 /// One line of [`Store::list`].
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all of a list are of the large kind"
+)]
 pub enum Listed {
     /// A branch in order.
     Branch(BranchInfo),
@@ -261,7 +267,8 @@ impl Store {
         random_u64().map_err(|e| self.io("make a name in", Path::new(""), e))
     }
 
-    /// All branches, by name. A damaged one hides no other.
+    /// All branches, by name, with their parents by the names these have now. A damaged one hides
+    /// no other.
     pub fn list(&self) -> Result<Vec<Listed>, StoreError> {
         let dir = Path::new(BRANCHES);
         let entries = match self.media.list(dir) {
@@ -287,6 +294,7 @@ impl Store {
                 Err(why) => out.push(Listed::Damaged { name: text, why }),
             }
         }
+        name_parents(&mut out);
         Ok(out)
     }
 
@@ -325,21 +333,23 @@ impl Store {
         };
         let at = self.media.describe(&path);
         let file: BranchFile = meta::unseal(&at, &bytes, BRANCH_VERSION)?;
-        if file.layers.is_empty() {
-            return Err(StoreError::damaged(at, "names no layer"));
-        }
-        Ok(BranchInfo {
-            name: name.clone(),
-            id: file.id.0,
-            parent: file.parent,
-            created: file.created,
-            workspace: file.workspace,
-            last_run: self.last_run(name)?,
-            layers: file.layers.iter().map(|id| LayerId(id.0)).collect(),
-        })
+        file.into_info(name, self.last_run(name)?)
+            .map_err(|what| StoreError::damaged(at, what))
     }
 
-    /// Holds the set of branches and layers still for others.
+    /// Holds the set of branches, snapshots and layers still for others; waits for who holds it.
+    pub fn hold(&self) -> Result<Held<'_>, StoreError> {
+        Ok(Held::new(self, self.lock_store()?))
+    }
+
+    /// As [`hold`](Self::hold), but `None` at once where somebody else holds it.
+    pub(super) fn try_hold(&self) -> Result<Option<Held<'_>>, StoreError> {
+        let path = Path::new(STORE_LOCK);
+        let lock = self.media.lock(path, LockWait::Try, note().as_bytes());
+        let lock = lock.map_err(|e| self.io("lock", path, e).while_writing())?;
+        Ok(lock.map(|lock| Held::new(self, lock)))
+    }
+
     pub(super) fn lock_store(&self) -> Result<Box<dyn LockGuard>, StoreError> {
         let path = Path::new(STORE_LOCK);
         match self.media.lock(path, LockWait::Block, note().as_bytes()) {
@@ -382,7 +392,8 @@ impl Store {
         let lock = self.lock_branch(name)?;
         let info = self.branch(name)?;
         let (stack, tail) = self.load_stack(&info)?;
-        LiveBranch::recover(info, stack, tail, lock).map_err(StoreError::while_writing)
+        LiveBranch::recover(self.clone(), info, stack, tail, lock)
+            .map_err(StoreError::while_writing)
     }
 
     /// Opens a branch for reading, live or not.
@@ -392,7 +403,11 @@ impl Store {
             // Again before it is taken for damage: a clean end in between notes more than was read.
             let sound = || {
                 let (stack, tail) = self.load_stack(&info)?;
-                branch::check_sound(&stack, &tail).map(|()| stack)
+                stack
+                    .layers
+                    .last()
+                    .map_or(Ok(()), |top| branch::check_sound(&*top.media, &tail))
+                    .map(|()| stack)
             };
             match sound().or_else(|_| sound()) {
                 Ok(stack) => return Ok(BranchReader::new(info, stack)),
@@ -409,9 +424,19 @@ impl Store {
     }
 
     pub(super) fn load_stack(&self, info: &BranchInfo) -> Result<(Stack, Tail), StoreError> {
-        let mut layers: Vec<LayerView> = Vec::with_capacity(info.layers.len());
-        let mut last_tail = None;
-        for id in &info.layers {
+        let (layers, tail) = self.load_layers(&info.layers)?;
+        let tail = tail.ok_or(StoreError::Invalid("a branch without layers"))?;
+        Ok((Stack::new(layers)?, tail))
+    }
+
+    /// Loads layers, lowest first; what lies beneath another must be whole.
+    pub(super) fn load_layers(
+        &self,
+        ids: &[LayerId],
+    ) -> Result<(Vec<LayerView>, Option<Tail>), StoreError> {
+        let mut layers: Vec<LayerView> = Vec::with_capacity(ids.len());
+        let mut last_tail: Option<Tail> = None;
+        for id in ids {
             let dir = layer_dir(*id);
             let media = self.media.sub(&dir).map_err(|e| match e.kind() {
                 io::ErrorKind::NotFound => {
@@ -419,24 +444,26 @@ impl Store {
                 }
                 _ => self.io("open", &dir, e),
             })?;
-            if let Some(Tail {
-                header,
-                broken: Some(broken),
-                ..
-            }) = &last_tail
-            {
-                // Frozen layers are whole: this is no torn append.
-                let name = dir.with_file_name(layer::dir_name(header.layer));
-                let path = name.join(journal::file_name(header.generation));
-                let what = format!("{} at byte {}", broken.why, broken.offset);
-                return Err(StoreError::damaged(self.media.describe(&path), what));
+            if let (Some(below), Some(tail)) = (layers.last(), &last_tail) {
+                self.must_be_whole(&*below.media, tail)?;
             }
             let (layer, tail) = LayerView::load(media, *id, &layers)?;
             layers.push(layer);
             last_tail = Some(tail);
         }
-        let tail = last_tail.ok_or(StoreError::Invalid("a branch without layers"))?;
-        Ok((Stack::new(layers)?, tail))
+        Ok((layers, last_tail))
+    }
+
+    /// Refuses the journal of a frozen layer that ends in a bad frame: it is no torn append.
+    pub(super) fn must_be_whole(&self, media: &dyn Media, tail: &Tail) -> Result<(), StoreError> {
+        branch::check_sound(media, tail)?;
+        let Some(broken) = &tail.broken else {
+            return Ok(());
+        };
+        let dir = layer_dir(tail.header.layer);
+        let path = dir.join(journal::file_name(tail.header.generation));
+        let what = format!("{} at byte {}", broken.why, broken.offset);
+        Err(StoreError::damaged(self.media.describe(&path), what))
     }
 
     /// The pid that holds the branch; 0 if its owner did not say; `None` if it is not live.
@@ -486,6 +513,25 @@ impl Store {
                 tracing::warn!(error = %e, "the note of the last run cannot be read");
                 Ok(None)
             }
+        }
+    }
+}
+
+/// Gives the parents of all branches the names that they have now.
+fn name_parents(all: &mut [Listed]) {
+    let names: HashMap<u64, BranchName> = all
+        .iter()
+        .filter_map(|listed| match listed {
+            Listed::Branch(info) => Some((info.id, info.name.clone())),
+            Listed::Damaged { .. } => None,
+        })
+        .collect();
+    for listed in all {
+        if let Listed::Branch(info) = listed
+            && let Some(parent) = &mut info.parent
+            && let Some(name) = parent.id.and_then(|id| names.get(&id))
+        {
+            parent.point.branch = name.clone();
         }
     }
 }

@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod live;
 mod model;
+mod snapshots;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -56,7 +57,7 @@ fn new_store() -> (MemMedia, Store) {
 }
 
 fn make(store: &Store, text: &str, from: Option<&str>) -> Result<BranchInfo, StoreError> {
-    let from = from.map(branch);
+    let from = from.map(|point| point.parse().unwrap());
     store.create_branch(
         &branch(text),
         from.as_ref(),

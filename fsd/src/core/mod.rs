@@ -20,6 +20,7 @@ mod listing;
 pub(crate) mod number;
 mod ops;
 mod place;
+pub mod point;
 mod process;
 pub mod record;
 mod removals;
@@ -32,6 +33,7 @@ pub mod types;
 use std::path::PathBuf;
 
 pub use error::FsError;
+pub use ops::freeze::FreezeFor;
 pub use ops::open::{OpenIo, Opened};
 pub use ops::rename::Moved;
 

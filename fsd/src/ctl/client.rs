@@ -4,10 +4,11 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::core::point::SnapshotName;
 use crate::core::types::BranchName;
 use crate::ctl::msg::{MountSpec, Reply, Request, VERSION};
 use crate::ctl::{CtlError, wire};
@@ -152,6 +153,23 @@ impl Client {
         self.expect_ok("sync", &Request::Sync, &[])
     }
 
+    /// Makes a snapshot of the branch as it is now, under the next number if `name` is `None`.
+    ///
+    /// Errors: `Refused` with `Exists` when the name is in use.
+    pub fn snapshot(&self, name: Option<SnapshotName>) -> Result<SnapshotName, CtlError> {
+        match exchange(&self.socket, &Request::Snapshot { name }, &[])? {
+            (Reply::Snapshot { name }, _) => Ok(name),
+            _ => Err(CtlError::Unexpected("snapshot")),
+        }
+    }
+
+    /// Makes the branch `name` of this one as it is now.
+    ///
+    /// Errors: `Refused` with `Exists` when the name is in use.
+    pub fn branch_off(&self, name: BranchName, workspace: PathBuf) -> Result<(), CtlError> {
+        self.expect_ok("branch", &Request::BranchOff { name, workspace }, &[])
+    }
+
     /// Makes this connection a session: the daemon lives while one is open.
     pub fn session(&self) -> Result<(), CtlError> {
         self.expect_ok("session", &Request::Session, &[])
@@ -225,10 +243,7 @@ pub(crate) fn open_parent(socket: &Path) -> Result<OwnedFd, CtlError> {
 }
 
 /// The path of `socket` by way of the open `directory`; short whatever the store's path is.
-pub(crate) fn short_address(
-    directory: &OwnedFd,
-    socket: &Path,
-) -> Result<std::path::PathBuf, CtlError> {
+pub(crate) fn short_address(directory: &OwnedFd, socket: &Path) -> Result<PathBuf, CtlError> {
     use std::os::fd::AsRawFd;
     let name = socket.file_name().ok_or(CtlError::Io {
         op: "name the control socket",

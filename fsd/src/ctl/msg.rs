@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::core::point::SnapshotName;
 use crate::core::types::BranchName;
 use crate::escaped;
 
@@ -44,6 +45,19 @@ pub enum Request {
     Status,
     /// Makes everything acknowledged so far durable.
     Sync,
+    /// Makes a snapshot of the branch as it is now.
+    Snapshot {
+        /// Its name; none: the next number.
+        name: Option<SnapshotName>,
+    },
+    /// Makes a branch of this one as it is now.
+    BranchOff {
+        /// Its name.
+        name: BranchName,
+        /// The workspace it is made for.
+        #[serde(with = "escaped::path")]
+        workspace: PathBuf,
+    },
     /// Counts this connection as a session: the daemon lives while one is open.
     /// It ends by closing the connection.
     Session,
@@ -119,6 +133,11 @@ pub enum Reply {
         /// Whether the mount is served.
         mounted: bool,
     },
+    /// To Snapshot.
+    Snapshot {
+        /// Its name.
+        name: SnapshotName,
+    },
     /// The request was refused.
     Error {
         /// What kind of trouble, for programs.
@@ -144,5 +163,9 @@ pub enum ErrorCode {
     NoSpace,
     NotMounted,
     NoSuchProcess,
+    /// The name is in use.
+    Exists,
+    /// The run would not stand still for it; another try may do.
+    Busy,
     Io,
 }

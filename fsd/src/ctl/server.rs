@@ -9,11 +9,12 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use tracing::{debug, info, warn};
 
+use crate::core::point::SnapshotName;
 use crate::core::types::BranchName;
 use crate::ctl::client::{open_parent, short_address};
 use crate::ctl::msg::{ErrorCode, MountSpec, Reply, Request, VERSION};
@@ -64,6 +65,10 @@ pub trait Service: Send + Sync + 'static {
     fn status(&self) -> (Vec<u32>, bool);
     /// Makes everything acknowledged durable.
     fn sync(&self) -> Result<(), Refusal>;
+    /// Makes a snapshot; returns its name.
+    fn snapshot(&self, name: Option<SnapshotName>) -> Result<SnapshotName, Refusal>;
+    /// Makes a branch of this one.
+    fn branch_off(&self, name: &BranchName, workspace: PathBuf) -> Result<(), Refusal>;
     /// The last session ended.
     fn sessions_over(&self);
     /// The last connection ended.
@@ -229,6 +234,14 @@ impl<S: Service> Server<S> {
                 })
             }
             Request::Sync => self.service.sync().map(|()| Reply::Ok),
+            Request::Snapshot { name } => self
+                .service
+                .snapshot(name)
+                .map(|name| Reply::Snapshot { name }),
+            Request::BranchOff { name, workspace } => self
+                .service
+                .branch_off(&name, workspace)
+                .map(|()| Reply::Ok),
             Request::Session => {
                 lock(&self.connections).sessions.insert(id);
                 Ok(Reply::Ok)

@@ -1,9 +1,10 @@
 //! The life of the daemon: detach, open the branch, serve until the end comes, close the branch.
 //!
 //! `startup` cuts the process loose from the one that started it, `service` answers the control
-//! requests, `refusal` words what goes wrong for a client, `logging` writes `fsd.log`.
+//! requests, `pause` stops a run while it is frozen, `refusal` words what goes wrong for a client, `logging` writes `fsd.log`.
 
 mod logging;
+mod pause;
 mod refusal;
 mod service;
 mod startup;
@@ -48,7 +49,7 @@ pub(crate) enum Event {
 struct Opened {
     name: BranchName,
     live: LiveBranch,
-    store: PathBuf,
+    store: Store,
     socket: PathBuf,
     options: Options,
 }
@@ -131,7 +132,7 @@ fn open(store: &Path, branch: &str) -> Result<Opened, Refusal> {
     Ok(Opened {
         name,
         live,
-        store: store.to_owned(),
+        store: opened,
         socket,
         options,
     })

@@ -14,11 +14,17 @@ pub(super) fn of_store(error: &StoreError) -> Refusal {
         StoreError::Io { source, .. } => of_io(source),
         StoreError::NoSpace { .. } => ErrorCode::NoSpace,
         StoreError::NotWritable { .. } => ErrorCode::NotAllowed,
-        StoreError::Poisoned { .. } | StoreError::Invalid(_) => ErrorCode::Io,
+        StoreError::Poisoned { .. } | StoreError::Unsettled(_) | StoreError::Invalid(_) => {
+            ErrorCode::Io
+        }
         StoreError::Damaged { .. } | StoreError::NoStore { .. } => ErrorCode::Damaged,
         StoreError::NewerFormat { .. } => ErrorCode::NewerFormat,
         StoreError::Locked { .. } => ErrorCode::Locked,
-        StoreError::NoBranch(_) | StoreError::BranchExists(_) => ErrorCode::NotAllowed,
+        StoreError::BranchExists(_) | StoreError::SnapshotExists { .. } => ErrorCode::Exists,
+        StoreError::NoBranch(_)
+        | StoreError::NoSnapshot { .. }
+        | StoreError::Needed { .. }
+        | StoreError::TooManySnapshots(_) => ErrorCode::NotAllowed,
     };
     Refusal::new(code, error)
 }

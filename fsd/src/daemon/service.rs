@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 use std::thread;
 
-use agentfs_fsd::backstore::LiveBranch;
+use agentfs_fsd::backstore::{Frozen, Held, LiveBranch, NewBranch, Store};
+use agentfs_fsd::core::point::SnapshotName;
 use agentfs_fsd::core::types::BranchName;
-use agentfs_fsd::core::{CoreConfig, FsCore};
+use agentfs_fsd::core::{CoreConfig, FreezeFor, FsCore};
 use agentfs_fsd::ctl::msg::{ErrorCode, MountSpec};
 use agentfs_fsd::ctl::server::{Refusal, Service};
 use agentfs_fsd::fuse::{Face, FuseSession, OneUser, Options};
@@ -15,6 +16,7 @@ use agentfs_fsd::sync::{Arc, Gate, Mutex, lock};
 use rustix::fs::FileType;
 use tracing::{info, warn};
 
+use crate::daemon::pause::Paused;
 use crate::daemon::{Event, refusal};
 
 /// `statfs` type of an overlayfs, which counts as one level of stacking. Source: statfs(2).
@@ -26,7 +28,7 @@ const FUSE_DEVICE: (u32, u32) = (10, 229);
 #[derive(Debug)]
 pub(super) struct Daemon {
     name: BranchName,
-    store: PathBuf,
+    store: Store,
     events: Sender<Event>,
     /// How a mount is served, but for passthrough.
     options: Options,
@@ -43,6 +45,8 @@ struct Mount {
     /// A command was bound, so the view inside is complete: before that the mount namespace still
     /// shows the host, and nobody may join it.
     complete: bool,
+    /// The processes that were bound, with their start times.
+    bound: Vec<(u32, u64)>,
     /// The user and the mount namespace. They keep the mount alive, so they go with the last
     /// session.
     namespaces: Option<[OwnedFd; 2]>,
@@ -54,7 +58,7 @@ impl Daemon {
     pub(super) fn new(
         name: BranchName,
         live: LiveBranch,
-        store: PathBuf,
+        store: Store,
         events: Sender<Event>,
         options: Options,
     ) -> Self {
@@ -93,9 +97,33 @@ impl Daemon {
     /// How deep passthrough may stack: one level, or two where the store itself lies on an
     /// overlay. (Two is the kernel's maximum, and forbids an overlay on top of our mount.)
     fn passthrough_depth(&self) -> u32 {
-        match rustix::fs::statfs(&self.store) {
+        match rustix::fs::statfs(self.store.path()) {
             Ok(stat) if stat.f_type == OVERLAYFS_MAGIC => 2,
             _ => 1,
+        }
+    }
+
+    /// Freezes the core's state. Where programs write past us they are stopped meanwhile.
+    fn freeze(&self, held: &Held<'_>, what: FreezeFor) -> Result<Frozen, Refusal> {
+        let mut paused = None;
+        loop {
+            let natively = self.core.with(FsCore::has_native_writers);
+            // Before the gate closes: who waits for an answer of ours cannot be stopped.
+            if natively.ok_or_else(not_mounted)? && paused.is_none() {
+                let mut bound = lock(&self.mount).bound.clone();
+                bound.retain(|(pid, start)| agentfs_fsd::proc::is_alive(*pid, *start));
+                let pids: Vec<u32> = bound.iter().map(|(pid, _)| *pid).collect();
+                let stopped = Paused::runs_of(&pids);
+                paused = Some(stopped.map_err(|e| Refusal::new(ErrorCode::Busy, e))?);
+            }
+            let frozen = self.core.alone(|core| {
+                // A file may just have been opened.
+                let late = paused.is_none() && core.has_native_writers();
+                (!late).then(|| core.freeze(held, what.clone()))
+            });
+            if let Some(frozen) = frozen.ok_or_else(not_mounted)? {
+                return frozen.map_err(|e| refusal::of_core(&e));
+            }
         }
     }
 
@@ -176,7 +204,11 @@ impl Service for Daemon {
             .with(|core| core.register_process(pid, start_ticks))
             .ok_or_else(not_mounted)?
             .map_err(|e| refusal::of_core(&e))
-            .inspect(|_| lock(&self.mount).complete = true)
+            .inspect(|_| {
+                let mut mount = lock(&self.mount);
+                mount.complete = true;
+                mount.bound.push((pid, start_ticks));
+            })
     }
 
     fn join(&self) -> Result<([OwnedFd; 2], Option<String>), Refusal> {
@@ -203,6 +235,30 @@ impl Service for Daemon {
             .with(FsCore::sync_all)
             .unwrap_or(Ok(()))
             .map_err(|e| refusal::of_core(&e))
+    }
+
+    fn snapshot(&self, name: Option<SnapshotName>) -> Result<SnapshotName, Refusal> {
+        let held = self.store.hold().map_err(|e| refusal::of_store(&e))?;
+        let frozen = self.freeze(&held, FreezeFor::Snapshot(name))?;
+        let made = frozen
+            .snapshot
+            .ok_or_else(|| Refusal::new(ErrorCode::Io, "no snapshot was made"))?;
+        info!(snapshot = %made.name, "snapshot");
+        Ok(made.name)
+    }
+
+    fn branch_off(&self, name: &BranchName, workspace: PathBuf) -> Result<(), Refusal> {
+        let failed = |e| refusal::of_store(&e);
+        let held = self.store.hold().map_err(failed)?;
+        let live = self.store.branch(&self.name).map_err(failed)?;
+        // Before the run is stopped for nothing.
+        self.store.must_be_free(name).map_err(failed)?;
+        let frozen = self.freeze(&held, FreezeFor::Sharing)?;
+        let new = NewBranch { workspace };
+        (self.store)
+            .branch_off(&held, name, &live, &frozen.shared, new)
+            .map(|_| info!(branch = %name, "branched off"))
+            .map_err(failed)
     }
 
     fn sessions_over(&self) {

@@ -1,5 +1,6 @@
 //! One file per subcommand. Each takes its arguments and the globals, and answers an exit status.
 
+pub mod branch;
 pub mod diff;
 pub mod doctor;
 pub mod exec;
@@ -9,6 +10,7 @@ pub mod mount;
 pub mod report;
 pub mod rm;
 pub mod run;
+pub mod snapshot;
 
 use std::path::PathBuf;
 

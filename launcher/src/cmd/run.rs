@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use agentfs_fsd::backstore::{BranchInfo, Store, StoreError};
+use agentfs_fsd::core::point::Point;
 use agentfs_fsd::core::types::BranchName;
 use serde::Serialize;
 
@@ -32,8 +33,17 @@ pub fn run(args: &RunArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     let info = known(&branch)?;
     if let Some(info) = &info {
         refuse_existing(args, info)?;
-    } else if let Some(parent) = &args.from {
-        known(parent)?.ok_or_else(|| StoreError::NoBranch(parent.to_string()))?;
+    } else if let Some(point) = &args.from {
+        let parent = known(&point.branch)?;
+        let parent = parent.ok_or_else(|| StoreError::NoBranch(point.branch.to_string()))?;
+        if let Some(name) = &point.snapshot {
+            parent
+                .snapshot(name)
+                .ok_or_else(|| StoreError::NoSnapshot {
+                    branch: parent.name.to_string(),
+                    snapshot: name.to_string(),
+                })?;
+        }
     }
     let workspace = probe::workspace(&here.cwd);
     check_workspace(&workspace)?;
@@ -143,7 +153,7 @@ pub struct Job<'a> {
     pub store: Option<&'a Store>,
     pub branch: &'a BranchName,
     pub info: Option<&'a BranchInfo>,
-    pub from: Option<&'a BranchName>,
+    pub from: Option<&'a Point>,
     /// A branch of the name that turns up meanwhile will not do.
     pub must_be_new: bool,
     pub workspace: &'a Path,

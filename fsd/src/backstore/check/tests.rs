@@ -41,7 +41,7 @@ pub fn store_on(mem: &MemMedia) -> Store {
 }
 
 pub fn make(store: &Store, text: &str, from: Option<&str>) {
-    let from = from.map(branch);
+    let from = from.map(|from| branch(from).into());
     let workspace = "/w".into();
     store
         .create_branch(&branch(text), from.as_ref(), NewBranch { workspace })

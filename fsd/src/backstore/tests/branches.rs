@@ -3,7 +3,7 @@
 use super::*;
 use crate::backstore::media::{Media, OpenMode};
 use crate::backstore::mem::Crash;
-use crate::backstore::{DirMedia, Hidden, Listed, LiveBranch, RunExit, RunRecord};
+use crate::backstore::{DirMedia, Hidden, Listed, LiveBranch, Parent, RunExit, RunRecord};
 use crate::core::record::Content;
 
 fn names(store: &Store) -> Vec<String> {
@@ -38,7 +38,10 @@ fn what_is_made_is_listed_and_what_is_removed_is_gone() {
     assert_eq!(store.branch(&branch("one")).unwrap(), info);
     assert_eq!(
         store.branch(&branch("two")).unwrap().parent,
-        Some(branch("one"))
+        Some(Parent {
+            point: branch("one").into(),
+            id: Some(info.id),
+        })
     );
     assert!(
         matches!(make(&store, "one", None), Err(StoreError::BranchExists(name)) if name == "one")

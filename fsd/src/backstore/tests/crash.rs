@@ -6,12 +6,17 @@ use super::*;
 use crate::backstore::LiveBranch;
 use crate::backstore::fault::{Fault, FaultMedia};
 use crate::backstore::mem::Crash;
+use crate::core::point::SnapshotName;
 
 /// What each branch must be able to show: all states it went through, and from where on it may
 /// not fall back.
 #[derive(Clone, Debug, Default)]
 struct Expect {
     branches: BTreeMap<String, History>,
+    /// What each snapshot shows, by its point; `None`: it may be there or not.
+    snapshots: BTreeMap<String, (Dump, bool)>,
+    /// The branch under one of these names, and only one, is there.
+    renamed: Option<[&'static str; 2]>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -56,7 +61,10 @@ type Step = Result<(), StoreError>;
 impl Script {
     fn create(&mut self, text: &str, from: Option<&str>) -> Step {
         let start = from
-            .map(|from| self.expect.branches[from].last())
+            .map(|from| match self.expect.snapshots.get(from) {
+                Some((state, _)) => state.clone(),
+                None => self.expect.branches[from].last(),
+            })
             .unwrap_or_default();
         let history = History {
             states: vec![start],
@@ -66,9 +74,8 @@ impl Script {
         self.expect.branches.insert(text.into(), history);
         make(&self.store, text, from)?;
         self.expect.branches.get_mut(text).unwrap().unsure = false;
-        if let Some(from) = from {
-            // The parent was frozen: all of it is on the disk.
-            let parent = self.expect.branches.get_mut(from).unwrap();
+        if let Some(parent) = from.and_then(|from| self.expect.branches.get_mut(from)) {
+            // It was frozen: all of it is on the disk.
             parent.durable = parent.states.len() - 1;
         }
         Ok(())
@@ -112,6 +119,85 @@ impl Script {
         )
     }
 
+    fn snapshot(&mut self, live: Option<&mut LiveBranch>, text: &str, name: &str) -> Step {
+        let history = &self.expect.branches[text];
+        let point = format!("{text}@{name}");
+        let entry = (history.last(), true);
+        self.expect.snapshots.insert(point.clone(), entry);
+        let name = Some(SnapshotName::new(name).unwrap());
+        match live {
+            Some(live) => drop(live.snapshot(&self.store.hold()?, name, &[])?),
+            None => drop(self.store.create_snapshot(&branch(text), name)?),
+        }
+        self.expect.snapshots.get_mut(&point).unwrap().1 = false;
+        self.is_durable(text);
+        Ok(())
+    }
+
+    fn restore(&mut self, text: &str, name: &str) -> Step {
+        let (state, _) = self.expect.snapshots[&format!("{text}@{name}")].clone();
+        let history = self.expect.branches.get_mut(text).unwrap();
+        history.states.push(state);
+        self.store
+            .restore(&branch(text), &SnapshotName::new(name).unwrap())?;
+        self.is_durable(text);
+        Ok(())
+    }
+
+    fn drop_snapshot(&mut self, text: &str, name: &str) -> Step {
+        let point = format!("{text}@{name}");
+        self.expect.snapshots.get_mut(&point).unwrap().1 = true;
+        self.store
+            .remove_snapshot(&branch(text), &SnapshotName::new(name).unwrap())?;
+        self.expect.snapshots.remove(&point);
+        Ok(())
+    }
+
+    /// Snapshots of a live and of an idle branch, the ways back to them, and their end.
+    fn run_snapshots(&mut self) -> Step {
+        self.create("a", None)?;
+        let mut a = self.store.open_live(&branch("a"))?;
+        self.snapshot(Some(&mut a), "a", "nothing")?;
+        self.commit(&mut a, file(Ino::ROOT, "one", Ino(20), 1))?;
+        self.with_object(&mut a, 30)?;
+        self.snapshot(Some(&mut a), "a", "first")?;
+        self.commit(&mut a, vec![Delta::DelInode(Ino(30))])?;
+        self.with_object(&mut a, 31)?;
+        self.snapshot(Some(&mut a), "a", "second")?;
+        self.commit(&mut a, file(Ino::ROOT, "two", Ino(21), 2))?;
+        a.close()?;
+        self.is_durable("a");
+        self.restore("a", "first")?;
+        let mut a = self.store.open_live(&branch("a"))?;
+        self.commit(&mut a, file(Ino::ROOT, "three", Ino(22), 3))?;
+        drop(a);
+        self.snapshot(None, "a", "third")?;
+        self.create("b", Some("a@third"))?;
+        self.drop_snapshot("a", "second")?;
+        self.restore("a", "nothing")?;
+        self.drop_snapshot("a", "first")?;
+        let a = self.expect.branches["a"].clone();
+        let moved = History { unsure: true, ..a };
+        self.expect.branches.insert("a".into(), moved.clone());
+        self.expect.branches.insert("z".into(), moved);
+        self.expect.renamed = Some(["a", "z"]);
+        let snapshots = self.expect.snapshots.clone();
+        for (point, (state, _)) in &snapshots {
+            let of_z = point.replace("a@", "z@");
+            self.expect.snapshots.insert(of_z, (state.clone(), true));
+            self.expect.snapshots.get_mut(point).unwrap().1 = true;
+        }
+        self.store.rename_branch(&branch("a"), &branch("z"))?;
+        self.expect.branches.remove("a");
+        self.expect.renamed = None;
+        self.expect.snapshots = (snapshots.into_iter())
+            .map(|(point, entry)| (point.replace("a@", "z@"), entry))
+            .collect();
+        self.expect.branches.get_mut("z").unwrap().unsure = false;
+        self.remove("b")?;
+        self.drop_snapshot("z", "third")
+    }
+
     fn run(&mut self) -> Step {
         self.create("a", None)?;
         let mut a = self.store.open_live(&branch("a"))?;
@@ -147,14 +233,17 @@ impl Script {
     }
 }
 
+/// Which script.
+type Play = fn(&mut Script) -> Step;
+
 /// Runs the script against `fault` at operation `at`; gives what was expected when it struck, and
 /// whether it struck at all.
-fn run(mem: &MemMedia, at: u64, fault: Fault) -> (Expect, bool) {
+fn run(mem: &MemMedia, at: u64, fault: Fault, play: Play) -> (Expect, bool) {
     let media = FaultMedia::new(Arc::new(mem.clone()), at, fault);
     let mut expect = Expect::default();
     if let Ok(Some(store)) = Store::on_media(Arc::new(media.clone()), Path::new("/mem"), true) {
         let mut script = Script { store, expect };
-        let result = script.run();
+        let result = play(&mut script);
         assert!(result.is_ok() || media.has_struck(), "at {at}: {result:?}");
         expect = script.expect;
     }
@@ -176,6 +265,17 @@ fn check(mem: &MemMedia, expect: &Expect, crash: Crash, context: &str) {
                 );
             }
             crate::backstore::Listed::Damaged { name, why } => panic!("{context}: {name}: {why}"),
+        }
+    }
+    if let Some(names) = expect.renamed {
+        let found = names.map(|text| store.branch(&branch(text)).is_ok());
+        assert!(found[0] != found[1], "{context}: {names:?} {found:?}");
+    }
+    for (point, (state, unsure)) in &expect.snapshots {
+        match store.read_point(&point.parse().unwrap()) {
+            Ok(reader) => assert_eq!(dump(&reader), *state, "{context}: {point}"),
+            Err(StoreError::NoBranch(_) | StoreError::NoSnapshot { .. }) if *unsure => {}
+            Err(e) => panic!("{context}: {point}: {e}"),
         }
     }
     for (text, history) in &expect.branches {
@@ -218,8 +318,11 @@ fn check(mem: &MemMedia, expect: &Expect, crash: Crash, context: &str) {
         );
     }
     // Nothing stays behind once the branches are gone.
-    for text in expect.branches.keys() {
+    // One whose snapshots others were made from goes after them.
+    let mut left: Vec<&String> = expect.branches.keys().collect();
+    while let Some(text) = left.pop() {
         match store.remove_branch(&branch(text)) {
+            Err(StoreError::Needed { .. }) if !left.is_empty() => left.insert(0, text),
             Ok(()) | Err(StoreError::NoBranch(_)) => {}
             Err(e) => panic!("{context}: {e}"),
         }
@@ -232,9 +335,14 @@ fn check(mem: &MemMedia, expect: &Expect, crash: Crash, context: &str) {
 }
 
 fn sweep(fault: Fault, crashes: &[Crash]) {
+    sweep_script(Script::run, fault, crashes);
+    sweep_script(Script::run_snapshots, fault, crashes);
+}
+
+fn sweep_script(play: Play, fault: Fault, crashes: &[Crash]) {
     for at in 0.. {
         let mem = MemMedia::new();
-        let (expect, struck) = run(&mem, at, fault);
+        let (expect, struck) = run(&mem, at, fault, play);
         for crash in crashes {
             check(
                 &mem,

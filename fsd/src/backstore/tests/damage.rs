@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::backstore::fault::{Fault, FaultMedia};
+use crate::backstore::meta::BRANCH_VERSION;
 use crate::backstore::{Listed, Store};
 
 /// A store with a branch `b` on a shared layer with a table, and an unrelated branch `other`.
@@ -194,7 +195,7 @@ fn newer_formats_are_told_apart() {
             answer,
             Err(StoreError::NewerFormat {
                 found: 7,
-                known: 1,
+                known: BRANCH_VERSION,
                 ..
             })
         ));

@@ -531,6 +531,9 @@ mod reads {
         fn rename(&self, from: &Path, to: &Path, replace: bool) -> io::Result<()> {
             self.inner.rename(from, to, replace)
         }
+        fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+            self.inner.link(from, to)
+        }
         fn unlink(&self, path: &Path) -> io::Result<()> {
             self.inner.unlink(path)
         }

@@ -3,6 +3,7 @@
 mod attr;
 mod create;
 mod data;
+pub mod freeze;
 mod link;
 mod lookup;
 pub mod open;

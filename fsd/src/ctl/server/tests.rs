@@ -45,6 +45,15 @@ impl Service for Fake {
     fn sync(&self) -> Result<(), Refusal> {
         Ok(())
     }
+    fn snapshot(&self, name: Option<SnapshotName>) -> Result<SnapshotName, Refusal> {
+        name.ok_or_else(|| Refusal::new(ErrorCode::Busy, "give a name"))
+    }
+    fn branch_off(&self, name: &BranchName, _: std::path::PathBuf) -> Result<(), Refusal> {
+        match name == &self.branch {
+            true => Err(Refusal::new(ErrorCode::Exists, "exists")),
+            false => Ok(()),
+        }
+    }
     fn sessions_over(&self) {
         self.calls.send(Call::SessionsOver).expect("record");
     }

@@ -63,7 +63,7 @@ fn make_quietly(store: &Store) -> Result<(), StoreError> {
     let workspace = "/w".into();
     let new = NewBranch { workspace };
     store
-        .create_branch(&branch("b"), Some(&branch("a")), new)
+        .create_branch(&branch("b"), Some(&branch("a").into()), new)
         .map(drop)
 }
 

@@ -1,0 +1,105 @@
+//! Freezing a live branch: for snapshots, and for branches made from it.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
+use crate::backstore::{Frozen, Held, Kept};
+use crate::core::change::Change;
+use crate::core::copy_up::fold_into;
+use crate::core::inode::{IoMode, Node};
+use crate::core::point::SnapshotName;
+use crate::core::record::{Content, ObjectId};
+use crate::core::stream::Bytes;
+use crate::core::types::Ino;
+use crate::core::{FsCore, FsError};
+use crate::sync::lock;
+
+/// What a freezing is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FreezeFor {
+    /// A snapshot; without a name, under the next number.
+    Snapshot(Option<SnapshotName>),
+    /// Whoever shares the layers.
+    Sharing,
+}
+
+impl FsCore {
+    /// Whether files are open that programs write to past us: then only who is stopped writes none.
+    pub fn has_native_writers(&self) -> bool {
+        let tree = lock(&self.tree);
+        let is_native = |n: &&Node| n.writers > 0 && matches!(n.io, IoMode::Passthrough { .. });
+        tree.nodes.values().any(|n| is_native(&n))
+    }
+
+    /// Freezes the present state and goes on above it. No operation may be under way, which the
+    /// exclusive borrow says. Costs the files that are open, whatever the branch holds; those open
+    /// natively are cloned, or copied where the host cannot clone.
+    ///
+    /// Errors: `Store`, among them `SnapshotExists`; then nothing has changed.
+    pub fn freeze(&mut self, held: &Held<'_>, what: FreezeFor) -> Result<Frozen, FsError> {
+        let kept = self.kept()?;
+        let tree = self.tree.get_mut().unwrap_or_else(|e| e.into_inner());
+        let frozen = match what {
+            FreezeFor::Sharing => tree.branch.freeze(held, &kept)?,
+            FreezeFor::Snapshot(name) => tree.branch.snapshot(held, name, &kept)?,
+        };
+        let moved: HashMap<ObjectId, ObjectId> = frozen.moved.iter().copied().collect();
+        for node in tree.nodes.values_mut() {
+            let Some(stream) = &node.stream else { continue };
+            let mut bytes = crate::sync::write(&stream.bytes);
+            match &mut *bytes {
+                Bytes::Object { id, own: true, .. } if moved.contains_key(id) => {
+                    *id = moved[id];
+                    if let Some(record) = &node.record {
+                        let mut record = (**record).clone();
+                        record.content = Content::Object(*id);
+                        record.dirty = true;
+                        node.record = Some(record.into());
+                    }
+                    stream.marked_dirty.store(true, Ordering::Release);
+                    continue;
+                }
+                // No name leads to it: no snapshot shows it, so it is written on where it is.
+                _ if node.unlinked => continue,
+                Bytes::Object { id, own, .. } => *own = tree.branch.is_top(*id),
+                Bytes::Extents(extents) => {
+                    extents.writable = tree.branch.is_top(extents.own.0);
+                }
+                Bytes::Empty | Bytes::Base { .. } => {}
+            }
+        }
+        Ok(frozen)
+    }
+
+    /// The files that are open natively. The kernel takes no other object for them as long as they
+    /// are, so they keep theirs. What of their stamps is only on the object goes into their records.
+    fn kept(&mut self) -> Result<Vec<Kept>, FsError> {
+        let is_native =
+            |n: &Node| n.opens > 0 && !n.unlinked && matches!(n.io, IoMode::Passthrough { .. });
+        let tree = lock(&self.tree);
+        let inos: Vec<Ino> = (tree.nodes.iter())
+            .filter(|(_, n)| is_native(n))
+            .map(|(ino, _)| *ino)
+            .collect();
+        drop(tree);
+        let mut kept = Vec::with_capacity(inos.len());
+        for ino in inos {
+            let mut tree = lock(&self.tree);
+            let Some(stream) = tree.node(ino)?.stream.clone() else {
+                continue;
+            };
+            let bytes = crate::sync::read(&stream.bytes);
+            if !matches!(&*bytes, Bytes::Object { id, own: true, .. } if tree.branch.is_top(*id)) {
+                continue;
+            }
+            let mut change = Change::default();
+            let record = tree.edit(&self.base, &mut change, ino)?;
+            fold_into(self, record, &bytes)?;
+            record.dirty = false;
+            let record = record.clone();
+            tree.commit(change)?;
+            kept.push(Kept { ino, record });
+        }
+        Ok(kept)
+    }
+}
