@@ -7,15 +7,18 @@ use std::path::{Path, PathBuf};
 
 use agentfs_fsd::backstore::check::{Code, Finding, Level};
 use agentfs_fsd::backstore::{NewBranch, Store};
+use agentfs_fsd::core::point::{Point, SnapshotName};
 use agentfs_fsd::core::types::{
     Attr, BranchName, Caller, Entry, Ino, Kind, Name, RenameMode, SetAttr, StreamName, Time,
     TimeSet,
 };
-use agentfs_fsd::core::{CoreConfig, FsCore, FsError, OpenIo, Opened};
+use agentfs_fsd::core::{CoreConfig, FreezeFor, FsCore, FsError, OpenIo, Opened};
 use nix::libc;
 
 use crate::model::{Body, Id, Model, Node};
-use crate::ops::{Access, Allocate, Answer, How, Outcome, SLOTS, SetHow, Step, split};
+use crate::ops::{
+    Access, Allocate, Answer, How, MOST_SNAPSHOTS, Outcome, SLOTS, SetHow, Step, split,
+};
 
 /// The directory of the base that is shown copy-on-write.
 pub const TOP: &str = "w";
@@ -48,6 +51,13 @@ pub struct CoreDriver {
     lookups: HashMap<Ino, u64>,
     /// Which inode number each node of the model was seen with, for as long as both live.
     known: BTreeMap<Id, Ino>,
+    /// How many snapshots the branch has, but for those that going back has made.
+    snapshots: usize,
+}
+
+/// The name of the n-th snapshot.
+fn snapshot_name(n: usize) -> SnapshotName {
+    SnapshotName::new(&format!("s{n}")).expect("a name")
 }
 
 impl CoreDriver {
@@ -70,6 +80,7 @@ impl CoreDriver {
             slots: [const { None }; SLOTS],
             lookups: HashMap::new(),
             known: BTreeMap::new(),
+            snapshots: 0,
         };
         driver.open_core();
         driver
@@ -79,7 +90,6 @@ impl CoreDriver {
     #[must_use]
     pub fn store_problems(&self) -> Vec<Finding> {
         let report = self.store.check(&[], &mut |_, _, _| {}).expect("a check");
-        assert_eq!(report.branches.len(), 1);
         let damage = |finding: &Finding| finding.level == Level::Damage;
         report.left.into_iter().filter(damage).collect()
     }
@@ -149,6 +159,33 @@ impl CoreDriver {
         out
     }
 
+    /// A new branch that starts from the n-th snapshot, opened. This one must be closed.
+    pub fn branch_of(&self, n: usize) -> Self {
+        let branch = BranchName::new(&format!("of-{n}")).expect("a name");
+        let from = Point {
+            branch: self.branch.clone(),
+            snapshot: Some(snapshot_name(n)),
+        };
+        let workspace = Path::new("/").join(TOP);
+        self.store
+            .create_branch(&branch, Some(&from), NewBranch { workspace })
+            .expect("a branch");
+        let mut driver = CoreDriver {
+            core: None,
+            store: self.store.clone(),
+            branch,
+            base: self.base.clone(),
+            passthrough: self.passthrough,
+            top: Ino::ROOT,
+            slots: [const { None }; SLOTS],
+            lookups: HashMap::new(),
+            known: BTreeMap::new(),
+            snapshots: 0,
+        };
+        driver.open_core();
+        driver
+    }
+
     fn open_core(&mut self) {
         // Before the opening tidies anything up.
         assert_eq!(self.store_problems(), [], "of the idle store");
@@ -179,7 +216,7 @@ impl CoreDriver {
     }
 
     /// Ends the branch's life in good order.
-    pub fn close(mut self) {
+    pub fn close(&mut self) {
         self.abandon().close().expect("close");
     }
 
@@ -463,6 +500,23 @@ impl CoreDriver {
             Step::Crash => {
                 // As after SIGKILL: nothing is folded, checkpointed or closed.
                 drop(self.abandon());
+                self.open_core();
+            }
+            Step::Snapshot => {
+                if self.snapshots < MOST_SNAPSHOTS {
+                    let name = snapshot_name(self.snapshots);
+                    let held = self.store.hold()?;
+                    let core = self.core.as_mut().expect("a core");
+                    core.freeze(&held, FreezeFor::Snapshot(Some(name)))?;
+                    self.snapshots += 1;
+                }
+            }
+            Step::Restore { which } => {
+                self.abandon().close()?;
+                if self.snapshots > 0 {
+                    let name = snapshot_name(which % self.snapshots);
+                    self.store.restore(&self.branch, &name)?;
+                }
                 self.open_core();
             }
         }

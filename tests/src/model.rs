@@ -13,8 +13,8 @@ use nix::libc;
 
 use crate::manifest;
 use crate::ops::{
-    Access, Allocate, Answer, EntryKind, How, Listing, Outcome, RelPath, SLOTS, SetHow, Step, join,
-    split,
+    Access, Allocate, Answer, EntryKind, How, Listing, MOST_SNAPSHOTS, Outcome, RelPath, SLOTS,
+    SetHow, Step, join, split,
 };
 
 /// Names a node of the model, for as long as the model lives.
@@ -57,17 +57,25 @@ pub struct Model {
     nodes: BTreeMap<Id, Node>,
     next: Id,
     slots: [Option<Handle>; SLOTS],
+    /// What each snapshot holds.
+    snapshots: Vec<Model>,
 }
 
 const ROOT: Id = 0;
 
 impl Model {
+    /// What each snapshot holds, oldest first.
+    pub fn snapshots(&self) -> &[Model] {
+        &self.snapshots
+    }
+
     /// Takes over the tree at `dir`, hard links and all.
     pub fn of(dir: &Path) -> Self {
         let mut model = Model {
             nodes: BTreeMap::new(),
             next: ROOT,
             slots: [None; SLOTS],
+            snapshots: Vec::new(),
         };
         let mut links = BTreeMap::new();
         model.adopt(dir, &mut links);
@@ -85,6 +93,7 @@ impl Model {
             nodes: BTreeMap::from([(ROOT, root)]),
             next: ROOT + 1,
             slots: [None; SLOTS],
+            snapshots: Vec::new(),
         }
     }
 
@@ -295,6 +304,24 @@ impl Model {
             }
             Step::DropCaches => {}
             Step::Remount | Step::Crash => self.slots = [None; SLOTS],
+            Step::Snapshot => {
+                if self.snapshots.len() < MOST_SNAPSHOTS {
+                    let mut frozen = self.clone();
+                    frozen.snapshots.clear();
+                    frozen.slots = [None; SLOTS];
+                    self.snapshots.push(frozen);
+                }
+            }
+            Step::Restore { which } => {
+                self.slots = [None; SLOTS];
+                if !self.snapshots.is_empty() {
+                    let snapshots = std::mem::take(&mut self.snapshots);
+                    // Ids are never used twice.
+                    let next = self.next;
+                    *self = snapshots[which % snapshots.len()].clone();
+                    (self.next, self.snapshots) = (next, snapshots);
+                }
+            }
         }
         Ok(Answer::Done)
     }

@@ -122,6 +122,10 @@ pub enum Op {
     DropCaches,
     Remount,
     Crash,
+    Snapshot,
+    Restore {
+        which: u8,
+    },
 }
 
 /// The type of an entry, as far as resolving needs it.
@@ -273,7 +277,16 @@ pub enum Step {
     DropCaches,
     Remount,
     Crash,
+    /// Freezes the state, at most [`MOST_SNAPSHOTS`] times.
+    Snapshot,
+    /// Goes back to one of the snapshots, if there are any; always also a clean end and a new start.
+    Restore {
+        which: usize,
+    },
 }
+
+/// Snapshots kept of one history.
+pub const MOST_SNAPSHOTS: usize = 4;
 
 /// What a step gives back, besides an errno.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -503,6 +516,10 @@ impl Op {
             Op::DropCaches => Step::DropCaches,
             Op::Remount => Step::Remount,
             Op::Crash => Step::Crash,
+            Op::Snapshot => Step::Snapshot,
+            Op::Restore { which } => Step::Restore {
+                which: usize::from(which),
+            },
         })
     }
 }
@@ -514,7 +531,7 @@ pub fn ops(most: usize, restarts: bool) -> impl Strategy<Value = Vec<Op>> {
 
 fn op(restarts: bool) -> impl Strategy<Value = Op> {
     // Two raw numbers more than any operation needs, mapped: cheap to make and to shrink.
-    let kinds = if restarts { 62_u8 } else { 56 };
+    let kinds = if restarts { 66_u8 } else { 56 };
     let raw = (0..kinds, any::<u16>(), any::<u16>(), any::<[u8; 3]>());
     raw.prop_map(|(kind, p, q, [x, y, z])| match kind {
         0..=4 => Op::Create {
@@ -595,6 +612,8 @@ fn op(restarts: bool) -> impl Strategy<Value = Op> {
         55 => Op::List { dir: p },
         56..=57 => Op::DropCaches,
         58..=59 => Op::Remount,
-        _ => Op::Crash,
+        60..=61 => Op::Crash,
+        62..=64 => Op::Snapshot,
+        _ => Op::Restore { which: x },
     })
 }

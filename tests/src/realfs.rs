@@ -189,7 +189,11 @@ impl RealTree {
                 let names = names.iter().map(|n| n.as_bytes().to_vec()).collect();
                 return Ok(Answer::Names(names));
             }
-            Step::DropCaches | Step::Remount | Step::Crash => {
+            Step::DropCaches
+            | Step::Remount
+            | Step::Crash
+            | Step::Snapshot
+            | Step::Restore { .. } => {
                 self.slots = [const { None }; SLOTS];
             }
         }
