@@ -297,6 +297,52 @@ fn a_store_that_fills_up_is_an_error_in_the_branch() {
     before.assert_still();
 }
 
+/// The run's end is noted all the same, and where nothing more fits, not even a file, no branch is made.
+#[test]
+fn a_store_that_is_full_knows_how_the_run_ended_and_keeps_no_branch_of_a_refused_one() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, before) = sandbox();
+    let path = sandbox.root().join("small");
+    fs::create_dir(&path).expect("mkdir");
+    let small = path.join("store");
+    let text = |args: &str| {
+        let (agentfs, store) = (agentfs_tests::bins::agentfs(), small.display().to_string());
+        format!("'{}' --store '{store}' {args}", agentfs.display())
+    };
+    let script = format!(
+        "mount -t tmpfs -o size=4m,nr_inodes=64,mode=777 none {0}; \
+         {1}; echo ended $?; {2}; {5}; \
+         i=0; while touch {0}/fill$i; do i=$((i+1)); done 2>/dev/null; \
+         for n in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do {3} || echo refused $?; {2}; \
+         {4} 2>/dev/null; rm {0}/fill$n; done",
+        path.display(),
+        text("run -q --branch b -- sh -c 'head -c 20000000 /dev/zero > huge; exit 7'"),
+        text("ls"),
+        text("run -q --branch late -- true"),
+        text("rm late"),
+        text("rm b"),
+    );
+    let mut command = sandbox.host("unshare");
+    command.args(["--map-root-user", "--mount", "sh", "-c", &script]);
+    let done = agentfs_tests::cmd::run(&mut command).ok();
+    let out = done.out();
+    let has = |what: &str| assert!(out.contains(what), "{what}: {}", done.report());
+    has("ended 7\n");
+    has("b     -       exit 7  ");
+    // First there is room for nothing, then for some of it, in the end for a whole run.
+    has("refused 125\n");
+    has("late  -       exit 0 ");
+    let mut made = out.lines().filter(|line| line.starts_with("late"));
+    assert!(
+        made.all(|line| line.contains("exit 0")),
+        "{}",
+        done.report()
+    );
+    before.assert_still();
+}
+
 #[test]
 fn a_store_of_a_newer_format() {
     if !need_run() {

@@ -90,6 +90,25 @@ impl Store {
         created_by: NewBranch,
     ) -> Result<BranchInfo, StoreError> {
         let top = self.new_layer()?;
+        let made = self.name_layers(name, from, shared, created_by, &top);
+        if made.is_err() {
+            // As above; unless the branch is there all the same, and only may not be durable.
+            if matches!(self.branch(name), Err(StoreError::NoBranch(_))) {
+                self.remove_tree(&layer_dir(top.id));
+            }
+        }
+        made
+    }
+
+    /// Publishes the branch `name` of `shared` and the new layer `top`.
+    fn name_layers(
+        &self,
+        name: &BranchName,
+        from: Option<(&Point, u64)>,
+        shared: &[LayerId],
+        created_by: NewBranch,
+        top: &NewLayer,
+    ) -> Result<BranchInfo, StoreError> {
         let staged = self.stage_branch(&BranchInfo {
             name: name.clone(),
             id: self.random()?,
@@ -107,7 +126,7 @@ impl Store {
             .map_or(Ok(()), |(point, _)| {
                 self.pass_losses_on(&point.branch, &staged)
             })
-            .and_then(|()| self.publish_branch(name, &staged, &top));
+            .and_then(|()| self.publish_branch(name, &staged, top));
         if result.is_err() {
             // Rubbish now; what stays of it goes with the next sweep.
             self.remove_tree(&staged.dir);
@@ -186,13 +205,20 @@ impl Store {
         let id = LayerId(self.random()?);
         let dir = layer_dir(id);
         self.mkdir(&dir)?;
-        let media = self.media.sub(&dir).map_err(|e| self.io("open", &dir, e))?;
-        let header = JournalHeader {
-            layer: id,
-            generation: 0,
-            first_seq: 1,
-        };
-        let journal = Journal::create(&*media, header).map_err(StoreError::while_writing)?;
-        Ok(NewLayer { id, media, journal })
+        let filled = (|| {
+            let media = self.media.sub(&dir).map_err(|e| self.io("open", &dir, e))?;
+            let header = JournalHeader {
+                layer: id,
+                generation: 0,
+                first_seq: 1,
+            };
+            let journal = Journal::create(&*media, header).map_err(StoreError::while_writing)?;
+            Ok(NewLayer { id, media, journal })
+        })();
+        if filled.is_err() {
+            // On a full disk every try would leave one more.
+            self.remove_tree(&dir);
+        }
+        filled
     }
 }

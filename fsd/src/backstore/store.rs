@@ -24,7 +24,9 @@ use super::dir::DirMedia;
 use super::error::StoreError;
 use super::journal;
 use super::layer::{self, LayerView, Tail};
-use super::media::{LockGuard, LockWait, Media, random_u64, read_small, replace_file};
+use super::media::{
+    LockGuard, LockWait, Media, OpenMode, random_u64, read_small, replace_file, write_all_at,
+};
 use super::meta::{self, BRANCH_VERSION, BranchFile, BranchInfo, RUN_VERSION, RunFile, RunRecord};
 use super::reader::BranchReader;
 use super::snapshot::Held;
@@ -44,6 +46,10 @@ pub(super) const TRASH: &str = "trash";
 pub(super) const BRANCH_FILE: &str = "branch.json";
 pub(super) const BRANCH_LOCK: &str = "branch.lock";
 pub(super) const RUN_FILE: &str = "run.json";
+/// Room for the note of a run's end, while it runs.
+const RUN_ROOM: &str = "run.json.room.stage";
+/// Bytes by which the note of an end is longer than that of the beginning, at the most.
+const RUN_END_BYTES: usize = 256;
 pub(super) const CONTROL_SOCKET: &str = "control.sock";
 
 /// A store directory. Cheap to clone.
@@ -486,17 +492,43 @@ impl Store {
         self.branch_path(name).join(CONTROL_SOCKET)
     }
 
-    /// Notes a run on the branch, over the one before.
+    /// Notes a run on the branch, over the one before. A run that begins gets room for the note of
+    /// its end, which then fits on a disk that it has filled.
     pub fn put_run(&self, name: &BranchName, run: &RunRecord) -> Result<(), StoreError> {
         let path = branch_dir(name).join(RUN_FILE);
         let bytes = meta::seal(&RunFile {
             version: RUN_VERSION,
             run: run.clone(),
         })?;
-        replace_file(&*self.media, &path, &bytes, false).map_err(|e| match e.kind() {
+        let room = branch_dir(name).join(RUN_ROOM);
+        let mut put = replace_file(&*self.media, &path, &bytes, false);
+        if run.ended.is_none() && put.is_ok() {
+            let zeros = vec![0; bytes.len() + RUN_END_BYTES];
+            if let Err(e) = replace_file(&*self.media, &room, &zeros, false) {
+                tracing::debug!(error = %e, "no room for the note of the run's end");
+            }
+        } else if run.ended.is_some() {
+            if put.is_err() {
+                put = self.put_into(&room, &path, &bytes);
+            }
+            // What stays is rubbish by its name.
+            let _ = self.media.unlink(&room);
+        }
+        put.map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => StoreError::NoBranch(name.to_string()),
             _ => self.io("write", &path, e).while_writing(),
         })
+    }
+
+    /// Writes `bytes` into the file at `room`, which has space for them, and puts it at `path`.
+    fn put_into(&self, room: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let file = self.media.open(room, OpenMode::ReadWrite)?;
+        if file.stat()?.len < bytes.len() as u64 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        write_all_at(&*file, bytes, 0)?;
+        file.set_len(bytes.len() as u64)?;
+        self.media.rename(room, path, true)
     }
 
     /// The newest run on the branch. A note that cannot be read is as good as none: it is not
