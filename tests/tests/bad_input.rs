@@ -728,7 +728,8 @@ fn a_daemon_that_ends_at_once() {
         "no loose end\n{}",
         done.report()
     );
-    check(done, &["the daemon of branch new", "fsd.log"]);
+    // Its log went with the branch.
+    check(done, &["the daemon of branch new", "agentfs doctor"]);
     before.assert_still();
 }
 

@@ -47,7 +47,7 @@ pub(super) const BRANCH_FILE: &str = "branch.json";
 pub(super) const BRANCH_LOCK: &str = "branch.lock";
 pub(super) const RUN_FILE: &str = "run.json";
 /// Room for the note of a run's end, while it runs.
-const RUN_ROOM: &str = "run.json.room.stage";
+pub(super) const RUN_ROOM: &str = "run.json.room.stage";
 /// Bytes by which the note of an end is longer than that of the beginning, at the most.
 const RUN_END_BYTES: usize = 256;
 pub(super) const CONTROL_SOCKET: &str = "control.sock";

@@ -16,7 +16,7 @@ use crate::backstore::loss::LOST_FILE;
 use crate::backstore::media::read_small;
 use crate::backstore::meta::{self, BranchInfo, RUN_VERSION, RunFile};
 use crate::backstore::store::{
-    BRANCH_FILE, BRANCH_LOCK, BRANCHES, CONTROL_SOCKET, FORMAT, LAYERS, RUN_FILE, STAGE,
+    BRANCH_FILE, BRANCH_LOCK, BRANCHES, CONTROL_SOCKET, FORMAT, LAYERS, RUN_FILE, RUN_ROOM, STAGE,
     STORE_LOCK, Store, TRASH, branch_dir, is_stage, layer_dir,
 };
 use crate::core::record::LayerId;
@@ -350,6 +350,7 @@ impl<'a, 'p> Checker<'a, 'p> {
                 BRANCH_FILE,
                 BRANCH_LOCK,
                 RUN_FILE,
+                RUN_ROOM,
                 LOST_FILE,
                 HIDDEN_FILE,
                 CONTROL_SOCKET,
