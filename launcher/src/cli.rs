@@ -94,6 +94,7 @@ Examples:
   agentfs diff feature                the workspace's changes as a patch
   agentfs diff feature src --stat     counts per file, below src only
   agentfs diff feature --all          changes outside the workspace too (caches in ~, ...)
+  agentfs diff feature@1              what a snapshot of it holds
   agentfs diff feature | git apply    land the branch, at the top of the checkout
   agentfs diff feature | git -C TOP apply      the same from anywhere; TOP is the checkout's top
 
@@ -264,9 +265,9 @@ pub struct LsArgs {
 /// `agentfs diff`.
 #[derive(Debug, Args)]
 pub struct DiffArgs {
-    /// The branch to look at
-    #[arg(value_name = "NAME", value_parser = NameParser, allow_hyphen_values = true)]
-    pub branch: BranchName,
+    /// What to look at: a branch, or a snapshot as BRANCH@SNAPSHOT
+    #[arg(value_name = "POINT", value_parser = PointParser, allow_hyphen_values = true)]
+    pub point: Point,
 
     /// Only what is at or below these paths [default: the branch's workspace]
     #[arg(value_name = "PATH")]

@@ -323,3 +323,35 @@ except OSError:
     }
     before.assert_still();
 }
+
+#[test]
+fn a_diff_of_a_snapshot_is_that_of_the_branch_then() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, before) = sandbox();
+    sandbox
+        .sh("f", "echo one > file; mv dir moved; echo n > new; rm big")
+        .ok();
+    let forms = [&[][..], &["--stat"], &["--name-status"]];
+    let diff = |point: &str, form: &[&str]| {
+        let args = [&["diff", point], form].concat();
+        sandbox.call(&args).ok().out()
+    };
+    let then: Vec<_> = forms.iter().map(|form| diff("f", form)).collect();
+    sandbox.call(&["snapshot", "create", "f"]).ok();
+    sandbox
+        .sh("f", "echo two > file; rm -r moved new; echo later > later")
+        .ok();
+    for (form, then) in forms.iter().zip(&then) {
+        assert_eq!(&diff("f@1", form), then);
+        assert_ne!(&diff("f", form), then);
+    }
+    assert_eq!(diff("f@1", &["new", "--name-status"]), "A\tnew\n");
+    let told = json(sandbox.call(&["diff", "f@1", "--json"]));
+    assert_eq!(told["branch"], "f@1");
+    assert_eq!(told["complete"], true);
+    let none = sandbox.call(&["diff", "f@2"]).expect(125);
+    assert!(none.stderr.contains("no snapshot 2"), "{}", none.report());
+    before.assert_still();
+}

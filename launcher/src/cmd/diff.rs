@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 use agentfs_fsd::backstore::{Store, StoreError};
+use agentfs_fsd::core::point::Point;
 use agentfs_fsd::review::{Effort, is_at_or_below, join};
 
 use crate::cli::DiffArgs;
@@ -29,10 +30,10 @@ const NAMED_MAX: usize = 8;
 /// Runs the subcommand.
 pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     let store = Store::open(&globals.store_path)?
-        .ok_or_else(|| StoreError::NoBranch(args.branch.to_string()))?;
-    let scope = scope(args, &store.branch(&args.branch)?.workspace)?;
+        .ok_or_else(|| StoreError::NoBranch(args.point.branch.to_string()))?;
+    let scope = scope(args, &store.branch(&args.point.branch)?.workspace)?;
     check_losses(&store, args)?;
-    let review = Review::open(&store, &args.branch, Effort::Exact, scope.tops())?;
+    let review = Review::open(&store, &args.point, Effort::Exact, scope.tops())?;
     let converted = Converted::new(&review, &scope.top);
     let converts = |item: &Item<'_>| (!args.raw).then(|| converted.attribute(item)).flatten();
     let who = applier(args.overwrite);
@@ -43,7 +44,7 @@ pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     };
     let shown = match () {
         () if args.json => {
-            let object = json::diff(args.branch.as_str(), &scope.top, &plan, &review.set);
+            let object = json::diff(&args.point.to_string(), &scope.top, &plan, &review.set);
             writeln!(out, "{object:#}").map(|()| 0)
         }
         () if args.name_status => names(&mut out, args, &plan).map(|()| 0),
@@ -73,7 +74,8 @@ pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         say!("agentfs: cannot look at {path}: {what}");
     }
     if shown.is_some_and(|failed| failed > 0) || !review.set.problems.is_empty() {
-        let live = matches!(store.live_owner(&args.branch), Ok(Some(_)));
+        let live = args.point.snapshot.is_none()
+            && matches!(store.live_owner(&args.point.branch), Ok(Some(_)));
         let why = if live {
             "; it is live and may have changed meanwhile: try again"
         } else {
@@ -91,12 +93,12 @@ pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
 /// Says that a repair could not save all of the branch. A patch is refused then: what was lost may
 /// look like what the branch deleted.
 fn check_losses(store: &Store, args: &DiffArgs) -> Result<(), CmdError> {
-    let words = match store.losses(&args.branch) {
+    let words = match store.losses(&args.point.branch) {
         Ok(losses) if losses.is_empty() => return Ok(()),
         Ok(losses) => lost_words(losses.listed.iter()),
         Err(e) => format!("files, and it is not known which: {e}"),
     };
-    let name = &args.branch;
+    let name = &args.point;
     let is_patch = !args.json && !args.name_status && !args.stat;
     if is_patch && !args.despite_loss {
         return Err(CmdError::refused(
@@ -108,7 +110,10 @@ fn check_losses(store: &Store, args: &DiffArgs) -> Result<(), CmdError> {
             ),
         ));
     }
-    say!("agentfs: branch {name} was damaged and lost {words}");
+    say!(
+        "agentfs: branch {} was damaged and lost {words}",
+        name.branch
+    );
     Ok(())
 }
 
@@ -236,8 +241,9 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
     if plan.git_dir > 0 && is_patch {
         let (n, changes) = (plan.git_dir, stat::plural(plan.git_dir, "change"));
         say!("not in the patch: {n} {changes} in .git (git apply refuses to write there)");
-        if plan.items.iter().any(is_of_commits) {
-            let name = review.info.name.as_str();
+        // On a snapshot nothing can run.
+        if review.point.snapshot.is_none() && plan.items.iter().any(is_of_commits) {
+            let name = &review.point;
             say!(
                 "agentfs: if the branch has commits, this lands them, in your checkout:\n  \
                  agentfs exec -q {name} -- git bundle create - HEAD > {name}.bundle && \
@@ -251,20 +257,20 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
     // Given paths leave the rest out because they were asked to.
     if plan.outside > 0 && !args.json && args.paths.is_empty() {
         let (n, changes) = (plan.outside, stat::plural(plan.outside, "change"));
-        let name = review.info.name.as_str();
+        let name = &review.point;
         say!("agentfs: {n} {changes} outside {top} not shown; see `agentfs diff {name} --all`");
     }
     if is_patch && !plan.items.iter().any(|item| item.in_patch) {
         say!(
-            "agentfs: nothing to land: branch {} has no changes to put into a patch",
-            review.info.name
+            "agentfs: nothing to land: {} has no changes to put into a patch",
+            holder(&review.point)
         );
     } else if is_patch && !is_here(&scope.top) {
         let apply = table::command([&b"git"[..], b"-C", &scope.top, b"apply"]);
         let call = match () {
-            () if args.all => format!("agentfs diff {} --all", review.info.name),
-            () if args.paths.is_empty() => format!("agentfs diff {}", review.info.name),
-            () => format!("agentfs diff {} PATH..", review.info.name),
+            () if args.all => format!("agentfs diff {} --all", review.point),
+            () if args.paths.is_empty() => format!("agentfs diff {}", review.point),
+            () => format!("agentfs diff {} PATH..", review.point),
         };
         say!("agentfs: paths are relative to {top}; apply it at the top: {call} | {apply}");
     }
@@ -273,7 +279,7 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
 /// Says how files land that git would convert: outside of a repository it knows no attributes.
 fn raw_remark(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>) {
     let is_converted = |item: &Item<'_>| matches!(item.held_back, Some(Held::Converted(_)));
-    let (name, top) = (&review.info.name, table::command([&scope.top[..]]));
+    let (name, top) = (&review.point, table::command([&scope.top[..]]));
     let apply = format!(
         "GIT_DIR=/dev/null GIT_ATTR_NOSYSTEM=1 git -C {top} -c core.attributesFile=/dev/null \
          -c core.autocrlf=false apply"
@@ -316,7 +322,7 @@ fn hidden_remark(args: &DiffArgs, plan: &Plan<'_>, is_patch: bool) {
 /// Says which of the given paths have no changes; `false` if one is a path of nothing at all.
 fn untouched(review: &Review, scope: &Scope, plan: &Plan<'_>) -> bool {
     let mut is_found = true;
-    let name = &review.info.name;
+    let name = holder(&review.point);
     let only = scope.only.iter();
     for path in only.filter(|path| is_untouched(path, scope, plan)) {
         let shown = escape_word(path);
@@ -326,14 +332,23 @@ fn untouched(review: &Review, scope: &Scope, plan: &Plan<'_>) -> bool {
             Err(ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 is_found = false;
                 say!(
-                    "agentfs: {shown} does not exist, on the host or on branch {name}\n  \
-                     fix: `agentfs diff {name} --name-status` lists what changed"
+                    "agentfs: {shown} does not exist, on the host or on {name}\n  \
+                     fix: `agentfs diff {} --name-status` lists what changed",
+                    review.point
                 );
             }
-            _ => say!("agentfs: {shown} has no changes on branch {name}"),
+            _ => say!("agentfs: {shown} has no changes on {name}"),
         }
     }
     is_found
+}
+
+/// `branch feature`, or `snapshot feature@1`.
+fn holder(point: &Point) -> String {
+    match point.snapshot {
+        Some(_) => format!("snapshot {point}"),
+        None => format!("branch {point}"),
+    }
 }
 
 /// Whether it may be a commit: a change of a git branch, not only of git's index or configuration.

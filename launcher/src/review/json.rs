@@ -17,7 +17,7 @@ pub const VERSION: u32 = 1;
 ///
 /// ```text
 /// version     1
-/// branch      its name
+/// branch      its name; of a snapshot BRANCH@SNAPSHOT
 /// top         absolute directory that every path below is relative to
 /// complete    false if a path could not be looked at (see problems)
 /// changes     [{ path, status: added|modified|deleted|type-changed|renamed, from (if renamed),

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use agentfs_fsd::backstore::{BranchInfo, BranchReader, Records, Store};
+use agentfs_fsd::backstore::{BranchReader, Records, Store};
+use agentfs_fsd::core::point::Point;
 use agentfs_fsd::core::record::{ExtentSource, ObjectId};
 use agentfs_fsd::core::types::BranchName;
 use agentfs_fsd::review::{Base, ChangeSet, ContentReader, Effort, Source, changes};
@@ -25,8 +26,8 @@ const BLOCK_BYTES: u64 = 512;
 /// A branch with what it changed.
 #[derive(Debug)]
 pub struct Review {
-    /// What the store knows of it.
-    pub info: BranchInfo,
+    /// The branch, or the snapshot of it.
+    pub point: Point,
     /// What it changed of the host's files as they are now.
     pub set: ChangeSet,
     reader: BranchReader,
@@ -53,24 +54,25 @@ pub struct Summary {
 }
 
 impl Review {
-    /// Reads the branch, live or not, and compares it with the host. Below `links_below`, host
-    /// directories, it looks for hard links that show a change without having been used.
+    /// Reads the branch, live or not, or the snapshot, and compares it with the host. Below
+    /// `links_below`, host directories, it looks for hard links that show a change without having
+    /// been used. Of a snapshot counts as hidden what was ever hidden from the runs of its branch.
     ///
-    /// Errors: no such branch, or its records, or what was hidden from its runs, cannot be read.
+    /// Errors: no such point, or its records, or what was hidden from its runs, cannot be read.
     pub fn open(
         store: &Store,
-        branch: &BranchName,
+        point: &Point,
         effort: Effort,
         links_below: &[Vec<u8>],
     ) -> Result<Self, CmdError> {
-        let reader = store.read(branch)?;
+        let reader = store.read_point(point)?;
         // The store is no part of anybody's changes, and listing it would never end.
         let hidden = [store.path().to_path_buf()];
         let base = Base::new(Path::new("/"), &hidden).map_err(review)?;
-        let base = base.without(store.hidden(branch)?);
+        let base = base.without(store.hidden(&point.branch)?);
         let set = changes(&reader, &base, effort, links_below).map_err(review)?;
         Ok(Review {
-            info: reader.info().clone(),
+            point: point.clone(),
             set,
             reader,
             base,
@@ -105,7 +107,8 @@ impl Review {
 ///
 /// Errors: no such branch, or its records cannot be read.
 pub fn summary(store: &Store, branch: &BranchName, scope: &Path) -> Result<Summary, CmdError> {
-    Ok(Review::open(store, branch, COUNTING, &[])?.summary(scope))
+    let point = Point::from(branch.clone());
+    Ok(Review::open(store, &point, COUNTING, &[])?.summary(scope))
 }
 
 fn review(e: agentfs_fsd::review::ReviewError) -> CmdError {
