@@ -104,7 +104,7 @@ Land the branch's commits, from anywhere in the checkout:
     Diff(DiffArgs),
     /// Drop branches and all they hold, their snapshots too
     Rm(RmArgs),
-    /// Freeze the state of a branch, running or not, under a name; list, show and drop such snapshots
+    /// Freeze the state of a branch, running or not, under a name; list and drop such snapshots
     #[command(subcommand)]
     #[command(after_help = "\
 A snapshot is written BRANCH@SNAPSHOT. Making one costs the same whatever the branch holds.
