@@ -88,12 +88,15 @@ Columns:
   WORKSPACE      only when the branches are of more than one
   COMMAND        the last one")]
     LsBranches(LsArgs),
-    /// Show what a branch changed, as a patch that `git apply` takes
+    /// Show what a branch or snapshot changed, as a patch that `git apply` takes
     #[command(after_help = "\
 Examples:
   agentfs diff feature                the workspace's changes as a patch
   agentfs diff feature src --stat     counts per file, below src only
   agentfs diff feature --all          changes outside the workspace too (caches in ~, ...)
+  agentfs diff feature@1              what a snapshot of it holds
+  agentfs diff feature@1 feature      what changed since that snapshot
+  agentfs diff one --to other         what `other` holds that `one` does not, paths or not
   agentfs diff feature | git apply    land the branch, at the top of the checkout
   agentfs diff feature | git -C TOP apply      the same from anywhere; TOP is the checkout's top
 
@@ -103,7 +106,7 @@ Land the branch's commits, from anywhere in the checkout:
     Diff(DiffArgs),
     /// Drop branches and all they hold, their snapshots too
     Rm(RmArgs),
-    /// Freeze the state of a branch, running or not, under a name; list, show and drop such snapshots
+    /// Freeze the state of a branch, running or not, under a name; list and drop such snapshots
     #[command(subcommand)]
     #[command(after_help = "\
 A snapshot is written BRANCH@SNAPSHOT. Making one costs the same whatever the branch holds.
@@ -264,13 +267,23 @@ pub struct LsArgs {
 /// `agentfs diff`.
 #[derive(Debug, Args)]
 pub struct DiffArgs {
-    /// The branch to look at
-    #[arg(value_name = "NAME", value_parser = NameParser, allow_hyphen_values = true)]
-    pub branch: BranchName,
+    /// What to look at: a branch, or a snapshot as BRANCH@SNAPSHOT
+    #[arg(value_name = "POINT", value_parser = PointParser, allow_hyphen_values = true)]
+    pub point: Point,
 
-    /// Only what is at or below these paths [default: the branch's workspace]
+    /// Only what is at or below these paths [default: the branch's workspace]. Where the first is
+    /// another point and no such path exists, it is TO
     #[arg(value_name = "PATH")]
+    pub words: Vec<PathBuf>,
+
+    /// Paths, whatever they are named like
+    #[arg(value_name = "PATH", last = true)]
     pub paths: Vec<PathBuf>,
+
+    /// Show what this point holds that differs from POINT, instead of what POINT holds that
+    /// differs from the host; the patch is for POINT's files then
+    #[arg(long, value_name = "TO", value_parser = PointParser, allow_hyphen_values = true)]
+    pub to: Option<Point>,
 
     /// Counts of changed lines per file
     #[arg(long, group = "format")]
@@ -285,7 +298,7 @@ pub struct DiffArgs {
     pub json: bool,
 
     /// Everything the branch changed, not only its workspace
-    #[arg(long, conflicts_with = "paths")]
+    #[arg(long)]
     pub all: bool,
 
     /// Take the branch's version also of files that the host changed since the branch took them

@@ -237,3 +237,37 @@ fn a_list_that_cannot_be_read_stops_reviews_and_runs() {
     let done = at_home(&sandbox, &["diff", "b", "--despite-loss"]).ok();
     assert!(done.out().contains("+alias"), "{}", done.report());
 }
+
+#[test]
+fn between_two_points_too_nothing_leaves_for_a_hidden_place() {
+    if !need_run() {
+        return;
+    }
+    let sandbox = home();
+    let before = secrets(&sandbox);
+    run(
+        &sandbox,
+        "dot",
+        "echo alias >> .bashrc; echo own > own; echo n > ~/.netrc",
+    );
+    at_home(&sandbox, &["snapshot", "create", "dot"]).ok();
+    let script = "mkdir -p ~/.ssh; mv .bashrc ~/.ssh/rc; mv own ~/.ssh/own; echo m > ~/.netrc; \
+                  echo shown > shown";
+    run(&sandbox, "dot", script);
+    for form in [&[][..], &["--stat"], &["--json"], &["--all", "--json"]] {
+        for points in [["dot@1", "dot"], ["dot", "dot@1"]] {
+            let args = [&["diff"][..], &points, form].concat();
+            let done = at_home(&sandbox, &args).ok();
+            assert!(!done.report().contains("SECRET"), "{}", done.report());
+        }
+    }
+    let patch = at_home(&sandbox, &["diff", "dot@1", "dot"]).ok();
+    let patch = patch.says(&[
+        "3 paths that were hidden from the run: .netrc, .ssh/own, .ssh/rc",
+        "own was moved to a place that was hidden",
+        ".bashrc was moved to a place that was hidden",
+    ]);
+    let out = patch.out();
+    assert!(out.contains("+shown") && !out.contains("deleted"), "{out}");
+    assert_eq!(secrets(&sandbox), before);
+}

@@ -4,7 +4,7 @@ use std::fs;
 
 use agentfs_tests::need::need_run;
 use agentfs_tests::wait::until;
-use agentfs_tests::{Done, Manifest, Sandbox, base};
+use agentfs_tests::{Done, Manifest, Sandbox, base, bins};
 
 fn json(done: Done) -> serde_json::Value {
     serde_json::from_str(&done.ok().out()).expect("JSON")
@@ -322,4 +322,179 @@ except OSError:
         last = lines;
     }
     before.assert_still();
+}
+
+#[test]
+fn a_diff_of_a_snapshot_is_that_of_the_branch_then() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, before) = sandbox();
+    sandbox
+        .sh("f", "echo one > file; mv dir moved; echo n > new; rm big")
+        .ok();
+    let forms = [&[][..], &["--stat"], &["--name-status"]];
+    let diff = |point: &str, form: &[&str]| {
+        let args = [&["diff", point], form].concat();
+        sandbox.call(&args).ok().out()
+    };
+    let then: Vec<_> = forms.iter().map(|form| diff("f", form)).collect();
+    sandbox.call(&["snapshot", "create", "f"]).ok();
+    sandbox
+        .sh("f", "echo two > file; rm -r moved new; echo later > later")
+        .ok();
+    for (form, then) in forms.iter().zip(&then) {
+        assert_eq!(&diff("f@1", form), then);
+        assert_ne!(&diff("f", form), then);
+    }
+    assert_eq!(diff("f@1", &["new", "--name-status"]), "A\tnew\n");
+    let told = json(sandbox.call(&["diff", "f@1", "--json"]));
+    assert_eq!(told["branch"], "f@1");
+    assert_eq!(told["complete"], true);
+    let none = sandbox.call(&["diff", "f@2"]).expect(125);
+    assert!(none.stderr.contains("no snapshot 2"), "{}", none.report());
+    before.assert_still();
+}
+
+/// What git can carry of the workspace on a branch: paths, types, the executable bit and contents.
+fn held(sandbox: &Sandbox, branch: &str) -> String {
+    let script = "find . -name .git -prune -o \\( -type f -o -type l \\) -print | sort | \
+         while IFS= read -r f; do \
+           if [ -L \"$f\" ]; then echo \"$f -> $(readlink \"$f\")\"; \
+           else echo \"$f $(stat -c %A \"$f\" | cut -c4) $(sha256sum < \"$f\")\"; fi; done";
+    sandbox.sh(branch, script).ok().out()
+}
+
+/// Applies what sets `to` apart from `from` to a branch that is made from `from`: it must hold what
+/// one that is made from `to` holds. Both ways.
+#[track_caller]
+fn leads(sandbox: &Sandbox, one: &str, other: &str) {
+    let made = |name: &str, from: &str| {
+        let args = ["branch", "create", name, "--from", from];
+        sandbox.call(&args).ok();
+        held(sandbox, name)
+    };
+    for (from, to) in [(one, other), (other, one)] {
+        let (before, goal) = (made("work-on", from), made("goal", to));
+        assert_ne!(before, goal);
+        let agentfs = bins::agentfs().display().to_string();
+        sandbox.host_sh(&format!(
+            "'{agentfs}' diff {from} {to} | '{agentfs}' exec -q work-on -- git apply"
+        ));
+        assert_eq!(held(sandbox, "work-on"), goal, "{from} to {to}");
+        // What git cannot carry may differ: full modes, empty directories.
+        let same = sandbox.call(&["diff", "work-on", "goal"]).ok();
+        assert_eq!(same.out(), "", "{from} to {to}");
+        sandbox.call(&["rm", "work-on", "goal"]).ok();
+    }
+}
+
+/// Points of one lineage and of two, against git.
+#[test]
+fn a_diff_of_two_points_leads_from_one_to_the_other() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, _) = sandbox();
+    sandbox.host_sh("git init -q; git add -A; git commit -qm base");
+    let before = Manifest::of(&sandbox.work());
+    sandbox
+        .sh(
+            "f",
+            "seq 200 > text; echo one > file; mv dir moved; ln -s file s; mkdir made; \
+             echo in > made/in; printf 'a\\0b' > binary; echo y | dd of=big bs=1 seek=9 conv=notrunc",
+        )
+        .ok();
+    sandbox.call(&["snapshot", "create", "f"]).ok();
+    sandbox
+        .sh(
+            "f",
+            "sed -i 100d text; mv moved/one up; rm made/in; chmod +x file; ln -sf text s; \
+             printf 'a\\0c' > binary; echo z | dd of=big bs=1 seek=99 conv=notrunc; mv text text2; \
+             rm -r moved; echo m > moved",
+        )
+        .ok();
+    sandbox.call(&["snapshot", "create", "f"]).ok();
+    sandbox.sh("f", "rm -r made; echo two > file").ok();
+    sandbox
+        .sh(
+            "g",
+            "seq 200 > text; rm -r dir; echo dir > dir; echo g > made; chmod +x big; mv file gfile",
+        )
+        .ok();
+    leads(&sandbox, "f@1", "f@2");
+    leads(&sandbox, "f@1", "f");
+    leads(&sandbox, "f@2", "g");
+    leads(&sandbox, "f", "g");
+    // What both have of `text` is the same by other means.
+    let names = sandbox.call(&["diff", "f@1", "g", "--name-status"]);
+    let names = names.ok().out();
+    assert!(
+        !names.contains("text") && names.contains("A\tdir\n"),
+        "{names}"
+    );
+    sandbox.call(&["fsck"]).ok();
+    before.assert_still();
+}
+
+#[test]
+fn a_second_word_is_a_point_or_a_path_and_never_either() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, _) = sandbox();
+    sandbox
+        .sh(
+            "f",
+            "echo f > file; echo f > own; mkdir new; echo n > new/n",
+        )
+        .ok();
+    sandbox.call(&["snapshot", "create", "f"]).ok();
+    sandbox.sh("f", "echo later > own; mv new/n moved").ok();
+    for name in ["g", "file", "own"] {
+        sandbox
+            .call(&["branch", "create", name, "--from", "f@1"])
+            .ok();
+    }
+    let names = |args: &[&str]| {
+        let args = [&["diff", "--name-status"], args].concat();
+        sandbox.call(&args).ok().out()
+    };
+    assert_eq!(names(&["f@1", "f"]), "R100\tnew/n\tmoved\nM\town\n");
+    assert_eq!(names(&["f@1", "f", "own"]), "M\town\n");
+    assert_eq!(names(&["f", "g", "new"]), "A\tnew/n\n");
+    assert_eq!(names(&["f@1", "g"]), "");
+    assert_eq!(names(&["g", "f@1", "--all"]), "");
+    // Paths, of the host and of the first point alone, that are branches too.
+    for word in ["file", "own"] {
+        let done = sandbox.call(&["diff", "f", word]).expect(125);
+        for fix in [format!("diff f --to {word}"), format!("diff f -- {word}")] {
+            assert!(done.stderr.contains(&fix), "{}", done.report());
+        }
+        assert!(done.out().is_empty());
+    }
+    assert_eq!(names(&["f", "--", "own"]), "A\town\n");
+    assert_eq!(names(&["f", "--to", "own", "own"]), "M\town\n");
+    // A path, for want of a branch of that name or of a snapshot.
+    assert_eq!(names(&["f", "moved"]), "A\tmoved\n");
+    let told = json(sandbox.call(&["diff", "f@1", "f", "--json"]));
+    assert_eq!(
+        (&told["from"], &told["branch"]),
+        (&"f@1".into(), &"f".into())
+    );
+    assert_eq!(told["changes"][0]["from"], "new/n");
+    let stat = sandbox.call(&["diff", "f@1", "f", "--stat"]).ok().out();
+    assert!(stat.contains("own"), "{stat}");
+
+    let refused = |args: &[&str], word: &str| {
+        let done = sandbox.call(args).expect(125);
+        assert!(done.stderr.contains(word), "{word}: {}", done.report());
+    };
+    refused(&["diff", "f", "f@9"], "no snapshot 9");
+    refused(&["diff", "f", "--to", "none"], "no branch none");
+    refused(&["diff", "f", "none"], "none does not exist");
+    refused(&["diff", "f", "g", "none"], "none does not exist");
+    refused(&["diff", "f", "--all", "own", "g"], "own");
+    refused(&["diff", "f", "--all", "moved"], "--all");
+    sandbox.call(&["rm", "file", "own", "g"]).ok();
 }

@@ -12,12 +12,14 @@ use super::base::Base;
 use super::node::{Node, Source};
 use crate::backstore::{ObjectFile, Records, StoreError};
 use crate::core::record::{ExtentMap, ExtentSource, ObjectId};
+use crate::core::types::Kind;
 
 /// Opens the contents of nodes.
 #[derive(Clone, Copy)]
 pub struct ContentReader<'a> {
     base: &'a Base,
     records: &'a dyn Records,
+    others: Option<&'a dyn Records>,
 }
 
 /// The bytes of one file, at the length that its node gave.
@@ -44,7 +46,39 @@ enum Parts {
 impl<'a> ContentReader<'a> {
     /// A reader over the branch's records and the base below them.
     pub fn new(base: &'a Base, records: &'a dyn Records) -> Self {
-        ContentReader { base, records }
+        ContentReader {
+            base,
+            records,
+            others: None,
+        }
+    }
+
+    /// The same, which also opens the objects of other records above the same base.
+    pub fn and(self, others: &'a dyn Records) -> Self {
+        ContentReader {
+            others: Some(others),
+            ..self
+        }
+    }
+
+    /// Whether two objects of one kind have the same bytes. Reads only where they may differ, and
+    /// takes what it reads from `budget_bytes`; what that does not allow for counts as different.
+    ///
+    /// Errors: one of them cannot be read.
+    pub fn same(&self, a: &Node, b: &Node, budget_bytes: &mut u64) -> io::Result<bool> {
+        if a.source == b.source && a.size == b.size {
+            return Ok(true);
+        }
+        if a.kind != Kind::File || a.size != b.size {
+            return Ok(false);
+        }
+        let ranges = ranges_apart(a, b);
+        let cost = ranges.iter().map(|(_, len)| len).sum::<u64>();
+        if cost > *budget_bytes {
+            return Ok(false);
+        }
+        *budget_bytes -= cost;
+        same_bytes(&self.open(a)?, &self.open(b)?, &ranges)
     }
 
     /// Opens the contents of `node`. A link's contents are its target.
@@ -87,7 +121,16 @@ impl<'a> ContentReader<'a> {
     }
 
     fn object(&self, id: ObjectId) -> io::Result<Box<dyn ObjectFile>> {
-        self.records.open_object(id, false).map_err(store_error)
+        let opened = self.records.open_object(id, false);
+        let opened = match (opened, self.others) {
+            // Only one of the two may have the object's layer; that one's word counts.
+            (Err(first), Some(others)) => match others.open_object(id, false) {
+                Err(StoreError::Invalid(_)) => Err(first),
+                other => other,
+            },
+            (opened, _) => opened,
+        };
+        opened.map_err(store_error)
     }
 }
 
@@ -162,12 +205,75 @@ impl Blob {
     }
 }
 
+/// Where the bytes of a part of a file lie, at the same offset there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place<'a> {
+    Zero,
+    Base(&'a [u8]),
+    Object(ObjectId),
+}
+
+/// The parts of a regular file in order: where each ends, and where it lies.
+fn places(node: &Node) -> Vec<(u64, Place<'_>)> {
+    let (base, base_bytes, map) = match &node.source {
+        Source::None | Source::Symlink(_) => return vec![(node.size, Place::Zero)],
+        Source::Base(path) => return vec![(node.size, Place::Base(path))],
+        Source::Object(id) => return vec![(node.size, Place::Object(*id))],
+        Source::Extents {
+            base,
+            base_bytes,
+            map,
+            ..
+        } => (base, *base_bytes, map),
+    };
+    let mut all = Vec::new();
+    let mut at = 0;
+    let gap = |all: &mut Vec<_>, from: u64, to: u64| {
+        let visible = base_bytes.clamp(from, to);
+        if let Some(path) = base.as_deref().filter(|_| visible > from) {
+            all.push((visible, Place::Base(path)));
+        }
+        all.push((to, Place::Zero));
+    };
+    for (start, (len, source)) in map.iter() {
+        gap(&mut all, at, (*start).max(at));
+        at = start.saturating_add(*len);
+        let place = match source {
+            ExtentSource::Object(id) => Place::Object(*id),
+            ExtentSource::Zero => Place::Zero,
+        };
+        all.push((at, place));
+    }
+    gap(&mut all, at, node.size.max(at));
+    all
+}
+
+/// The ranges (offset, length) in which two files of one size do not lie in the same place.
+fn ranges_apart(a: &Node, b: &Node) -> Vec<(u64, u64)> {
+    let (left, right) = (places(a), places(b));
+    let (mut i, mut j, mut at) = (0, 0, 0);
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    while let (Some((left_end, left)), Some((right_end, right))) = (left.get(i), right.get(j)) {
+        let end = (*left_end).min(*right_end);
+        if left != right && end > at {
+            match ranges.last_mut() {
+                Some((start, len)) if *start + *len == at => *len += end - at,
+                _ => ranges.push((at, end - at)),
+            }
+        }
+        at = at.max(end);
+        i += usize::from(*left_end <= end);
+        j += usize::from(*right_end <= end);
+    }
+    ranges
+}
+
 const PIECE_BYTES: u64 = 1 << 20;
 
 /// Whether two blobs hold the same bytes within `ranges` (offset, length).
 ///
 /// Errors: one of them cannot be read.
-pub fn same_bytes(a: &Blob, b: &Blob, ranges: &[(u64, u64)]) -> io::Result<bool> {
+fn same_bytes(a: &Blob, b: &Blob, ranges: &[(u64, u64)]) -> io::Result<bool> {
     let (mut left, mut right) = (Vec::new(), Vec::new());
     for &(start, len) in ranges {
         let end = start.saturating_add(len).min(a.len());

@@ -1,13 +1,16 @@
 //! Review: what a branch changed, against the host's files as they are now.
 //!
 //! ```text
-//! walk (records + base -> changes)   content (bytes of one node)   summary (counts)
-//!            \______________ base (the host's files, read-only) ______/
+//! between (changes of two points -> what sets these apart)
+//! walk (records + base -> changes)        content (bytes of one node)
+//!            \______ base (the host's files, read-only) ______/
 //! ```
 //! Costs O(changes): the base is listed only below directories that the branch itself removed,
-//! replaced or moved, and where a changed file of the base has hard links still to be found. Read-only; runs without a lock, also on a live branch. Called by the launcher.
+//! replaced or moved, and where a changed file of the base has hard links still to be found.
+//! Read-only; runs without a lock, also on a live branch. Called by the launcher.
 
 mod base;
+mod between;
 mod content;
 mod host;
 mod node;
@@ -19,7 +22,8 @@ mod tests;
 use std::io;
 
 pub use base::{Base, BaseDir, BaseEntry, is_at_or_below, is_compared_xattr, join};
-pub use content::{Blob, ContentReader, same_bytes};
+pub use between::between;
+pub use content::{Blob, ContentReader};
 pub use node::{Change, Difference, Node, Source, Xattrs};
 pub use walk::{ChangeSet, Effort, Problem, Stray, changes};
 

@@ -1,5 +1,6 @@
 //! Reviews of a branch in memory against what the branch and the base plainly show.
 
+mod between;
 mod core;
 mod model;
 

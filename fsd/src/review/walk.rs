@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::ReviewError;
 use super::base::{Base, BaseDir, BaseEntry, join};
-use super::content::{ContentReader, same_bytes};
+use super::content::ContentReader;
 use super::node::{Change, Difference, Node, Source};
 use crate::backstore::Records;
 use crate::core::record::{Dentry, InodeRec};
@@ -70,7 +70,7 @@ pub struct Stray {
 }
 
 /// A path that could not be looked at, and why.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Problem {
     /// Absolute host path, in bytes.
     pub path: Vec<u8>,
@@ -566,41 +566,13 @@ impl<'a> Walk<'a> {
     }
 
     fn same_content(&mut self, before: &Node, after: &Node) -> io::Result<bool> {
-        if before.source == after.source && before.size == after.size {
-            return Ok(true);
-        }
-        if before.kind != Kind::File || before.size != after.size {
-            return Ok(false);
-        }
-        let whole = [(0, after.size)];
-        let ranges = match (&before.source, &after.source) {
-            (
-                Source::Base(below),
-                Source::Extents {
-                    base: Some(base),
-                    base_bytes,
-                    map,
-                    ..
-                },
-            ) if below == base => {
-                let mut ranges: Vec<_> = map.iter().map(|(at, (len, _))| (*at, *len)).collect();
-                ranges.push((*base_bytes, after.size.saturating_sub(*base_bytes)));
-                ranges
-            }
-            _ => whole.to_vec(),
-        };
-        let cost = ranges.iter().map(|(_, len)| len).sum::<u64>();
-        if cost > self.compare_bytes {
-            return Ok(false);
-        }
-        self.compare_bytes -= cost;
         let reader = ContentReader::new(self.base, self.records);
-        same_bytes(&reader.open(before)?, &reader.open(after)?, &ranges)
+        reader.same(before, after, &mut self.compare_bytes)
     }
 }
 
 /// Directory and name.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|b| *b == b'/') {
         Some(0) | None => (b"/", path.strip_prefix(b"/").unwrap_or(path)),
         Some(at) => (&path[..at], &path[at + 1..]),

@@ -1,13 +1,15 @@
-//! `agentfs diff`: what a branch changed, as a patch, as counts, as names, or as JSON.
+//! `agentfs diff`: what a branch or snapshot changed of the host's files, or holds that another
+//! does not, as a patch, as counts, as names, or as JSON.
 
 use std::ffi::OsStr;
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use agentfs_fsd::backstore::{Store, StoreError};
-use agentfs_fsd::review::{Effort, is_at_or_below, join};
+use agentfs_fsd::core::point::Point;
+use agentfs_fsd::review::{is_at_or_below, join};
 
 use crate::cli::DiffArgs;
 use crate::cmd::Globals;
@@ -20,6 +22,10 @@ use crate::review::style::{Style, escape_word};
 use crate::review::{Review, git, json, stat, table};
 use crate::say::{self, say};
 
+mod asked;
+
+use asked::Asked;
+
 /// Largest patch that git apply takes, in bytes.
 const GIT_APPLY_BYTES: u64 = 1023 << 20;
 
@@ -29,13 +35,15 @@ const NAMED_MAX: usize = 8;
 /// Runs the subcommand.
 pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     let store = Store::open(&globals.store_path)?
-        .ok_or_else(|| StoreError::NoBranch(args.branch.to_string()))?;
-    let scope = scope(args, &store.branch(&args.branch)?.workspace)?;
-    check_losses(&store, args)?;
-    let review = Review::open(&store, &args.branch, Effort::Exact, scope.tops())?;
+        .ok_or_else(|| StoreError::NoBranch(args.point.branch.to_string()))?;
+    let asked = Asked::of(args, &store)?;
+    let scope = asked.scope(&store, args.all)?;
+    check_losses(&store, args, &asked)?;
+    let review = asked.review(&store, &scope)?;
     let converted = Converted::new(&review, &scope.top);
     let converts = |item: &Item<'_>| (!args.raw).then(|| converted.attribute(item)).flatten();
-    let who = applier(args.overwrite);
+    // What the host changed meanwhile is in the way of what goes to the host only.
+    let who = applier(args.overwrite, asked.from.is_some());
     let plan = Plan::with(&review.set, &scope, who, true, &converts);
     let mut out = Output {
         inner: BufWriter::new(io::stdout().lock()),
@@ -43,7 +51,9 @@ pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     };
     let shown = match () {
         () if args.json => {
-            let object = json::diff(args.branch.as_str(), &scope.top, &plan, &review.set);
+            let from = asked.from.as_ref().map(Point::to_string);
+            let name = asked.point.to_string();
+            let object = json::diff(from.as_deref(), &name, &scope.top, &plan, &review.set);
             writeln!(out, "{object:#}").map(|()| 0)
         }
         () if args.name_status => names(&mut out, args, &plan).map(|()| 0),
@@ -62,9 +72,9 @@ pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     }
     // A reader that has gone has seen enough; what could not be told counts all the same.
     if shown.is_some() {
-        remarks(args, &review, &scope, &plan, is_patch);
+        remarks(args, &asked, &scope, &plan, is_patch);
     }
-    let is_found = untouched(&review, &scope, &plan);
+    let is_found = untouched(&review, &asked, &scope, &plan);
     for problem in &review.set.problems {
         let (path, what) = (
             escape_word(&problem.path),
@@ -73,13 +83,19 @@ pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         say!("agentfs: cannot look at {path}: {what}");
     }
     if shown.is_some_and(|failed| failed > 0) || !review.set.problems.is_empty() {
-        let live = matches!(store.live_owner(&args.branch), Ok(Some(_)));
+        let live = asked.points().any(|point| {
+            point.snapshot.is_none() && matches!(store.live_owner(&point.branch), Ok(Some(_)))
+        });
         let why = if live {
             "; it is live and may have changed meanwhile: try again"
         } else {
             ""
         };
-        say!("agentfs: this is not all that the branch changed{why}");
+        let what = match asked.from {
+            Some(_) => "all that differs",
+            None => "all that the branch changed",
+        };
+        say!("agentfs: this is not {what}{why}");
         return Ok(ExitCode::from(EXIT_OURS));
     }
     Ok(match is_found {
@@ -88,27 +104,31 @@ pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     })
 }
 
-/// Says that a repair could not save all of the branch. A patch is refused then: what was lost may
-/// look like what the branch deleted.
-fn check_losses(store: &Store, args: &DiffArgs) -> Result<(), CmdError> {
-    let words = match store.losses(&args.branch) {
-        Ok(losses) if losses.is_empty() => return Ok(()),
-        Ok(losses) => lost_words(losses.listed.iter()),
-        Err(e) => format!("files, and it is not known which: {e}"),
-    };
-    let name = &args.branch;
+/// Says that a repair could not save all of a branch. A patch is refused then: what was lost may
+/// look like what was deleted.
+fn check_losses(store: &Store, args: &DiffArgs, asked: &Asked) -> Result<(), CmdError> {
     let is_patch = !args.json && !args.name_status && !args.stat;
-    if is_patch && !args.despite_loss {
-        return Err(CmdError::refused(
-            format!("diff {name}"),
-            format!("the branch was damaged and lost {words}; a patch could delete files for it"),
-            format!(
-                "look at `agentfs diff {name} --stat` and below lost+found/ in the store, then \
-                 `agentfs diff {name} --despite-loss`"
-            ),
-        ));
+    for point in asked.points() {
+        let words = match store.losses(&point.branch) {
+            Ok(losses) if losses.is_empty() => continue,
+            Ok(losses) => lost_words(losses.listed.iter()),
+            Err(e) => format!("files, and it is not known which: {e}"),
+        };
+        let (name, call) = (&point.branch, asked.words());
+        if is_patch && !args.despite_loss {
+            return Err(CmdError::refused(
+                format!("diff {call}"),
+                format!(
+                    "branch {name} was damaged and lost {words}; a patch could delete files for it"
+                ),
+                format!(
+                    "look at `agentfs diff {call} --stat` and below lost+found/ in the store, then \
+                     `agentfs diff {call} --despite-loss`"
+                ),
+            ));
+        }
+        say!("agentfs: branch {name} was damaged and lost {words}");
     }
-    say!("agentfs: branch {name} was damaged and lost {words}");
     Ok(())
 }
 
@@ -210,7 +230,7 @@ fn stats(
 }
 
 /// Says on stderr what is not on stdout.
-fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_patch: bool) {
+fn remarks(args: &DiffArgs, asked: &Asked, scope: &Scope, plan: &Plan<'_>, is_patch: bool) {
     let top = escape_word(&scope.top);
     if is_patch {
         for item in &plan.items {
@@ -222,7 +242,7 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
             };
             say!("not in the patch: {path} {why}{way}");
         }
-        raw_remark(args, review, scope, plan);
+        raw_remark(args, asked, scope, plan);
         for note in plan.notes.iter().filter(|note| !note.held_back) {
             let path = if note.path.is_empty() {
                 "."
@@ -236,8 +256,10 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
     if plan.git_dir > 0 && is_patch {
         let (n, changes) = (plan.git_dir, stat::plural(plan.git_dir, "change"));
         say!("not in the patch: {n} {changes} in .git (git apply refuses to write there)");
-        if plan.items.iter().any(is_of_commits) {
-            let name = review.info.name.as_str();
+        // On a snapshot nothing can run.
+        let is_branch = asked.from.is_none() && asked.point.snapshot.is_none();
+        if is_branch && plan.items.iter().any(is_of_commits) {
+            let name = &asked.point;
             say!(
                 "agentfs: if the branch has commits, this lands them, in your checkout:\n  \
                  agentfs exec -q {name} -- git bundle create - HEAD > {name}.bundle && \
@@ -249,37 +271,87 @@ fn remarks(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>, is_
         say!("agentfs: {n} {changes} in .git not shown (--all shows them)");
     }
     // Given paths leave the rest out because they were asked to.
-    if plan.outside > 0 && !args.json && args.paths.is_empty() {
+    if plan.outside > 0 && !args.json && asked.paths.is_empty() {
         let (n, changes) = (plan.outside, stat::plural(plan.outside, "change"));
-        let name = review.info.name.as_str();
-        say!("agentfs: {n} {changes} outside {top} not shown; see `agentfs diff {name} --all`");
+        let call = asked.words();
+        say!("agentfs: {n} {changes} outside {top} not shown; see `agentfs diff {call} --all`");
+    }
+    let drifted = plan.items.iter().filter(|item| item.host_changed()).count() as u64;
+    if asked.from.is_some() && drifted > 0 && !args.json {
+        let files = stat::plural(drifted, "file");
+        say!(
+            "agentfs: {drifted} {files} that the host changed meanwhile: one of the two took it over \
+             before, the other shows it as it is now (--name-status marks them)"
+        );
     }
     if is_patch && !plan.items.iter().any(|item| item.in_patch) {
-        say!(
-            "agentfs: nothing to land: branch {} has no changes to put into a patch",
-            review.info.name
-        );
-    } else if is_patch && !is_here(&scope.top) {
-        let apply = table::command([&b"git"[..], b"-C", &scope.top, b"apply"]);
-        let call = match () {
-            () if args.all => format!("agentfs diff {} --all", review.info.name),
-            () if args.paths.is_empty() => format!("agentfs diff {}", review.info.name),
-            () => format!("agentfs diff {} PATH..", review.info.name),
-        };
-        say!("agentfs: paths are relative to {top}; apply it at the top: {call} | {apply}");
+        match &asked.from {
+            Some(from) => say!(
+                "agentfs: nothing to tell: {} has nothing for a patch that {} has not",
+                holder(&asked.point),
+                holder(from)
+            ),
+            None => say!(
+                "agentfs: nothing to land: {} has no changes to put into a patch",
+                holder(&asked.point)
+            ),
+        }
+    } else if is_patch {
+        place_remark(args, asked, scope);
+    }
+}
+
+/// Says what a patch is for, unless that goes without saying.
+fn place_remark(args: &DiffArgs, asked: &Asked, scope: &Scope) {
+    let call = match () {
+        () if args.all => format!("agentfs diff {} --all", asked.words()),
+        () if asked.paths.is_empty() => format!("agentfs diff {}", asked.words()),
+        () => format!("agentfs diff {} PATH..", asked.words()),
+    };
+    let apply = table::command([&b"git"[..], b"-C", &scope.top, b"apply"]);
+    let top = escape_word(&scope.top);
+    match &asked.from {
+        Some(from) => {
+            let run = inside(from);
+            say!(
+                "agentfs: this is for what {} holds: {call} | {run} -- {apply}",
+                holder(from)
+            );
+        }
+        None if !is_here(&scope.top) => {
+            say!("agentfs: paths are relative to {top}; apply it at the top: {call} | {apply}");
+        }
+        None => {}
+    }
+}
+
+/// How to run something on what a point holds.
+fn inside(point: &Point) -> String {
+    match point.snapshot {
+        Some(_) => format!("agentfs run --branch NEW --from {point}"),
+        None => format!("agentfs exec {point}"),
     }
 }
 
 /// Says how files land that git would convert: outside of a repository it knows no attributes.
-fn raw_remark(args: &DiffArgs, review: &Review, scope: &Scope, plan: &Plan<'_>) {
+fn raw_remark(args: &DiffArgs, asked: &Asked, scope: &Scope, plan: &Plan<'_>) {
     let is_converted = |item: &Item<'_>| matches!(item.held_back, Some(Held::Converted(_)));
-    let (name, top) = (&review.info.name, table::command([&scope.top[..]]));
+    let (name, top) = (asked.words(), table::command([&scope.top[..]]));
+    let env = match &asked.from {
+        Some(from) => format!("{} -- env", inside(from)),
+        None => String::new(),
+    };
     let apply = format!(
-        "GIT_DIR=/dev/null GIT_ATTR_NOSYSTEM=1 git -C {top} -c core.attributesFile=/dev/null \
+        "{env} GIT_DIR=/dev/null GIT_ATTR_NOSYSTEM=1 git -C {top} -c core.attributesFile=/dev/null \
          -c core.autocrlf=false apply"
     );
+    let apply = apply.trim_start();
     let all = if args.all { " --all" } else { "" };
-    let paths = if args.paths.is_empty() { "" } else { " PATH.." };
+    let paths = if asked.paths.is_empty() {
+        ""
+    } else {
+        " PATH.."
+    };
     if plan.items.iter().any(is_converted) {
         say!(
             "agentfs: this lands everything, these files too, byte for byte, instead of the patch \
@@ -314,26 +386,43 @@ fn hidden_remark(args: &DiffArgs, plan: &Plan<'_>, is_patch: bool) {
 }
 
 /// Says which of the given paths have no changes; `false` if one is a path of nothing at all.
-fn untouched(review: &Review, scope: &Scope, plan: &Plan<'_>) -> bool {
+fn untouched(review: &Review, asked: &Asked, scope: &Scope, plan: &Plan<'_>) -> bool {
     let mut is_found = true;
-    let name = &review.info.name;
+    let name = match &asked.from {
+        Some(from) => format!("{} or {}", holder(from), holder(&asked.point)),
+        None => holder(&asked.point),
+    };
     let only = scope.only.iter();
     for path in only.filter(|path| is_untouched(path, scope, plan)) {
         let shown = escape_word(path);
-        // What the branch shows there is the host's, if anything.
+        // What a point shows there is the host's, or what both have made, if anything.
         let on_host = Path::new(OsStr::from_bytes(path)).symlink_metadata();
         match on_host.map_err(|e| e.kind()) {
-            Err(ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Err(ErrorKind::NotFound | ErrorKind::NotADirectory)
+                if asked.from.is_none() || !review.has_at(path) =>
+            {
                 is_found = false;
                 say!(
-                    "agentfs: {shown} does not exist, on the host or on branch {name}\n  \
-                     fix: `agentfs diff {name} --name-status` lists what changed"
+                    "agentfs: {shown} does not exist, on the host or on {name}\n  \
+                     fix: `agentfs diff {} --name-status` lists what changed",
+                    asked.words()
                 );
             }
-            _ => say!("agentfs: {shown} has no changes on branch {name}"),
+            _ if asked.from.is_some() => {
+                say!("agentfs: {shown} is the same in both");
+            }
+            _ => say!("agentfs: {shown} has no changes on {name}"),
         }
     }
     is_found
+}
+
+/// `branch feature`, or `snapshot feature@1`.
+fn holder(point: &Point) -> String {
+    match point.snapshot {
+        Some(_) => format!("snapshot {point}"),
+        None => format!("branch {point}"),
+    }
 }
 
 /// Whether it may be a commit: a change of a git branch, not only of git's index or configuration.
@@ -356,54 +445,13 @@ fn is_here(top: &[u8]) -> bool {
     std::env::current_dir().is_ok_and(|here| here.as_os_str().as_bytes() == top)
 }
 
-fn applier(overwrite: bool) -> Applier {
+fn applier(overwrite: bool, of_points: bool) -> Applier {
     let status = procfs::process::Process::myself().and_then(|process| process.status());
     Applier {
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
         umask: status.ok().and_then(|status| status.umask).unwrap_or(0o022),
-        overwrite,
-    }
-}
-
-/// What the arguments ask for: the workspace, or given paths, or everything.
-fn scope(args: &DiffArgs, workspace: &Path) -> Result<Scope, CmdError> {
-    let workspace = workspace.as_os_str().as_bytes();
-    if args.all {
-        return Ok(Scope::below(b"/"));
-    }
-    let mut only = Vec::new();
-    for path in &args.paths {
-        only.push(absolute(path)?.into_os_string().into_encoded_bytes());
-    }
-    // Something elsewhere: then everything is told from the root.
-    let inside = only.iter().all(|path| is_at_or_below(path, workspace));
-    let top = if inside {
-        workspace.to_vec()
-    } else {
-        b"/".to_vec()
-    };
-    Ok(Scope { top, only })
-}
-
-/// `path` from the current directory, with no `.` or `..`. Links in the directories on the way are
-/// resolved, since a branch knows a file by its real place; the last component may be a link itself.
-fn absolute(path: &Path) -> Result<PathBuf, CmdError> {
-    let joined = std::path::absolute(path).map_err(|e| CmdError::io("find", path, e))?;
-    let mut plain = PathBuf::from("/");
-    for part in joined.components() {
-        match part {
-            Component::ParentDir => {
-                plain.pop();
-            }
-            Component::Normal(name) => plain.push(name),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    let real = plain.parent().and_then(|parent| parent.canonicalize().ok());
-    match (real, plain.file_name()) {
-        (Some(parent), Some(name)) => Ok(parent.join(name)),
-        // A directory that only the branch has.
-        _ => Ok(plain),
+        overwrite: overwrite || of_points,
+        older: if of_points { "before:" } else { "the host has" },
     }
 }

@@ -21,11 +21,11 @@ const NAME: &[u8] = b".gitattributes";
 /// In files up to this many bytes the keyword of `ident` is looked for.
 const TEXT_BYTES: u64 = 64 << 20;
 
-/// Whose attribute files.
+/// Whose attribute files: of the host or the point that a patch is for, or of the other point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Side {
-    Host,
-    Branch,
+    Older,
+    Newer,
 }
 
 /// Attribute files that were read, by path.
@@ -38,8 +38,8 @@ pub struct Converted<'a> {
     top: Vec<u8>,
     /// The working tree that this belongs to.
     tree: Vec<u8>,
-    /// What the branch has of attribute files, by path.
-    changed: HashMap<&'a [u8], &'a Change>,
+    /// What the sides have of attribute files that is not the host's, by path.
+    changed: HashMap<(Side, &'a [u8]), &'a Change>,
     /// Those of no directory: the first has the last word of all, the others the first.
     above: Option<Attributes>,
     below: Vec<Attributes>,
@@ -55,7 +55,12 @@ impl<'a> Converted<'a> {
             .find(|dir| dir.join(".git").symlink_metadata().is_ok());
         let is_attributes =
             |change: &&Change| change.path.rsplit(|b| *b == b'/').next() == Some(NAME);
-        let changes = review.set.changes.iter().filter(is_attributes);
+        let [older, newer] = review.changes_of_host();
+        let sides = [(Side::Older, older), (Side::Newer, newer)];
+        let changes = sides.into_iter().flat_map(|(side, changes)| {
+            let changes = changes.iter().filter(is_attributes);
+            changes.map(move |change| ((side, &change.path[..]), change))
+        });
         let outside = |path: PathBuf| {
             let bytes = host_bytes(review, path.as_os_str().as_bytes());
             Attributes::parse(&bytes.unwrap_or_default(), true)
@@ -65,7 +70,7 @@ impl<'a> Converted<'a> {
             tree: tree
                 .map_or(top, |tree| tree.as_os_str().as_bytes())
                 .to_vec(),
-            changed: changes.map(|change| (&change.path[..], change)).collect(),
+            changed: changes.collect(),
             above: tree.and_then(|tree| info(review, tree)).map(outside),
             below: general().into_iter().map(outside).collect(),
             read: RefCell::default(),
@@ -82,7 +87,7 @@ impl<'a> Converted<'a> {
         }
         let paths = [Some(&item.path), item.from.as_ref()];
         let found = paths.into_iter().flatten().find_map(|path| {
-            let sides = [Side::Host, Side::Branch];
+            let sides = [Side::Older, Side::Newer];
             sides
                 .into_iter()
                 .find_map(|side| self.of(side, &join(&self.top, path)))
@@ -129,12 +134,12 @@ impl<'a> Converted<'a> {
             return known.clone();
         }
         let with_macros = dir == self.tree;
-        let change = self.changed.get(&path[..]).filter(|_| side == Side::Branch);
+        let change = self.changed.get(&(side, &path[..]));
         let bytes = match change {
             Some(change) => change
                 .after
                 .as_ref()
-                .and_then(|node| self.branch_bytes(node)),
+                .and_then(|node| self.point_bytes(node)),
             None => host_bytes(self.review, &path),
         };
         let found = Attributes::parse(&bytes.unwrap_or_default(), with_macros);
@@ -143,7 +148,7 @@ impl<'a> Converted<'a> {
         found
     }
 
-    fn branch_bytes(&self, node: &Node) -> Option<Vec<u8>> {
+    fn point_bytes(&self, node: &Node) -> Option<Vec<u8>> {
         // git follows no link to its attributes either.
         if node.kind != Kind::File || node.size > FILE_BYTES {
             return None;

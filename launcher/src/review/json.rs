@@ -17,24 +17,33 @@ pub const VERSION: u32 = 1;
 ///
 /// ```text
 /// version     1
-/// branch      its name
+/// branch      its name; of a snapshot BRANCH@SNAPSHOT
+/// from        the point that it is compared with; null: the host's files
 /// top         absolute directory that every path below is relative to
 /// complete    false if a path could not be looked at (see problems)
 /// changes     [{ path, status: added|modified|deleted|type-changed|renamed, from (if renamed),
 ///                before, after: null or { kind: file|dir|symlink|fifo|socket|char|block,
 ///                mode: "0644", uid, gid, size, nlink }, differs: [content|mode|owner|xattrs],
 ///                in_patch: whether the patch has it, host_changed: whether the host changed, made
-///                or removed it since the branch took it over (then only --overwrite patches it) }]
+///                or removed it since the branch took it over (then only --overwrite patches it;
+///                of two points: since one of them took it over, and the other shows the host's) }]
 /// not_in_patch [{ path, what }]
 /// hidden      how many of these are the branch's own, at places where what the host has was hidden
 ///             from its runs; they are not among the changes
 /// outside     changes outside `top` (or the given paths), not listed
 /// problems    [{ path (absolute), what }]
 /// ```
-pub fn diff(branch: &str, top: &[u8], plan: &Plan<'_>, set: &ChangeSet) -> Value {
+pub fn diff(
+    from: Option<&str>,
+    branch: &str,
+    top: &[u8],
+    plan: &Plan<'_>,
+    set: &ChangeSet,
+) -> Value {
     let mut object = Map::new();
     object.insert("version".into(), VERSION.into());
     object.insert("branch".into(), branch.into());
+    object.insert("from".into(), from.into());
     put_bytes(&mut object, "top", top);
     object.insert("complete".into(), set.problems.is_empty().into());
     object.insert("changes".into(), plan.items.iter().map(change).collect());

@@ -1,13 +1,16 @@
-//! Opens a branch for review, and counts what it changed.
+//! Opens a branch or snapshot for review, alone or beside another, and counts what it changed.
 
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use agentfs_fsd::backstore::{BranchInfo, BranchReader, Records, Store};
+use agentfs_fsd::backstore::{BranchReader, Records, Store};
+use agentfs_fsd::core::point::Point;
 use agentfs_fsd::core::record::{ExtentSource, ObjectId};
 use agentfs_fsd::core::types::BranchName;
-use agentfs_fsd::review::{Base, ChangeSet, ContentReader, Effort, Source, changes};
+use agentfs_fsd::review::{
+    Base, Change, ChangeSet, ContentReader, Effort, Source, between, changes, is_at_or_below,
+};
 
 use super::git::{self, Refusal};
 use super::plan::{Parents, Scope, Status};
@@ -22,15 +25,23 @@ const COUNTING: Effort = Effort::Bounded {
 /// The unit of `st_blocks`. Source: stat(3type).
 const BLOCK_BYTES: u64 = 512;
 
-/// A branch with what it changed.
+/// What a point changed.
 #[derive(Debug)]
 pub struct Review {
-    /// What the store knows of it.
-    pub info: BranchInfo,
-    /// What it changed of the host's files as they are now.
+    /// What it is compared with, if not with the host.
+    from: Option<Older>,
+    /// What it changed: of the host's files as they are now, or of what `from` holds.
     pub set: ChangeSet,
     reader: BranchReader,
     base: Base,
+}
+
+/// The older of two points.
+#[derive(Debug)]
+struct Older {
+    reader: BranchReader,
+    /// What the older changed of the host's files, and what the newer did.
+    of_host: [ChangeSet; 2],
 }
 
 /// How much a branch changed, in one scope.
@@ -53,24 +64,51 @@ pub struct Summary {
 }
 
 impl Review {
-    /// Reads the branch, live or not, and compares it with the host. Below `links_below`, host
-    /// directories, it looks for hard links that show a change without having been used.
+    /// Reads the branch, live or not, or the snapshot, and compares it with the host. Below
+    /// `links_below`, host directories, it looks for hard links that show a change without having
+    /// been used. Of a snapshot counts as hidden what was ever hidden from the runs of its branch.
     ///
-    /// Errors: no such branch, or its records, or what was hidden from its runs, cannot be read.
+    /// Errors: no such point, or its records, or what was hidden from its runs, cannot be read.
     pub fn open(
         store: &Store,
-        branch: &BranchName,
+        point: &Point,
         effort: Effort,
         links_below: &[Vec<u8>],
     ) -> Result<Self, CmdError> {
-        let reader = store.read(branch)?;
-        // The store is no part of anybody's changes, and listing it would never end.
-        let hidden = [store.path().to_path_buf()];
-        let base = Base::new(Path::new("/"), &hidden).map_err(review)?;
-        let base = base.without(store.hidden(branch)?);
+        let reader = store.read_point(point)?;
+        let base = base(store, &[point])?;
         let set = changes(&reader, &base, effort, links_below).map_err(review)?;
         Ok(Review {
-            info: reader.info().clone(),
+            from: None,
+            set,
+            reader,
+            base,
+        })
+    }
+
+    /// Compares what `point` holds with what `from` does, in the cost of what both changed of the
+    /// host's files. What was hidden from the runs of either counts as hidden.
+    ///
+    /// Errors: as for [`Review::open`], of both.
+    pub fn between(
+        store: &Store,
+        from: &Point,
+        point: &Point,
+        links_below: &[Vec<u8>],
+    ) -> Result<Self, CmdError> {
+        let (older, reader) = (store.read_point(from)?, store.read_point(point)?);
+        let base = base(store, &[from, point])?;
+        let of_host = |reader: &BranchReader| {
+            changes(reader, &base, Effort::Exact, links_below).map_err(review)
+        };
+        let of_host = [of_host(&older)?, of_host(&reader)?];
+        let contents = ContentReader::new(&base, &reader).and(&older);
+        let set = between(&of_host[0], &of_host[1], &base, contents);
+        Ok(Review {
+            from: Some(Older {
+                reader: older,
+                of_host,
+            }),
             set,
             reader,
             base,
@@ -79,7 +117,25 @@ impl Review {
 
     /// Reads the contents of the nodes in the changes.
     pub fn contents(&self) -> ContentReader<'_> {
-        ContentReader::new(&self.base, &self.reader)
+        let contents = ContentReader::new(&self.base, &self.reader);
+        match &self.from {
+            Some(from) => contents.and(&from.reader),
+            None => contents,
+        }
+    }
+
+    /// What the older side changed of the host's files, if it is a point, and what the newer did.
+    pub fn changes_of_host(&self) -> [&[Change]; 2] {
+        match &self.from {
+            Some(from) => from.of_host.each_ref().map(|set| &set.changes[..]),
+            None => [&[], &self.set.changes],
+        }
+    }
+
+    /// Whether a point that is looked at has something of its own at or below `path`.
+    pub fn has_at(&self, path: &[u8]) -> bool {
+        let mut all = self.changes_of_host().into_iter().flatten();
+        all.any(|change| change.after.is_some() && is_at_or_below(&change.path, path))
     }
 
     /// A regular file of the host, none that was hidden from the branch's runs; follows no link.
@@ -105,7 +161,19 @@ impl Review {
 ///
 /// Errors: no such branch, or its records cannot be read.
 pub fn summary(store: &Store, branch: &BranchName, scope: &Path) -> Result<Summary, CmdError> {
-    Ok(Review::open(store, branch, COUNTING, &[])?.summary(scope))
+    let point = Point::from(branch.clone());
+    Ok(Review::open(store, &point, COUNTING, &[])?.summary(scope))
+}
+
+/// The host's files, without what the runs on the branches of the points could not see.
+fn base(store: &Store, points: &[&Point]) -> Result<Base, CmdError> {
+    // The store is no part of anybody's changes, and listing it would never end.
+    let hidden = [store.path().to_path_buf()];
+    let mut base = Base::new(Path::new("/"), &hidden).map_err(review)?;
+    for point in points {
+        base = base.without(store.hidden(&point.branch)?);
+    }
+    Ok(base)
 }
 
 fn review(e: agentfs_fsd::review::ReviewError) -> CmdError {

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use agentfs_fsd::core::record::ObjectId;
 use agentfs_fsd::core::types::Kind;
 use agentfs_fsd::review::{Change, ChangeSet, Node, Source, is_at_or_below};
 
@@ -119,6 +120,8 @@ pub struct Applier {
     pub umask: u32,
     /// Take the branch's version also of what the host changed since.
     pub overwrite: bool,
+    /// What goes before a mode or owner that a change did away with: `the host has`.
+    pub older: &'static str,
 }
 
 /// What to show of a set of changes.
@@ -222,8 +225,13 @@ impl<'a> Plan<'a> {
         converts: &dyn Fn(&Item<'_>) -> Option<&'static str>,
     ) {
         let origins: HashSet<&[u8]> = set.hidden.iter().filter_map(origin).collect();
+        let out_of_sight = set.hidden.iter().filter_map(|change| change.after.as_ref());
+        let out_of_sight: HashSet<_> = out_of_sight.filter_map(Whole::of).collect();
         for item in self.items.iter_mut().filter(|item| item.in_patch) {
-            let moved = item.before.is_some() && origins.contains(&item.change.path[..]);
+            let moved = item.before.is_some_and(|before| {
+                origins.contains(&item.change.path[..])
+                    || Whole::of(before).is_some_and(|bytes| out_of_sight.contains(&bytes))
+            });
             item.held_back = match () {
                 () if item.host_changed() && !who.overwrite => Some(Held::HostChanged),
                 () if moved => Some(Held::MovedOutOfSight),
@@ -235,18 +243,17 @@ impl<'a> Plan<'a> {
 
     /// Makes one item of a deleted base file and the place where it only went to.
     fn find_renames(&mut self, scope: &Scope) {
-        let moved_away: HashMap<&[u8], usize> = (self.items.iter().enumerate())
+        let moved_away: HashMap<Whole<'_>, usize> = (self.items.iter().enumerate())
             .filter(|(_, item)| item.status == Status::Deleted && item.in_patch)
-            .filter(|(_, item)| item.before.is_some_and(|node| node.kind == Kind::File))
-            .map(|(at, item)| (item.change.path.as_slice(), at))
+            .filter_map(|(at, item)| Some((Whole::of(item.before?)?, at)))
             .collect();
         let mut taken = HashSet::new();
         let mut renamed = Vec::new();
         for (at, item) in self.items.iter().enumerate() {
             if item.status == Status::Added
                 && item.in_patch
-                && let Some(Source::Base(origin)) = item.after.map(|node| &node.source)
-                && let Some(from) = moved_away.get(origin.as_ref())
+                && let Some(from) = item.after.and_then(Whole::of)
+                && let Some(from) = moved_away.get(&from)
                 && taken.insert(*from)
             {
                 renamed.push((at, *from));
@@ -262,6 +269,24 @@ impl<'a> Plan<'a> {
             at += 1;
             !taken.contains(&(at - 1))
         });
+    }
+}
+
+/// Where all bytes of a file lie, by which a moved one is known.
+#[derive(PartialEq, Eq, Hash)]
+enum Whole<'a> {
+    Base(&'a [u8]),
+    /// With its length: of a running branch it may have changed between two looks.
+    Object(ObjectId, u64),
+}
+
+impl<'a> Whole<'a> {
+    fn of(node: &'a Node) -> Option<Self> {
+        match &node.source {
+            Source::Base(path) => Some(Whole::Base(path)),
+            Source::Object(id) => Some(Whole::Object(*id, node.size)),
+            Source::None | Source::Symlink(_) | Source::Extents { .. } => None,
+        }
     }
 }
 
@@ -465,7 +490,7 @@ impl Notes {
             .as_ref()
             .filter(|before| before.kind == Kind::Dir)
         {
-            Some(before) => describe_change(before, after, change, &mut what),
+            Some(before) => describe_change(before, after, change, self.who.older, &mut what),
             None => {
                 if after.perm != 0o777 & !self.who.umask && after.perm != 0o755 {
                     what.push(format!("mode {:04o} of the new directory", after.perm));
@@ -503,7 +528,7 @@ impl Notes {
             (_, Some(after)) if item.in_patch => self.lost(after, item, &mut what),
             (_, None) if item.in_patch => {}
             (Some(before), Some(after)) if item.is_for_git() => {
-                describe_change(before, after, item.change, &mut what);
+                describe_change(before, after, item.change, self.who.older, &mut what);
             }
             (before, after) => what.push(why_not(item, before, after)),
         }
@@ -570,17 +595,23 @@ impl Notes {
 }
 
 /// Attributes that differ, in words.
-fn describe_change(before: &Node, after: &Node, change: &Change, what: &mut Vec<String>) {
+fn describe_change(
+    before: &Node,
+    after: &Node,
+    change: &Change,
+    older: &str,
+    what: &mut Vec<String>,
+) {
     if change.difference.perm {
         what.push(format!(
-            "mode {:04o} (the host has {:04o})",
+            "mode {:04o} ({older} {:04o})",
             after.perm, before.perm
         ));
     }
     if change.difference.owner {
         let (old, new) = ((before.uid, before.gid), (after.uid, after.gid));
         what.push(format!(
-            "owner {}:{} (the host has {}:{})",
+            "owner {}:{} ({older} {}:{})",
             new.0, new.1, old.0, old.1
         ));
     }

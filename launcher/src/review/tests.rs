@@ -523,7 +523,7 @@ fn what_the_host_changed_since_is_held_back() {
         (b"to", true, false),
     ];
     assert_eq!(shown, expected);
-    let json = super::json::diff("b", b"/host", &plan, &set);
+    let json = super::json::diff(None, "b", b"/host", &plan, &set);
     assert_eq!(json["changes"][0]["host_changed"], true);
     assert_eq!(json["changes"][0]["in_patch"], false);
     let who = Applier {

@@ -26,7 +26,7 @@ pub struct Seen {
 pub type Tree = BTreeMap<Vec<u8>, Seen>;
 
 /// The branch.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Model {
     pub root: PathBuf,
     pub inodes: BTreeMap<Ino, Arc<InodeRec>>,
@@ -54,6 +54,14 @@ impl Model {
             extents: BTreeMap::new(),
             objects: BTreeMap::new(),
             next: 0,
+        }
+    }
+
+    /// A branch of this one; its objects from now on have numbers from `first`.
+    pub fn branch(&self, first: u64) -> Self {
+        Model {
+            next: first,
+            ..self.clone()
         }
     }
 

@@ -55,6 +55,7 @@ pub fn me() -> Applier {
         gid: rustix::process::getegid().as_raw(),
         umask: 0o022,
         overwrite: false,
+        older: "the host has",
     }
 }
 
