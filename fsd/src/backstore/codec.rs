@@ -16,8 +16,10 @@ use crate::core::record::{
 };
 use crate::core::types::Name;
 
-/// Version byte that opens every inode record.
-const INODE_VERSION: u8 = 1;
+/// Version byte that opens every inode record without blocks of its own.
+const INODE_VERSION_PLAIN: u8 = 1;
+/// Version byte that opens every inode record with them.
+const INODE_VERSION_BLOCKS: u8 = 2;
 
 /// One item of a journal frame: a delta of the branch, or the store's own note.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +35,8 @@ const FLAG_OBJECT_MTIME: u8 = 2;
 const FLAG_ORIGIN: u8 = 4;
 const FLAG_SYMLINK: u8 = 8;
 const FLAG_XATTRS: u8 = 16;
-const FLAGS_KNOWN: u8 = 31;
+const FLAG_BLOCKS: u8 = 32;
+const FLAGS_KNOWN: u8 = 63;
 
 /// Appends the bytes of `rec`.
 pub fn encode_inode(out: &mut Vec<u8>, rec: &InodeRec) {
@@ -44,12 +47,17 @@ pub fn encode_inode(out: &mut Vec<u8>, rec: &InodeRec) {
         (rec.origin.is_some(), FLAG_ORIGIN),
         (rec.symlink.is_some(), FLAG_SYMLINK),
         (!rec.xattrs.is_empty(), FLAG_XATTRS),
+        (rec.blocks.is_some(), FLAG_BLOCKS),
     ] {
         if is_set {
             flags |= flag;
         }
     }
-    out.extend_from_slice(&[INODE_VERSION, kind_code(rec.kind), flags]);
+    let version = match rec.blocks {
+        None => INODE_VERSION_PLAIN,
+        Some(_) => INODE_VERSION_BLOCKS,
+    };
+    out.extend_from_slice(&[version, kind_code(rec.kind), flags]);
     for value in [rec.perm, rec.uid, rec.gid, rec.nlink] {
         put_varint(out, value.into());
     }
@@ -95,13 +103,16 @@ pub fn encode_inode(out: &mut Vec<u8>, rec: &InodeRec) {
             put_bytes(out, value);
         }
     }
+    if let Some(blocks) = rec.blocks {
+        put_varint(out, blocks);
+    }
 }
 
 /// Reads one inode record that fills `bytes`.
 pub fn decode_inode(bytes: &[u8]) -> Result<InodeRec> {
     let mut input = Input { rest: bytes };
     let version = input.u8("a record's version")?;
-    if version != INODE_VERSION {
+    if !matches!(version, INODE_VERSION_PLAIN | INODE_VERSION_BLOCKS) {
         return Err(CodecError::BadTag {
             what: "inode record version",
             tag: version.into(),
@@ -109,7 +120,8 @@ pub fn decode_inode(bytes: &[u8]) -> Result<InodeRec> {
     }
     let kind = input.kind()?;
     let flags = input.u8("flags")?;
-    if flags & !FLAGS_KNOWN != 0 {
+    let has_blocks = flags & FLAG_BLOCKS != 0;
+    if flags & !FLAGS_KNOWN != 0 || has_blocks != (version == INODE_VERSION_BLOCKS) {
         return Err(CodecError::BadTag {
             what: "inode flags",
             tag: flags.into(),
@@ -149,6 +161,10 @@ pub fn decode_inode(bytes: &[u8]) -> Result<InodeRec> {
         xattrs: match flags & FLAG_XATTRS {
             0 => BTreeMap::new(),
             _ => decode_xattrs(&mut input)?,
+        },
+        blocks: match has_blocks {
+            false => None,
+            true => Some(input.varint("blocks")?),
         },
     };
     input.end()?;

@@ -89,6 +89,7 @@ fn record_with(size: u64, content: Content) -> Arc<InodeRec> {
         ctime: time,
         btime: time,
         object_mtime: None,
+        blocks: None,
         dirty: false,
         generation: 0,
         origin: None,

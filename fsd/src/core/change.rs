@@ -332,6 +332,7 @@ fn record_from_base(base: &BaseTree, loc: &BaseLoc, stat: BaseStat) -> Result<In
         ctime: print.ctime,
         btime: print.btime,
         object_mtime: None,
+        blocks: None,
         dirty: false,
         generation: 0,
         origin: Some(base.origin(loc, &stat)),

@@ -12,7 +12,9 @@ use rustix::fs::FallocateFlags;
 
 use crate::backstore::{ObjectFile, Records};
 use crate::core::change::Change;
-use crate::core::record::{Content, Delta, ExtentMap, ExtentSource, InodeRec, ObjectId};
+use crate::core::record::{
+    Content, Delta, ExtentMap, ExtentSource, InodeRec, ObjectId, full_blocks,
+};
 use crate::core::stream::{Bytes, Extents, Stream};
 use crate::core::superblock::Tree;
 use crate::core::types::Ino;
@@ -228,7 +230,8 @@ fn promote(
     let mut change = Change::default();
     let record = tree.edit(&core.base, &mut change, ino)?;
     record.content = content;
-    record.size = file.len()?;
+    let size = file.len()?;
+    record.set_size(size, full_blocks(size));
     record.object_mtime = Some(object_mtime);
     record.dirty = true;
     if let Bytes::Extents(extents) = &next
@@ -477,10 +480,10 @@ pub fn mark_dirty(core: &FsCore, ino: Ino, stream: &Stream) -> Result<(), FsErro
     Ok(())
 }
 
-/// Takes an object's size and mtime over into the record being edited.
+/// Takes an object's size, blocks and mtime over into the record being edited.
 pub fn fold_into(core: &FsCore, record: &mut InodeRec, bytes: &Bytes) -> Result<(), FsError> {
     if let Some(stamp) = bytes.stamp()? {
-        record.size = stamp.size;
+        stamp.fold_size(record);
         if record.object_mtime != Some(stamp.mtime) {
             record.mtime = stamp.mtime;
             record.ctime = record.ctime.max(stamp.mtime);

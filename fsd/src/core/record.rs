@@ -90,6 +90,9 @@ pub struct InodeRec {
     pub nlink: u32,
     /// Bytes. For Object and Extents the object's own size is newer while `dirty`.
     pub size: u64,
+    /// Blocks of 512 bytes that the host's file system had for the bytes of Object and Extents when
+    /// `size` was taken over, where they were others than [`full_blocks`] of it. Else `None`.
+    pub blocks: Option<u64>,
     /// Access time.
     pub atime: Time,
     /// Modification time, valid as of the object's mtime `object_mtime`.
@@ -119,6 +122,25 @@ impl InodeRec {
     pub fn is_opaque(&self) -> bool {
         self.origin.is_none()
     }
+
+    /// Sets the size and the blocks that go with it.
+    pub fn set_size(&mut self, size_bytes: u64, blocks: u64) {
+        self.size = size_bytes;
+        self.blocks = Some(blocks).filter(|blocks| *blocks != full_blocks(size_bytes));
+    }
+
+    /// What stat(2) shows as blocks of 512 bytes.
+    pub fn shown_blocks(&self) -> u64 {
+        match self.kind {
+            Kind::File => self.blocks.unwrap_or_else(|| full_blocks(self.size)),
+            _ => 0,
+        }
+    }
+}
+
+/// Blocks of 512 bytes that a file without holes takes, in blocks of 4 KiB.
+pub fn full_blocks(size_bytes: u64) -> u64 {
+    size_bytes.div_ceil(4096) * 8
 }
 
 /// The recorded state of one name in a directory.

@@ -6,12 +6,12 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::AtomicBool;
 
-use crate::backstore::{ObjectFile, StoreError};
+use crate::backstore::{ObjectFile, SeekFor, StoreError};
 use crate::core::extents::{self, Piece};
-use crate::core::record::{ExtentMap, ExtentSource, ObjectId};
+use crate::core::record::{ExtentMap, ExtentSource, InodeRec, ObjectId, full_blocks};
 use crate::core::{FsError, types::Time};
 use crate::sync::{Arc, RwLock};
 
@@ -77,6 +77,34 @@ pub struct ObjectStamp {
     pub mtime: Time,
 }
 
+impl ObjectStamp {
+    /// Those of one object.
+    pub fn of(object: &dyn ObjectFile) -> Result<Self, StoreError> {
+        let stat = object.stat()?;
+        let blocks = match stat.blocks {
+            // ext4, xfs and btrfs count what they have yet to place on the disk; others count it only
+            // then, and programs take a file without blocks to be one hole.
+            0 if stat.len > 0 && !matches!(object.seek(SeekFor::Data, 0), Ok(None)) => {
+                full_blocks(stat.len)
+            }
+            blocks => blocks,
+        };
+        Ok(Self {
+            size: stat.len,
+            blocks,
+            mtime: stat.mtime,
+        })
+    }
+
+    /// Takes size and blocks over into a record.
+    pub fn fold_size(&self, record: &mut InodeRec) {
+        // Some file systems (xfs) set blocks aside behind the end until the file is closed. More than the size
+        // takes counts only as far as fallocate(2) has asked for it.
+        let most = full_blocks(self.size).max(record.blocks.unwrap_or(0));
+        record.set_size(self.size, self.blocks.min(most));
+    }
+}
+
 fn base_read(source: io::Error) -> FsError {
     FsError::Base { op: "read", source }
 }
@@ -140,17 +168,16 @@ impl Bytes {
         }
     }
 
-    /// Its size and mtime, where an object is their truth.
+    /// Its size, blocks and mtime, where an object is their truth.
     pub fn stamp(&self) -> Result<Option<ObjectStamp>, StoreError> {
         let Some(object) = self.object() else {
             return Ok(None);
         };
-        let stat = object.stat()?;
-        Ok(Some(ObjectStamp {
-            size: stat.len,
-            blocks: stat.blocks,
-            mtime: stat.mtime,
-        }))
+        let mut stamp = ObjectStamp::of(object.as_ref())?;
+        if let Bytes::Extents(extents) = self {
+            stamp.blocks = extents.blocks(&stamp);
+        }
+        Ok(Some(stamp))
     }
 
     /// Reads at `offset`; short only at the end of the file.
@@ -207,6 +234,25 @@ impl Extents {
         self.older.get(&id).ok_or(FsError::Invalid(
             "an extent names an object that is not open",
         ))
+    }
+
+    /// Blocks of all layers together, but no more than the size takes: never less than what shows. To tell
+    /// what of a layer is hidden by those above would take a walk through its holes.
+    fn blocks(&self, own: &ObjectStamp) -> u64 {
+        let full = full_blocks(own.size);
+        let base = self.base.as_ref().map_or(0, |file| match file.metadata() {
+            Ok(meta) if meta.blocks() > 0 => meta.blocks(),
+            // Not every file system of a base counts blocks.
+            _ => full,
+        });
+        let older = |file: &Arc<dyn ObjectFile>| match ObjectStamp::of(file.as_ref()) {
+            Ok(stamp) => stamp.blocks,
+            Err(_) => full,
+        };
+        let below = self.older.values().map(older);
+        below
+            .fold(own.blocks.saturating_add(base), u64::saturating_add)
+            .min(full)
     }
 
     /// Takes everything past `end` out of sight; says whether anything was there.

@@ -12,7 +12,8 @@ use crate::core::base::{self, BaseDir, BaseLoc, BaseStat, BaseTree};
 use crate::core::exposed::Exposed;
 use crate::core::inode::Node;
 use crate::core::listing::Listings;
-use crate::core::record::{Content, InodeRec};
+use crate::core::record::{Content, InodeRec, full_blocks};
+use crate::core::stream::ObjectStamp;
 use crate::core::types::{Attr, Ino, Kind};
 
 /// The live state of one branch.
@@ -111,7 +112,7 @@ impl Tree {
                     let now = stat.fingerprint;
                     state = base::state(&now);
                     attr.size = now.size;
-                    attr.blocks = blocks_of(attr.size);
+                    attr.blocks = stat.blocks;
                     // And so is the time that they are from, unless the branch has set another.
                     let origin = record.origin.as_ref().map(|o| o.fingerprint.mtime);
                     if origin == Some(record.mtime) {
@@ -142,26 +143,31 @@ impl Tree {
         if record.dirty
             && let Some(stamp) = self.object_stamp(ino, record)?
         {
-            attr.size = stamp.size;
-            attr.blocks = match record.content {
-                Content::Object(_) => stamp.blocks,
-                // Most of its blocks are those of the layers below.
-                _ => blocks_of(stamp.size),
-            };
+            (attr.size, attr.blocks) = (stamp.size, stamp.blocks);
             if record.object_mtime != Some(stamp.mtime) {
                 attr.mtime = stamp.mtime;
                 attr.ctime = attr.ctime.max(stamp.mtime);
             }
         }
+        if !record.dirty && record.blocks == Some(0) {
+            // Programs take a file without blocks to be one hole. The kernel may have written this one since
+            // it was closed, from a mapping; nobody is told of that, so the object is asked.
+            attr.blocks = match self.object_stamp(ino, record) {
+                Ok(Some(stamp)) => stamp.blocks,
+                _ => full_blocks(record.size),
+            };
+        }
+        attr.may_fill =
+            attr.blocks == 0 && attr.size > 0 && matches!(record.content, Content::Object(_));
         Ok(attr)
     }
 
-    /// Size and mtime of the object that takes a file's writes.
+    /// Size, blocks and mtime of a file, of which the object that takes its writes knows them.
     pub fn object_stamp(
         &self,
         ino: Ino,
         record: &InodeRec,
-    ) -> Result<Option<crate::core::stream::ObjectStamp>, FsError> {
+    ) -> Result<Option<ObjectStamp>, FsError> {
         if let Some(stream) = self.nodes.get(&ino).and_then(|n| n.stream.as_ref())
             && let Ok(bytes) = stream.bytes.try_read()
         {
@@ -171,12 +177,12 @@ impl Tree {
             Content::Object(id) | Content::Extents { own: id, .. } => id,
             Content::Empty | Content::Base => return Ok(None),
         };
-        let stat = self.branch.open_object(id, false)?.stat()?;
-        Ok(Some(crate::core::stream::ObjectStamp {
-            size: stat.len,
-            blocks: stat.blocks,
-            mtime: stat.mtime,
-        }))
+        let mut stamp = ObjectStamp::of(&*self.branch.open_object(id, false)?)?;
+        if let Content::Extents { .. } = record.content {
+            // The layers below are not open.
+            stamp.blocks = full_blocks(stamp.size);
+        }
+        Ok(Some(stamp))
     }
 
     /// Takes `count` kernel references off and drops the node once nothing refers to it.
@@ -264,11 +270,6 @@ pub(super) fn node_of_record(ino: Ino, record: Arc<InodeRec>) -> Node {
     node
 }
 
-/// Blocks of 512 bytes that `size` bytes take in blocks of 4 KiB.
-fn blocks_of(size: u64) -> u64 {
-    size.div_ceil(4096) * 8
-}
-
 /// What stat(2) shows of a recorded inode, its object not asked.
 pub fn attr_of_record(ino: Ino, record: &InodeRec) -> Attr {
     Attr {
@@ -280,11 +281,8 @@ pub fn attr_of_record(ino: Ino, record: &InodeRec) -> Attr {
         gid: record.gid,
         rdev: record.rdev,
         size: record.size,
-        blocks: if record.kind == Kind::File {
-            blocks_of(record.size)
-        } else {
-            0
-        },
+        blocks: record.shown_blocks(),
+        may_fill: false,
         atime: record.atime,
         mtime: record.mtime,
         ctime: record.ctime,
@@ -305,6 +303,7 @@ pub fn attr_of_base(ino: Ino, stat: &BaseStat) -> Attr {
         rdev: stat.rdev,
         size: print.size,
         blocks: stat.blocks,
+        may_fill: false,
         atime: stat.atime,
         mtime: print.mtime,
         ctime: print.ctime,

@@ -9,6 +9,7 @@ use super::types::*;
 use super::*;
 use crate::backstore::{NewBranch, Store};
 
+mod blocks;
 mod host;
 
 const ME: Caller = Caller {

@@ -183,6 +183,9 @@ pub struct Attr {
     pub rdev: u64,
     pub size: u64,
     pub blocks: u64,
+    /// These say that it is one hole, and the kernel may fill it without a word (a mapping that
+    /// outlives its handle): not to be kept.
+    pub may_fill: bool,
     pub atime: Time,
     pub mtime: Time,
     pub ctime: Time,

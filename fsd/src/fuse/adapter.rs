@@ -91,7 +91,7 @@ impl Adapter {
     fn entry(&self, reply: ReplyEntry, result: Result<Entry, Errno>) {
         match result {
             Ok(e) => {
-                let ttl = self.ttl(e.attr.ino);
+                let ttl = self.ttl(&e.attr);
                 reply.entry(&ttl, &self.shown(&e.attr), Generation(e.generation));
             }
             Err(errno) => reply.error(errno),
@@ -100,8 +100,8 @@ impl Adapter {
 
     /// How long the kernel may keep the answer to its own change, which it takes in whatever it
     /// was told meanwhile.
-    fn ttl(&self, ino: Ino) -> Duration {
-        if self.mapped.may_be(ino) {
+    fn ttl(&self, attr: &Attr) -> Duration {
+        if attr.may_fill || self.mapped.may_be(attr.ino) {
             Duration::ZERO
         } else {
             FOREVER
@@ -139,7 +139,7 @@ impl Filesystem for Adapter {
         let found = self.call(op::LOOKUP, req, parent, |core| {
             match core.lookup(self.ino(parent), &name_of(name)?) {
                 Ok(found) => {
-                    self.before_attributes(core, found.attr.ino);
+                    self.before_attributes(core, &found.attr);
                     Ok(Some(found))
                 }
                 Err(FsError::NoEntry { .. }) => Ok(None),
@@ -171,7 +171,7 @@ impl Filesystem for Adapter {
     fn getattr(&self, req: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let call = |core: &FsCore| {
             let attr = core.getattr_for(req.pid(), self.ino(ino))?;
-            self.before_attributes(core, attr.ino);
+            self.before_attributes(core, &attr);
             Ok(attr)
         };
         match self.call(op::GETATTR, req, ino, call) {
@@ -213,7 +213,7 @@ impl Filesystem for Adapter {
         let fh = fh.map(|fh| Fh(fh.0));
         let call = |core: &FsCore| core.setattr(&caller(req), self.ino(ino), fh, &set);
         match self.call_locked(op::SETATTR, req, ino, call) {
-            Ok(attr) => reply.attr(&self.ttl(attr.ino), &self.shown(&attr)),
+            Ok(attr) => reply.attr(&self.ttl(&attr), &self.shown(&attr)),
             Err(errno) => reply.error(errno),
         }
     }
@@ -585,7 +585,7 @@ impl Filesystem for Adapter {
             core.readdirplus(self.ino(ino), offset, &mut |e, entry| {
                 let (ttl, attr, generation) = match (&e.name, entry) {
                     (_, Some(entry)) => {
-                        self.before_attributes(core, entry.attr.ino);
+                        self.before_attributes(core, &entry.attr);
                         (FOREVER, self.shown(&entry.attr), entry.generation)
                     }
                     // The kernel takes the number of a dot for d_ino and makes no inode of it.

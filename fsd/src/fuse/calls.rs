@@ -5,7 +5,7 @@ use fuser::{Errno, INodeNo, Request};
 
 use crate::core::FsCore;
 use crate::core::error::FsError;
-use crate::core::types::Ino;
+use crate::core::types::Attr;
 use crate::fuse::adapter::Adapter;
 use crate::fuse::request::Meta;
 use crate::sync::Arc;
@@ -74,12 +74,13 @@ impl Adapter {
         }
     }
 
-    /// Sees to it that the kernel does not keep the attributes of `ino` that are about to be sent,
+    /// Sees to it that the kernel does not keep the attributes that are about to be sent,
     /// if it still has to take a link off them by itself (not needed where it asked under the lock
     /// of the inode), or if stores may follow that nobody tells it of.
-    pub(super) fn before_attributes(&self, core: &FsCore, ino: Ino) {
-        if core.removals().is_under_way(ino) || self.mapped.may_be(ino) {
-            self.stale.attributes(INodeNo(ino.0));
+    pub(super) fn before_attributes(&self, core: &FsCore, attr: &Attr) {
+        let may_store = attr.may_fill || self.mapped.may_be(attr.ino);
+        if may_store || core.removals().is_under_way(attr.ino) {
+            self.stale.attributes(INodeNo(attr.ino.0));
         }
     }
 

@@ -113,6 +113,7 @@ pub(super) fn bare_attr(ino: u64, kind: Kind) -> FileAttr {
         rdev: 0,
         size: 0,
         blocks: 0,
+        may_fill: false,
         atime: zero,
         mtime: zero,
         ctime: zero,

@@ -45,6 +45,7 @@ fn record(entry: BaseEntry) -> InodeRec {
         ctime: print.ctime,
         btime: print.btime,
         object_mtime: None,
+        blocks: None,
         dirty: false,
         generation: 0,
         origin: Some(Origin {

@@ -12,7 +12,9 @@ use crate::backstore::error::StoreError;
 use crate::backstore::extents;
 use crate::backstore::objects;
 use crate::backstore::stack::Records;
-use crate::core::record::{Content, Delta, Dentry, Fingerprint, InodeRec, ObjectId, Origin};
+use crate::core::record::{
+    Content, Delta, Dentry, Fingerprint, InodeRec, ObjectId, Origin, full_blocks,
+};
 use crate::core::types::{Ino, Kind, Name, Time};
 use std::sync::Arc;
 
@@ -333,7 +335,7 @@ impl<'a, 'm> Round<'a, 'm> {
                     self.lose(Some(*ino), what);
                 }
                 let text = self.edit(*ino)?.map(|rec| {
-                    rec.size = *size;
+                    rec.set_size(*size, full_blocks(*size));
                     format!("set the size of inode {ino} to {size}")
                 });
                 self.cut(*ino, *size)?;
@@ -475,6 +477,7 @@ impl<'a, 'm> Round<'a, 'm> {
             ctime: now,
             btime: now,
             object_mtime: None,
+            blocks: None,
             dirty: false,
             generation: 0,
             origin: None,

@@ -598,6 +598,8 @@ fn contradiction(ino: Ino, rec: &InodeRec) -> Option<String> {
         "it has the contents of a base file, and no origin"
     } else if rec.dirty && !has_object {
         "only an object can have changed since"
+    } else if rec.blocks.is_some() && !has_object {
+        "only an object has blocks"
     } else {
         return None;
     };

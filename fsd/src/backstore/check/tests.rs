@@ -63,6 +63,7 @@ pub fn rec(kind: Kind, nlink: u32, size: u64) -> InodeRec {
         ctime: time,
         btime: time,
         object_mtime: None,
+        blocks: None,
         dirty: false,
         generation: 0,
         origin: None,

@@ -74,6 +74,7 @@ pub(crate) fn any_inode() -> impl Strategy<Value = InodeRec> {
         any_time(),
         any_time(),
         option::of(any_time()),
+        option::of(any::<u64>()),
     );
     let rest = (
         any::<bool>(),
@@ -85,7 +86,7 @@ pub(crate) fn any_inode() -> impl Strategy<Value = InodeRec> {
     (ids, times, rest).prop_map(
         |(
             (kind, perm, (uid, gid, nlink), (rdev, size, generation)),
-            (atime, mtime, ctime, btime, object_mtime),
+            (atime, mtime, ctime, btime, object_mtime, blocks),
             (dirty, origin, content, symlink, xattrs),
         )| InodeRec {
             kind,
@@ -100,6 +101,7 @@ pub(crate) fn any_inode() -> impl Strategy<Value = InodeRec> {
             ctime,
             btime,
             object_mtime,
+            blocks,
             dirty,
             generation,
             origin,
@@ -198,6 +200,35 @@ proptest! {
         let _ = decode_inode(&bytes);
         let _ = decode_dentry(&bytes);
         let _ = decode_extents(&bytes);
+    }
+}
+
+#[test]
+fn a_record_is_of_the_lowest_version_that_can_say_it() {
+    // What an agentfs wrote that knew no blocks: a file of 5 bytes in object 3 of layer 7.
+    let old = [
+        vec![1, 1, 1, 0xa4, 3, 0, 0, 1, 0, 5, 0],
+        vec![2, 0, 2, 0, 2, 0, 2, 0],
+        vec![2, 7, 0, 0, 0, 0, 0, 0, 0, 3],
+    ]
+    .concat();
+    let mut rec = decode_inode(&old).unwrap();
+    assert_eq!((rec.size, rec.blocks), (5, None));
+    let bytes = |rec: &InodeRec| {
+        let mut out = Vec::new();
+        encode_inode(&mut out, rec);
+        out
+    };
+    assert_eq!(bytes(&rec), old);
+    rec.blocks = Some(300);
+    let mut new = [&old[..], &[0xac, 2]].concat();
+    (new[0], new[2]) = (2, 1 | 32);
+    assert_eq!(bytes(&rec), new);
+    assert_eq!(decode_inode(&new), Ok(rec));
+    // Neither version says what belongs to the other, and there is none above.
+    for (version, flags) in [(1, 1 | 32), (2, 1), (3, 1 | 32), (0, 1)] {
+        (new[0], new[2]) = (version, flags);
+        assert!(matches!(decode_inode(&new), Err(CodecError::BadTag { .. })));
     }
 }
 

@@ -4,7 +4,7 @@ use crate::core::access::{self, CAPABILITY_XATTR};
 use crate::core::acl::{self, Acl};
 use crate::core::change::Change;
 use crate::core::copy_up;
-use crate::core::record::{Content, Delta, InodeRec};
+use crate::core::record::{Content, Delta, InodeRec, full_blocks};
 use crate::core::stream::Bytes;
 use crate::core::superblock::Tree;
 use crate::core::types::{Attr, Caller, Fh, Ino, Kind, SetAttr, Time, TimeSet};
@@ -94,7 +94,7 @@ impl FsCore {
         };
         let record = tree.edit(&self.base, &mut change, ino)?;
         if let Some(stamp) = stamp {
-            record.size = stamp.size;
+            stamp.fold_size(record);
             if record.object_mtime != Some(stamp.mtime) {
                 record.mtime = stamp.mtime;
                 record.object_mtime = Some(stamp.mtime);
@@ -180,7 +180,10 @@ impl FsCore {
         let mut tree = crate::sync::lock(&self.tree);
         let mut change = Change::default();
         let record = tree.edit(&self.base, &mut change, ino)?;
-        record.size = size;
+        match stamp {
+            Some(stamp) => stamp.fold_size(record),
+            None => record.set_size(size, full_blocks(size)),
+        }
         (record.mtime, record.ctime) = (now, now);
         record.object_mtime = stamp.map(|s| s.mtime);
         if has_privileges(record) && !access::keeps_privileges(caller) {

@@ -177,6 +177,7 @@ impl FsCore {
             ctime: now,
             btime: now,
             object_mtime: None,
+            blocks: None,
             dirty: new.dirty,
             generation: 0,
             origin: None,

@@ -216,7 +216,7 @@ impl FsCore {
         let mut change = Change::default();
         let record = tree.edit(&self.base, &mut change, ino)?;
         if let Some(stamp) = stamp {
-            record.size = stamp.size;
+            record.set_size(stamp.size, stamp.blocks);
             record.object_mtime = Some(stamp.mtime);
         }
         (record.mtime, record.ctime) = (now, now);

@@ -464,6 +464,7 @@ fn blank(kind: Kind, perm: u32) -> InodeRec {
         ctime: Time::now(),
         btime: Time::now(),
         object_mtime: None,
+        blocks: None,
         dirty: false,
         generation: 0,
         origin: None,

@@ -183,9 +183,10 @@ fn a_directory_below_itself() {
 #[test]
 fn records_that_contradict_themselves_are_named_and_left() {
     type Change = fn(&mut InodeRec);
-    let cases: [(Ino, Change); 4] = [
+    let cases: [(Ino, Change); 5] = [
         (LINK, |rec| rec.symlink = None),
         (SUB, |rec| rec.dirty = true),
+        (SUB, |rec| rec.blocks = Some(0)),
         (FILE, |rec| rec.content = Content::Base),
         (BASE, |rec| rec.origin = None),
     ];
