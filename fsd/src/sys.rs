@@ -53,6 +53,19 @@ pub fn ignore_signals(signals: &[Signal]) -> io::Result<()> {
     Ok(())
 }
 
+/// Goes with the SIGCONT to those who were stopped for a snapshot: whoever passes signals on keeps
+/// that one to itself. Any number that no program is likely to choose.
+pub const RESUMED: i32 = 0x6167_6673;
+
+/// Sends `signal` with a value, as sigqueue(3).
+pub fn queue_signal(pid: nix::unistd::Pid, signal: Signal, value: i32) -> io::Result<()> {
+    let value = libc::sigval {
+        sival_ptr: value as usize as *mut libc::c_void,
+    };
+    // SAFETY: plain numbers; the kernel passes the pointer on as the number that it is.
+    check(unsafe { libc::sigqueue(pid.as_raw(), signal as libc::c_int, value) })
+}
+
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 {
         Err(io::Error::last_os_error())

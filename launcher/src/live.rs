@@ -69,24 +69,27 @@ fn owner_does<T>(
             done => return Ok(done?),
         };
         let branch = BranchName::new(&branch).map_err(|_| StoreError::NoBranch(branch))?;
-        let answer = Client::connect(&store.control_path(&branch)).and_then(|c| asked(&c));
+        let answer = match Client::connect(&store.control_path(&branch)) {
+            Ok(client) => asked(&client),
+            // It is just beginning, or ending.
+            Err(CtlError::Closed | CtlError::Io { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(PAUSE);
+                continue;
+            }
+            Err(e) => Err(e),
+        };
         match answer {
             Ok(done) => return Ok(done?),
             Err(CtlError::Refused {
                 code: ErrorCode::Exists,
                 ..
             }) => return Err(exists().into()),
-            // It is just beginning, or ending.
-            Err(e) if is_passing(&e) && Instant::now() < deadline => std::thread::sleep(PAUSE),
+            // As above. One that goes while it is at it may have done it: that is told.
+            Err(CtlError::Refused {
+                code: ErrorCode::NotMounted,
+                ..
+            }) if Instant::now() < deadline => std::thread::sleep(PAUSE),
             Err(e) => return Err(CmdError::daemon(&branch, e)),
         }
-    }
-}
-
-fn is_passing(e: &CtlError) -> bool {
-    match e {
-        CtlError::Refused { code, .. } => *code == ErrorCode::NotMounted,
-        CtlError::Closed | CtlError::Io { .. } => true,
-        _ => false,
     }
 }

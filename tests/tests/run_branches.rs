@@ -227,8 +227,14 @@ fn a_live_branch_is_joined() {
     let row = sandbox.row("b");
     assert!(row.to_string().contains("running"), "{row}");
     sandbox.call(&["rm", "b"]).expect(125).says(&["b", "live"]);
-    let from = sandbox.call(&["run", "--branch", "c", "--from", "b", "--", "true"]);
-    from.expect(125).says(&["b", "live"]);
+    // Another starts from what it holds now, and goes its own way.
+    let text = "cat early late; echo mine > late";
+    let args = [
+        "run", "-q", "--branch", "c", "--from", "b", "--", "sh", "-c", text,
+    ];
+    assert_eq!(sandbox.call(&args).ok().out(), "early\nlate\n");
+    let late = sandbox.sh("b", "cat late").ok();
+    assert_eq!(late.out(), "late\n");
     let diff = sandbox.call(&["diff", "b", "--name-status"]).ok();
     assert!(
         diff.out().contains("early"),

@@ -105,6 +105,9 @@ fn a_branch_goes_back_to_a_snapshot_and_forth_again() {
             .out(),
         "one\n"
     );
+    // What only a snapshot names is nobody's leftover.
+    let done = sandbox.call(&["fsck", "--repair"]).ok();
+    assert!(!done.out().contains("lost+found"), "{}", done.report());
     sandbox.call(&["restore", "f", "1"]).ok();
     assert_eq!(sandbox.sh("f", "cat file dir/d").ok().out(), "two\nd\n");
     let list = json(sandbox.call(&["snapshot", "list", "f", "--json"]));
@@ -497,4 +500,94 @@ fn a_second_word_is_a_point_or_a_path_and_never_either() {
     refused(&["diff", "f", "--all", "own", "g"], "own");
     refused(&["diff", "f", "--all", "moved"], "--all");
     sandbox.call(&["rm", "file", "own", "g"]).ok();
+}
+
+/// A snapshot that is refused changes nothing for a file that is open meanwhile.
+#[test]
+fn a_refused_snapshot_loses_nothing_of_open_files() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, _) = sandbox();
+    sandbox.sh("f", "true").ok();
+    sandbox
+        .call(&["snapshot", "create", "f", "--name", "s"])
+        .ok();
+    let (begun, go) = (sandbox.out().join("begun"), sandbox.out().join("go"));
+    let script = "exec 7>log; echo first >&7; touch \"$0\"; \
+        while [ ! -e \"$1\" ]; do sleep 0.02; done; seq 5000 >&7; exec 7>&-; wc -c <log";
+    let mut command = sandbox.agentfs(&["run", "-q", "--branch", "f", "--rw"]);
+    command
+        .arg(sandbox.out())
+        .args(["--", "bash", "-c", script]);
+    let run = agentfs_tests::cmd::start(command.arg(&begun).arg(&go));
+    until("the file is open", || begun.exists());
+    let again = ["snapshot", "create", "f", "--name", "s"];
+    let done = sandbox.call(&again).expect(125);
+    assert!(done.stderr.contains("f@s exists"), "{}", done.report());
+    fs::write(&go, b"").expect("go");
+    assert_eq!(run.wait().ok().out(), "23899\n");
+    let out = sandbox.sh("f", "wc -c <log; tail -n 1 log").ok().out();
+    assert_eq!(out, "23899\n5000\n");
+    sandbox.call(&["fsck"]).ok();
+}
+
+/// A command that was suspended stays so: the pause for a snapshot is not its SIGCONT.
+#[test]
+fn a_snapshot_wakes_no_suspended_command() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, _) = sandbox();
+    let woken = sandbox.out().join("woken");
+    let begun = sandbox.out().join("begun");
+    let script = "import os, signal, sys
+f = os.open('log', os.O_RDWR | os.O_CREAT)
+os.write(f, b'x')
+open(sys.argv[1], 'w').close()
+os.kill(os.getpid(), signal.SIGSTOP)
+open(sys.argv[2], 'w').close()
+";
+    let mut command = sandbox.agentfs(&["run", "-q", "--branch", "f", "--rw"]);
+    command
+        .arg(sandbox.out())
+        .args(["--", "python3", "-c", script]);
+    let run = agentfs_tests::cmd::start(command.arg(&begun).arg(&woken));
+    until("it is about to stop", || begun.exists());
+    until("the launcher stopped with it", || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", run.pid())).unwrap_or_default();
+        let state = stat.rsplit(") ").next().unwrap_or_default();
+        state.starts_with('T')
+    });
+    for _ in 0..3 {
+        sandbox.call(&["snapshot", "create", "f"]).ok();
+    }
+    assert!(!woken.exists(), "the command was woken");
+    run.signal(nix::sys::signal::Signal::SIGCONT);
+    run.wait().ok();
+    assert!(woken.exists());
+}
+
+/// Programs outside of a run cannot be stopped: a file that they write natively is in the way.
+#[test]
+fn a_mounted_branch_that_is_being_written_is_busy() {
+    if !agentfs_tests::mounted::need_mount() {
+        return;
+    }
+    let (sandbox, _) = sandbox();
+    let mnt = sandbox.root().join("mnt");
+    fs::create_dir(&mnt).expect("mkdir");
+    agentfs_tests::mounted::mount(&sandbox, "m", &mnt, &sandbox.work(), "rw").ok();
+    fs::write(mnt.join("new"), b"one").expect("write");
+    let create = ["snapshot", "create", "m"];
+    // The kernel tells of a close after it has returned.
+    let quiet = || sandbox.call(&create).code() == 0;
+    until("the file is closed", quiet);
+    let open = fs::File::create(mnt.join("fresh")).expect("create");
+    let done = sandbox.call(&create).expect(125);
+    assert!(done.stderr.contains("close them"), "{}", done.report());
+    drop(open);
+    until("the file is closed again", quiet);
+    agentfs_tests::mounted::umount(&sandbox, &mnt);
+    sandbox.call(&["fsck"]).ok();
 }

@@ -51,7 +51,11 @@ impl Store {
         };
         let info = self.branch(&from.branch)?;
         let shared = match &from.snapshot {
-            Some(snapshot) => info.known_snapshot(snapshot)?.layers.clone(),
+            Some(snapshot) => {
+                let layers = info.known_snapshot(snapshot)?.layers.clone();
+                self.must_have(&layers)?;
+                layers
+            }
             None => self.open_live(&from.branch)?.freeze(&held, &[])?.shared,
         };
         self.make_branch(&held, name, Some((from, info.id)), &shared, created_by)

@@ -113,6 +113,7 @@ impl LiveBranch {
                 &mut frozen.moved,
             )
             .and_then(|()| self.make_whole())
+            .and_then(|()| sync_left(root, &frozen.moved))
             .and_then(|()| sync_new(root, &new_dir))
             .and_then(|()| held.put_branch(&known, &info));
         if let Err(e) = result {
@@ -220,6 +221,20 @@ impl LiveBranch {
 /// Where an object is, from the store's directory.
 fn object_path(id: ObjectId) -> PathBuf {
     layer_dir(id.layer).join(objects::path_of(id.number))
+}
+
+/// Makes durable that copies have taken the place of what was moved: the frozen layer must not be
+/// found to share a file with the one that goes on.
+fn sync_left(root: &dyn Media, moved: &Moved) -> Result<(), StoreError> {
+    let buckets: BTreeSet<PathBuf> = moved
+        .iter()
+        .map(|(from, _)| layer_dir(from.layer).join(objects::bucket_of(from.number)))
+        .collect();
+    for dir in buckets {
+        root.sync_dir(&dir)
+            .map_err(|e| StoreError::io("sync", root.describe(&dir), e))?;
+    }
+    Ok(())
 }
 
 /// Makes the entry of a new layer durable.

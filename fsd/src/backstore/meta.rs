@@ -19,6 +19,8 @@ use crate::escaped;
 pub const BRANCH_VERSION: u32 = 2;
 /// Newest version of `run.json`.
 pub const RUN_VERSION: u32 = 1;
+/// No snapshot gets a number from here on by itself.
+const NUMBERS_END: u64 = 1 << 40;
 /// Largest such file, in bytes.
 pub const LIMIT_BYTES: u64 = 16 << 20;
 
@@ -55,14 +57,16 @@ impl BranchInfo {
         self.layers.iter().chain(of_snapshots).copied()
     }
 
-    /// The name for a snapshot that was given none: the number after the highest there is.
+    /// The name for a snapshot that was given none: the number after the highest there is, names
+    /// that only look like a number aside.
     pub fn next_snapshot_name(&self) -> Result<SnapshotName, StoreError> {
         let numbers = self
             .snapshots
             .iter()
             .map(|s| s.name.as_str().parse::<u64>());
-        let highest = numbers.filter_map(Result::ok).max().unwrap_or(0);
-        SnapshotName::new(&highest.saturating_add(1).to_string())
+        let numbers = numbers.filter_map(Result::ok);
+        let highest = numbers.filter(|n| *n < NUMBERS_END).max().unwrap_or(0);
+        SnapshotName::new(&(highest + 1).to_string())
             .map_err(|_| StoreError::Invalid("a number that is no name"))
     }
 }

@@ -178,7 +178,20 @@ pub fn stage_copy(media: &dyn Media, id: ObjectId, path: &Path) -> Result<PathBu
         let len = source.len()?;
         copy.clone_or_copy_from(CopySource::Object(&source), 0, len)?;
         copy.set_len(len)?;
-        copy.sync(true)
+        // A record that is not settled takes its times from here.
+        if let Some(fd) = copy.as_fd() {
+            let mtime = source.stat()?.mtime;
+            let time = rustix::fs::Timespec {
+                tv_sec: mtime.sec,
+                tv_nsec: mtime.nsec.into(),
+            };
+            let times = rustix::fs::Timestamps {
+                last_access: time,
+                last_modification: time,
+            };
+            rustix::fs::futimens(fd, &times).map_err(|e| io("stamp", &stage, e.into()))?;
+        }
+        copy.sync(false)
     });
     match copied {
         Ok(()) => Ok(stage),

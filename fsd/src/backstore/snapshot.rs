@@ -12,7 +12,7 @@ use super::media::{LockGuard, try_replace_file};
 use super::meta::{self, BranchFile, BranchInfo, Snapshot};
 use super::reader::BranchReader;
 use super::stack::Stack;
-use super::store::{BRANCH_FILE, BRANCHES, Listed, Store, branch_dir};
+use super::store::{BRANCH_FILE, BRANCHES, Listed, Store, branch_dir, layer_dir};
 use crate::core::point::{Point, SnapshotName};
 use crate::core::record::LayerId;
 use crate::core::types::{BranchName, Time};
@@ -91,6 +91,8 @@ impl Store {
         let held = self.hold()?;
         let mut live = self.open_live(branch)?;
         let made = live.snapshot(&held, name, &[])?.snapshot;
+        // The end may have a table to publish.
+        drop(held);
         live.close()?;
         made.ok_or(NOT_MADE)
     }
@@ -177,10 +179,17 @@ impl Store {
             saved
         };
         let top = self.new_layer()?;
-        self.sync_layer(&top)?;
         let before = info.clone();
         info.layers = target.into_iter().chain([top.id]).collect();
-        held.put_branch(&before, &info)?;
+        let put = self
+            .sync_layer(&top)
+            .and_then(|()| held.put_branch(&before, &info));
+        if let Err(e) = put {
+            if !matches!(e, StoreError::Unsettled(_)) {
+                self.remove_tree(&layer_dir(top.id));
+            }
+            return Err(e);
+        }
         drop(live);
         self.discard_unused_layers(None)?;
         drop(held);

@@ -305,7 +305,12 @@ impl Store {
     }
 
     fn check_layers(&self, info: BranchInfo) -> Result<BranchInfo, StoreError> {
-        for id in &info.layers {
+        self.must_have(&info.layers).map(|()| info)
+    }
+
+    /// Refuses layers of which one is not there.
+    pub(super) fn must_have(&self, layers: &[LayerId]) -> Result<(), StoreError> {
+        for id in layers {
             let dir = layer_dir(*id);
             if let Err(e) = self.media.sub(&dir) {
                 return Err(match e.kind() {
@@ -316,7 +321,7 @@ impl Store {
                 });
             }
         }
-        Ok(info)
+        Ok(())
     }
 
     /// What is known of one branch.

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use agentfs_fsd::sys::{RESUMED, queue_signal};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use procfs::process::{ProcState, Stat, all_processes};
@@ -56,11 +57,8 @@ impl Paused {
         let table = table()?;
         let mut found = 0;
         for pid in family(&table, bound) {
-            let Some(stat) = table.get(&pid) else {
-                continue;
-            };
             let here = Pid::from_raw(pid);
-            if is_still(stat) || self.pids.contains(&here) {
+            if self.pids.contains(&here) || are_all_still(pid) {
                 continue;
             }
             // One that has ended meanwhile writes no more.
@@ -77,7 +75,8 @@ impl Paused {
 impl Drop for Paused {
     fn drop(&mut self) {
         for pid in self.pids.iter().rev() {
-            let _ = kill(*pid, Signal::SIGCONT);
+            // By its value a run's init tells it from one that is meant for the command.
+            let _ = queue_signal(*pid, Signal::SIGCONT, RESUMED);
         }
     }
 }
@@ -138,21 +137,29 @@ fn is_init(pid: i32) -> bool {
     })
 }
 
-/// Whether a process cannot run: it is stopped, traced to a stop, or dead.
-fn is_still(stat: &Stat) -> bool {
-    matches!(
-        stat.state(),
-        Ok(ProcState::Stopped | ProcState::Tracing | ProcState::Zombie | ProcState::Dead)
-    )
+/// Whether no thread of a process can run: each is stopped, traced to a stop, or dead. The first
+/// one may have ended long before the others.
+fn are_all_still(pid: i32) -> bool {
+    let Ok(tasks) = procfs::process::Process::new(pid).and_then(|p| p.tasks()) else {
+        return true;
+    };
+    let is_still = |stat: Stat| {
+        matches!(
+            stat.state(),
+            Ok(ProcState::Stopped | ProcState::Tracing | ProcState::Zombie | ProcState::Dead)
+        )
+    };
+    // One that cannot be looked at has ended.
+    tasks
+        .filter_map(|task| task.ok()?.stat().ok())
+        .all(is_still)
 }
 
 fn await_stop(pid: i32) -> Result<(), PauseError> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match procfs::process::Process::new(pid).and_then(|p| p.stat()) {
-            Ok(stat) if !is_still(&stat) => {}
-            // Stopped, or gone.
-            _ => return Ok(()),
+        if are_all_still(pid) {
+            return Ok(());
         }
         if Instant::now() >= deadline {
             return Err(PauseError::Running(pid));

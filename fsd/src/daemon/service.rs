@@ -36,6 +36,8 @@ pub(super) struct Daemon {
     waiting: Mutex<Option<LiveBranch>>,
     core: Arc<Gate<FsCore>>,
     mount: Mutex<Mount>,
+    /// Held while the state is frozen, and while a command is bound.
+    freezing: Mutex<()>,
 }
 
 /// What is known of the mount.
@@ -70,6 +72,7 @@ impl Daemon {
             waiting: Mutex::new(Some(live)),
             core: Arc::default(),
             mount: Mutex::default(),
+            freezing: Mutex::default(),
         }
     }
 
@@ -105,11 +108,18 @@ impl Daemon {
 
     /// Freezes the core's state. Where programs write past us they are stopped meanwhile.
     fn freeze(&self, held: &Held<'_>, what: FreezeFor) -> Result<Frozen, Refusal> {
+        // No command is bound meanwhile: it would not be stopped.
+        let _alone = lock(&self.freezing);
         let mut paused = None;
         loop {
             let natively = self.core.with(FsCore::has_native_writers);
             // Before the gate closes: who waits for an answer of ours cannot be stopped.
             if natively.ok_or_else(not_mounted)? && paused.is_none() {
+                if lock(&self.mount).namespaces.is_none() {
+                    let message = "files are open for writing on its mount, whose programs cannot be \
+                         stopped for that moment; close them and try again";
+                    return Err(Refusal::new(ErrorCode::Busy, message));
+                }
                 let mut bound = lock(&self.mount).bound.clone();
                 bound.retain(|(pid, start)| agentfs_fsd::proc::is_alive(*pid, *start));
                 let pids: Vec<u32> = bound.iter().map(|(pid, _)| *pid).collect();
@@ -200,6 +210,7 @@ impl Service for Daemon {
     }
 
     fn bind(&self, pid: u32, start_ticks: u64) -> Result<Vec<u32>, Refusal> {
+        let _alone = lock(&self.freezing);
         self.core
             .with(|core| core.register_process(pid, start_ticks))
             .ok_or_else(not_mounted)?

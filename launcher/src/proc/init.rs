@@ -4,6 +4,7 @@
 use std::ffi::CString;
 use std::os::fd::AsFd;
 
+use agentfs_fsd::sys::RESUMED;
 use nix::errno::Errno;
 use nix::sys::signal::{self, SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
@@ -99,6 +100,8 @@ fn reap(link: &Link, command: Pid, signals: &SignalFd) -> End {
             continue;
         };
         match Signal::try_from(info.ssi_signo as i32) {
+            // The end of a pause for a snapshot, which the command has by itself.
+            Ok(Signal::SIGCONT) if info.ssi_int == RESUMED => {}
             Ok(Signal::SIGCHLD) => {
                 if let Some(end) = collect(link, command) {
                     return end;

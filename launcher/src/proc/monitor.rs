@@ -157,7 +157,12 @@ impl Running<'_> {
         };
         loop {
             let (from_init, from_daemon) = self.ready(outcome.daemon_lost);
-            outcome.daemon_lost |= from_daemon;
+            if from_daemon {
+                outcome.daemon_lost = true;
+                // It may have died while the run was stopped for a snapshot: nobody else would wake it.
+                let cont = rustix::process::Signal::CONT;
+                let _ = rustix::process::pidfd_send_signal(&self.init, cont);
+            }
             while let Some(info) = self.signals.next() {
                 self.pass_on(&info);
             }

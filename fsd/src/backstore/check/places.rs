@@ -511,14 +511,14 @@ impl<'a, 'p> Checker<'a, 'p> {
         for listed in self.store.list().unwrap_or_default() {
             match listed {
                 crate::backstore::Listed::Branch(info) => {
-                    used.extend(info.layers.iter().map(|id| layer_dir(*id)));
+                    used.extend(info.all_layers().map(layer_dir));
                 }
                 crate::backstore::Listed::Damaged { .. } => {}
             }
         }
-        used.extend(
-            (self.infos.values()).flat_map(|info| info.layers.iter().map(|id| layer_dir(*id))),
-        );
+        for info in self.infos.values() {
+            used.extend(info.all_layers().map(layer_dir));
+        }
         for entry in entries {
             let path = dir.join(&entry.name);
             if used.contains(&path) {

@@ -436,11 +436,11 @@ impl Repair<'_, '_> {
         self.repaired.iter().any(|did| did.what.starts_with(&start))
     }
 
-    /// The layers that no branch names, now that the set of branches stands still.
+    /// The layers that no branch and no snapshot names, now that the set of branches stands still.
     fn unused_layers(&self) -> Result<Vec<std::ffi::OsString>, StoreError> {
         let used: BTreeSet<PathBuf> = all_branches(self.store)?
             .values()
-            .flat_map(|info| info.layers.iter().map(|id| layer_dir(*id)))
+            .flat_map(|info| info.all_layers().map(layer_dir).collect::<Vec<_>>())
             .collect();
         let dir = Path::new(LAYERS);
         let entries = self.store.media.list(dir);

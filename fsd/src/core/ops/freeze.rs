@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use crate::backstore::{Frozen, Held, Kept};
-use crate::core::change::Change;
-use crate::core::copy_up::fold_into;
 use crate::core::inode::{IoMode, Node};
 use crate::core::point::SnapshotName;
 use crate::core::record::{Content, ObjectId};
@@ -72,7 +70,8 @@ impl FsCore {
     }
 
     /// The files that are open natively. The kernel takes no other object for them as long as they
-    /// are, so they keep theirs. What of their stamps is only on the object goes into their records.
+    /// are, so they keep theirs. Nothing is recorded here: whatever fails later, these files are
+    /// written on, and their records go on saying that the object is the truth for size and stamps.
     fn kept(&mut self) -> Result<Vec<Kept>, FsError> {
         let is_native =
             |n: &Node| n.opens > 0 && !n.unlinked && matches!(n.io, IoMode::Passthrough { .. });
@@ -84,7 +83,7 @@ impl FsCore {
         drop(tree);
         let mut kept = Vec::with_capacity(inos.len());
         for ino in inos {
-            let mut tree = lock(&self.tree);
+            let tree = lock(&self.tree);
             let Some(stream) = tree.node(ino)?.stream.clone() else {
                 continue;
             };
@@ -92,13 +91,11 @@ impl FsCore {
             if !matches!(&*bytes, Bytes::Object { id, own: true, .. } if tree.branch.is_top(*id)) {
                 continue;
             }
-            let mut change = Change::default();
-            let record = tree.edit(&self.base, &mut change, ino)?;
-            fold_into(self, record, &bytes)?;
-            record.dirty = false;
-            let record = record.clone();
-            tree.commit(change)?;
-            kept.push(Kept { ino, record });
+            drop(bytes);
+            if let Some(record) = &tree.node(ino)?.record {
+                let record = (**record).clone();
+                kept.push(Kept { ino, record });
+            }
         }
         Ok(kept)
     }
