@@ -1,11 +1,12 @@
 //! [`CoreDriver`]: the steps of [`crate::ops`], done to an unmounted FsCore the way the kernel
 //! would: by lookups that are owed a forget, by handles, by inode numbers.
 
+mod sound;
+
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use agentfs_fsd::backstore::check::{Code, Finding, Level};
 use agentfs_fsd::backstore::{NewBranch, Store};
 use agentfs_fsd::core::point::{Point, SnapshotName};
 use agentfs_fsd::core::types::{
@@ -70,6 +71,11 @@ impl CoreDriver {
         store
             .create_branch(&branch, None, NewBranch { workspace })
             .expect("a branch");
+        Self::over(store, branch, base, passthrough)
+    }
+
+    /// Opens a branch that is there.
+    fn over(store: Store, branch: BranchName, base: &Path, passthrough: bool) -> Self {
         let mut driver = CoreDriver {
             core: None,
             store,
@@ -86,79 +92,6 @@ impl CoreDriver {
         driver
     }
 
-    /// What a check of the store has against it, live or not; nothing, after whatever steps.
-    #[must_use]
-    pub fn store_problems(&self) -> Vec<Finding> {
-        let report = self.store.check(&[], &mut |_, _, _| {}).expect("a check");
-        let damage = |finding: &Finding| finding.level == Level::Damage;
-        report.left.into_iter().filter(damage).collect()
-    }
-
-    /// What a check has against the branch as it would be had it been killed after any one of the
-    /// frames in its journal. The bytes of files are those of now, so what hangs on them is left out.
-    pub fn journal_problems(&self, scratch: &Path) -> Vec<String> {
-        const HEADER_BYTES: usize = 40;
-        const FRAME_HEADER_BYTES: usize = 16;
-        let copy = |from: &str, to: &Path| {
-            std::fs::create_dir_all(to.parent().expect("a parent")).expect("mkdir");
-            std::fs::copy(self.store.path().join(from), to).expect("copy");
-        };
-        for file in ["format", "branches/model/branch.json"] {
-            copy(file, &scratch.join(file));
-        }
-        let info = self.store.branch(&self.branch).expect("the branch");
-        let layer = format!("layers/{:016x}", info.layers[0].0);
-        let mut newest = 0;
-        for entry in std::fs::read_dir(self.store.path().join(&layer)).expect("a layer") {
-            let name = entry
-                .expect("an entry")
-                .file_name()
-                .into_string()
-                .expect("UTF-8");
-            let journal = name
-                .strip_prefix("journal.")
-                .and_then(|n| n.parse::<u64>().ok());
-            newest = newest.max(journal.unwrap_or(0));
-            if journal.is_some() || name.starts_with("table.") {
-                let file = format!("{layer}/{name}");
-                copy(&file, &scratch.join(&file));
-            }
-        }
-        let path = scratch.join(format!("{layer}/journal.{newest}"));
-        let bytes = std::fs::read(&path).expect("the journal");
-        let (mut ends, mut at) = (vec![HEADER_BYTES], HEADER_BYTES);
-        while let Some(len) = bytes.get(at..at + 4) {
-            let len: [u8; 4] = len.try_into().expect("four bytes");
-            at += FRAME_HEADER_BYTES + u32::from_le_bytes(len) as usize;
-            ends.push(at);
-        }
-        let file = std::fs::File::options()
-            .write(true)
-            .open(&path)
-            .expect("open");
-        let store = Store::open(scratch).expect("the copy").expect("a store");
-        let mut out = Vec::new();
-        for end in ends.into_iter().rev() {
-            file.set_len(end as u64).expect("truncate");
-            let report = store.check(&[], &mut |_, _, _| {}).expect("a check");
-            let about_bytes = [
-                Code::ObjectMissing,
-                Code::ObjectSize,
-                Code::Extents,
-                Code::ObjectLeak,
-            ];
-            let counts = |f: &&Finding| f.level == Level::Damage && !about_bytes.contains(&f.code);
-            out.extend(
-                report
-                    .left
-                    .iter()
-                    .filter(counts)
-                    .map(|f| format!("at {end}: {f:?}")),
-            );
-        }
-        out
-    }
-
     /// A new branch that starts from the n-th snapshot, opened. This one must be closed.
     pub fn branch_of(&self, n: usize) -> Self {
         let branch = BranchName::new(&format!("of-{n}")).expect("a name");
@@ -170,20 +103,7 @@ impl CoreDriver {
         self.store
             .create_branch(&branch, Some(&from), NewBranch { workspace })
             .expect("a branch");
-        let mut driver = CoreDriver {
-            core: None,
-            store: self.store.clone(),
-            branch,
-            base: self.base.clone(),
-            passthrough: self.passthrough,
-            top: Ino::ROOT,
-            slots: [const { None }; SLOTS],
-            lookups: HashMap::new(),
-            known: BTreeMap::new(),
-            snapshots: 0,
-        };
-        driver.open_core();
-        driver
+        Self::over(self.store.clone(), branch, &self.base, self.passthrough)
     }
 
     fn open_core(&mut self) {

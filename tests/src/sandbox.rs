@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::cmd::{self, Done, Running};
-use crate::{bins, leak};
+use crate::{Manifest, base, bins, leak};
 
 /// Where programs are looked for: the system's own, never a developer's shims.
 pub const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -36,6 +36,14 @@ impl Sandbox {
             COUNT.fetch_add(1, Ordering::Relaxed)
         );
         Self::below(Path::new(&parent), &name)
+    }
+
+    /// A new one with the small base tree in its workspace, and the manifest of that.
+    pub fn small() -> (Self, Manifest) {
+        let sandbox = Self::new();
+        base::small(&sandbox.work());
+        let before = Manifest::of(&sandbox.work());
+        (sandbox, before)
     }
 
     /// Makes an empty one in `parent`, under `name`.

@@ -5,13 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use agentfs_tests::need::{is_root, need_run};
-use agentfs_tests::{Done, Manifest, Sandbox, base, bins};
+use agentfs_tests::{Done, Manifest, Sandbox, bins};
 
 /// A sandbox over the small base tree with one branch, `old`, in its store.
 fn sandbox() -> (Sandbox, Manifest) {
-    let sandbox = Sandbox::new();
-    base::small(&sandbox.work());
-    let before = Manifest::of(&sandbox.work());
+    let (sandbox, before) = Sandbox::small();
     sandbox.sh("old", "echo kept > kept").ok();
     (sandbox, before)
 }

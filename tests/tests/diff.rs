@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use agentfs_tests::need::need_run;
 use agentfs_tests::ops::{Op, ops};
-use agentfs_tests::{Done, Manifest, Sandbox, base, bins};
+use agentfs_tests::{Done, Sandbox, base, bins};
 use proptest::prelude::*;
 
 /// Does `ops` on a fresh branch and on a fresh plain directory.
@@ -33,20 +33,12 @@ fn compare(sandbox: &Sandbox, ops: &[Op]) -> Done {
     done
 }
 
-/// A workspace with the small base tree.
-fn sandbox() -> (Sandbox, Manifest) {
-    let sandbox = Sandbox::new();
-    base::small(&sandbox.work());
-    let before = Manifest::of(&sandbox.work());
-    (sandbox, before)
-}
-
 #[test]
 fn random_operations_answer_as_on_a_plain_directory() {
     if !need_run() {
         return;
     }
-    let (sandbox, before) = sandbox();
+    let (sandbox, before) = Sandbox::small();
     let cases = std::env::var("AGENTFS_DIFF_CASES")
         .ok()
         .and_then(|n| n.parse().ok());
@@ -68,7 +60,7 @@ fn regression(ops: &[Op]) {
     if !need_run() {
         return;
     }
-    let (sandbox, before) = sandbox();
+    let (sandbox, before) = Sandbox::small();
     compare(&sandbox, ops).ok();
     before.assert_still();
 }

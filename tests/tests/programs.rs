@@ -6,14 +6,6 @@ use std::fs;
 use agentfs_tests::need::{need, need_run};
 use agentfs_tests::{Manifest, Sandbox, base, bins};
 
-/// A sandbox over the small base tree, with its manifest.
-fn sandbox() -> (Sandbox, Manifest) {
-    let sandbox = Sandbox::new();
-    base::small(&sandbox.work());
-    let before = Manifest::of(&sandbox.work());
-    (sandbox, before)
-}
-
 /// Runs a Python program on branch `b`; its asserts are the test.
 #[track_caller]
 fn python(sandbox: &Sandbox, program: &str) {
@@ -67,7 +59,7 @@ fn python_makes_a_virtual_environment() {
     if !need_run() || !need("program:python3") {
         return;
     }
-    let (sandbox, before) = sandbox();
+    let (sandbox, before) = Sandbox::small();
     let script = "set -e; /usr/bin/python3 -m venv env; . env/bin/activate; \
         python -c 'import sys; assert sys.prefix != sys.base_prefix; print(sys.prefix)'; pip --version";
     let out = sandbox.sh("b", script).ok().out();
@@ -86,7 +78,7 @@ fn sqlite_works_with_a_write_ahead_log() {
     if !need_run() || !need("program:sqlite3") {
         return;
     }
-    let (sandbox, _) = sandbox();
+    let (sandbox, _) = Sandbox::small();
     sandbox.host_sh(
         "sqlite3 db 'pragma journal_mode=wal; create table t(n); insert into t values (1)'",
     );
@@ -146,7 +138,7 @@ fn copies_are_faithful() {
     if !need_run() {
         return;
     }
-    let (sandbox, before) = sandbox();
+    let (sandbox, before) = Sandbox::small();
     let helper = bins::helper();
     let mut command = sandbox.agentfs(&["run", "-q", "--branch", "b", "--ro"]);
     let script = format!(
@@ -205,7 +197,7 @@ fn a_tree_is_removed_and_made_again() {
     if !need_run() {
         return;
     }
-    let (sandbox, before) = sandbox();
+    let (sandbox, before) = Sandbox::small();
     let out = sandbox.out().display().to_string();
     sandbox.host_sh("cp -a . ../out/copy");
     let script = "set -e; shopt -s dotglob; rm -rf -- *; test -z \"$(ls -A)\"; cp -a ../out/copy/. .; \
@@ -237,7 +229,7 @@ fn programs_that_check_owners_still_work() {
     if !need_run() || !need("program:ssh") {
         return;
     }
-    let (sandbox, _) = sandbox();
+    let (sandbox, _) = Sandbox::small();
     sandbox.host_sh("git init -q && git add -A && git commit -qm x");
     let before = Manifest::of(&sandbox.work());
     // ssh refuses system configuration that root does not own.
@@ -271,7 +263,7 @@ fn locks_exclude_between_processes() {
     if !need_run() || !need("program:python3") {
         return;
     }
-    let (sandbox, before) = sandbox();
+    let (sandbox, before) = Sandbox::small();
     python(
         &sandbox,
         r#"
@@ -313,7 +305,7 @@ fn shared_mappings_are_shared() {
     if !need_run() || !need("program:python3") {
         return;
     }
-    let (sandbox, before) = sandbox();
+    let (sandbox, before) = Sandbox::small();
     python(
         &sandbox,
         r#"
@@ -351,7 +343,7 @@ fn space_holes_and_sparse_files() {
     if !need_run() || !need("program:python3") {
         return;
     }
-    let (sandbox, before) = sandbox();
+    let (sandbox, before) = Sandbox::small();
     python(
         &sandbox,
         r#"
@@ -393,7 +385,7 @@ fn fifos_and_sockets_connect_processes() {
     if !need_run() || !need("program:python3") {
         return;
     }
-    let (sandbox, before) = sandbox();
+    let (sandbox, before) = Sandbox::small();
     python(
         &sandbox,
         r#"
@@ -420,7 +412,7 @@ fn attributes_are_kept() {
     if !need_run() || !need("program:python3") {
         return;
     }
-    let (sandbox, before) = sandbox();
+    let (sandbox, before) = Sandbox::small();
     python(
         &sandbox,
         r#"
@@ -456,7 +448,7 @@ fn unlinked_files_live_until_they_are_closed() {
     if !need_run() || !need("program:python3") {
         return;
     }
-    let (sandbox, before) = sandbox();
+    let (sandbox, before) = Sandbox::small();
     python(
         &sandbox,
         r#"

@@ -4,18 +4,10 @@ use std::fs;
 
 use agentfs_tests::need::need_run;
 use agentfs_tests::wait::until;
-use agentfs_tests::{Done, Manifest, Sandbox, base, bins};
+use agentfs_tests::{Done, Manifest, Sandbox, bins};
 
 fn json(done: Done) -> serde_json::Value {
     serde_json::from_str(&done.ok().out()).expect("JSON")
-}
-
-/// A sandbox with the small base tree, and its manifest.
-fn sandbox() -> (Sandbox, Manifest) {
-    let sandbox = Sandbox::new();
-    base::small(&sandbox.work());
-    let before = Manifest::of(&sandbox.work());
-    (sandbox, before)
 }
 
 #[test]
@@ -23,7 +15,7 @@ fn branches_diverge_from_a_snapshot_and_from_each_other() {
     if !need_run() {
         return;
     }
-    let (sandbox, before) = sandbox();
+    let (sandbox, before) = Sandbox::small();
     sandbox
         .sh("f", "echo one > file; mv dir moved; echo n > new")
         .ok();
@@ -86,7 +78,7 @@ fn a_branch_goes_back_to_a_snapshot_and_forth_again() {
     if !need_run() {
         return;
     }
-    let (sandbox, before) = sandbox();
+    let (sandbox, before) = Sandbox::small();
     sandbox
         .sh("f", "echo one > file; ln file link; rm -r dir")
         .ok();
@@ -124,7 +116,7 @@ fn what_is_needed_or_live_or_not_there_is_refused() {
     if !need_run() {
         return;
     }
-    let (sandbox, _) = sandbox();
+    let (sandbox, _) = Sandbox::small();
     sandbox.sh("f", "echo one > file").ok();
     sandbox.call(&["snapshot", "create", "f"]).ok();
     sandbox
@@ -186,7 +178,7 @@ fn a_snapshot_of_a_run_is_one_point_in_time() {
     if !need_run() {
         return;
     }
-    let (sandbox, before) = sandbox();
+    let (sandbox, before) = Sandbox::small();
     let (begun, go) = (sandbox.out().join("begun"), sandbox.out().join("go"));
     let script = "import os, sys, mmap
 begun, go = sys.argv[1:]
@@ -245,7 +237,7 @@ fn a_snapshot_stops_nobody_for_good_and_wakes_nobody() {
     if !need_run() {
         return;
     }
-    let (sandbox, _) = sandbox();
+    let (sandbox, _) = Sandbox::small();
     let (begun, go) = (sandbox.out().join("begun"), sandbox.out().join("go"));
     // Job control on, so that the shell would tell of a child that stops.
     let script = format!(
@@ -277,7 +269,7 @@ fn snapshots_outlive_a_killed_daemon() {
     if !need_run() {
         return;
     }
-    let (sandbox, before) = sandbox();
+    let (sandbox, before) = Sandbox::small();
     let (begun, go) = (sandbox.out().join("begun"), sandbox.out().join("go"));
     let script = "import os, sys
 f = os.open('log', os.O_RDWR | os.O_CREAT | os.O_APPEND)
@@ -332,7 +324,7 @@ fn a_diff_of_a_snapshot_is_that_of_the_branch_then() {
     if !need_run() {
         return;
     }
-    let (sandbox, before) = sandbox();
+    let (sandbox, before) = Sandbox::small();
     sandbox
         .sh("f", "echo one > file; mv dir moved; echo n > new; rm big")
         .ok();
@@ -398,7 +390,7 @@ fn a_diff_of_two_points_leads_from_one_to_the_other() {
     if !need_run() {
         return;
     }
-    let (sandbox, _) = sandbox();
+    let (sandbox, _) = Sandbox::small();
     sandbox.host_sh("git init -q; git add -A; git commit -qm base");
     let before = Manifest::of(&sandbox.work());
     sandbox
@@ -445,7 +437,7 @@ fn a_second_word_is_a_point_or_a_path_and_never_either() {
     if !need_run() {
         return;
     }
-    let (sandbox, _) = sandbox();
+    let (sandbox, _) = Sandbox::small();
     sandbox
         .sh(
             "f",
@@ -508,7 +500,7 @@ fn a_refused_snapshot_loses_nothing_of_open_files() {
     if !need_run() {
         return;
     }
-    let (sandbox, _) = sandbox();
+    let (sandbox, _) = Sandbox::small();
     sandbox.sh("f", "true").ok();
     sandbox
         .call(&["snapshot", "create", "f", "--name", "s"])
@@ -538,7 +530,7 @@ fn a_snapshot_wakes_no_suspended_command() {
     if !need_run() {
         return;
     }
-    let (sandbox, _) = sandbox();
+    let (sandbox, _) = Sandbox::small();
     let woken = sandbox.out().join("woken");
     let begun = sandbox.out().join("begun");
     let script = "import os, signal, sys
@@ -574,7 +566,7 @@ fn a_mounted_branch_that_is_being_written_is_busy() {
     if !agentfs_tests::mounted::need_mount() {
         return;
     }
-    let (sandbox, _) = sandbox();
+    let (sandbox, _) = Sandbox::small();
     let mnt = sandbox.root().join("mnt");
     fs::create_dir(&mnt).expect("mkdir");
     agentfs_tests::mounted::mount(&sandbox, "m", &mnt, &sandbox.work(), "rw").ok();
