@@ -106,7 +106,11 @@ fn imports_point_down() {
         (
             "launcher/src/",
             &["use clap", "clap::"],
-            &["launcher/src/cli.rs", "launcher/src/main.rs"],
+            &[
+                "launcher/src/cli.rs",
+                "launcher/src/cli/",
+                "launcher/src/main.rs",
+            ],
         ),
     ];
     let sources = sources();

@@ -96,7 +96,8 @@ impl Store {
         let top = self.new_layer()?;
         let made = self.name_layers(name, from, shared, created_by, &top);
         if made.is_err() {
-            // As above; unless the branch is there all the same, and only may not be durable.
+            // On a full disk every try would leave one more. Not where the branch is there all the
+            // same, and only may not be durable.
             if matches!(self.branch(name), Err(StoreError::NoBranch(_))) {
                 self.remove_tree(&layer_dir(top.id));
             }
