@@ -15,7 +15,7 @@ use super::objects::{self, ObjectFile};
 use super::stack::{EachDentry, EachInode, Records, Stack, records_of_stack};
 use super::store::Store;
 use super::table::{self, TableFacts};
-use crate::core::record::{Delta, Dentry, ExtentMap, InodeRec, ObjectId};
+use crate::core::record::{Delta, Dentry, ExtentMap, InodeRec, LayerId, ObjectId};
 use crate::core::types::{Ino, Name};
 
 /// A journal this long is worth a checkpoint, whatever the table's size; in bytes.
@@ -177,7 +177,7 @@ impl LiveBranch {
 
     /// Whether the top layer says nothing and never did.
     pub(super) fn top_is_blank(&self) -> bool {
-        self.stack.layers.last().is_some_and(LayerView::is_blank)
+        self.stack.layers.last().is_some_and(|top| top.is_blank())
     }
 
     pub(super) fn set_info(&mut self, info: BranchInfo) {
@@ -240,8 +240,13 @@ impl LiveBranch {
         &self.stack
     }
 
-    fn top_mut(&mut self) -> Result<&mut LayerView, StoreError> {
-        self.stack.layers.last_mut().ok_or(NO_LAYER)
+    pub(super) fn top_mut(&mut self) -> Result<&mut LayerView, StoreError> {
+        self.stack.split_top().map(|(top, _)| top).ok_or(NO_LAYER)
+    }
+
+    /// The layers below the top one, lowest first.
+    pub(super) fn frozen_ids(&self) -> &[LayerId] {
+        self.info.layers.split_last().map_or(&[], |(_, ids)| ids)
     }
 
     fn append(&mut self, items: &[Item]) -> Result<(), StoreError> {
@@ -257,26 +262,26 @@ impl LiveBranch {
         if deltas.is_empty() {
             return Ok(());
         }
-        let (top, lower) = self.stack.layers.split_last_mut().ok_or(NO_LAYER)?;
+        let (top, lower) = self.stack.split_top().ok_or(NO_LAYER)?;
         for delta in &deltas {
             check(delta)?;
-            top.prepare(delta, lower.iter().rev())?;
+            top.prepare(delta, lower)?;
         }
         self.journal
             .append(|out| deltas.iter().for_each(|d| codec::encode_delta(out, d)))?;
+        let layer = self.top_mut()?.id;
         for delta in deltas {
-            let top = self.stack.layers.last_mut().ok_or(NO_LAYER)?;
             if let Delta::PutDevice { index, dev } = delta {
                 self.stack.saw_device(index, dev);
             } else if !self.unnamed.is_empty() {
                 let unnamed = &mut self.unnamed;
                 super::delta::each_object(&delta, &mut |id| {
-                    if id.layer == top.id {
+                    if id.layer == layer {
                         unnamed.remove(&id.number);
                     }
                 });
             }
-            let top = self.stack.layers.last_mut().ok_or(NO_LAYER)?;
+            let (top, _) = self.stack.split_top().ok_or(NO_LAYER)?;
             top.apply_prepared(delta);
             self.next_ino = self.next_ino.max(top.ledger.next_ino);
         }
@@ -339,12 +344,7 @@ impl LiveBranch {
     /// Removes an object of the top layer that nothing names any more. One that cannot be removed
     /// now goes at the next opening.
     pub fn remove_object(&mut self, id: ObjectId) {
-        let Some(top) = self
-            .stack
-            .layers
-            .last_mut()
-            .filter(|top| top.id == id.layer)
-        else {
+        let Some((top, _)) = self.stack.split_top().filter(|(top, _)| top.id == id.layer) else {
             tracing::error!(?id, "asked to remove an object of a frozen layer");
             return;
         };
@@ -426,7 +426,7 @@ impl LiveBranch {
         if self.journal.bytes() == 0 && self.unnamed.is_empty() && !self.journal_is_bad() {
             return Ok(());
         }
-        let (top, lower) = self.stack.layers.split_last().ok_or(NO_LAYER)?;
+        let (top, lower) = (top_of(&self.stack)?, self.stack.lower());
         let media = top.media.clone();
         let generation = self.journal.generation() + 1;
         let facts = TableFacts {
@@ -487,7 +487,7 @@ impl LiveBranch {
                 tracing::warn!(?layer, number, error = %e, "cannot remove an unused object yet");
             }
         }
-        self.tabulate_frozen();
+        self.do_chores();
         let short_bytes = self.table_bytes() / SHORT_JOURNAL_TABLE_PART;
         self.settle_with(short_bytes.max(SHORT_JOURNAL_BYTES))?;
         note_sound(&*media, self.journal.generation(), self.journal.bytes());
@@ -548,7 +548,7 @@ pub(super) fn check_sound(media: &dyn Media, tail: &Tail) -> Result<(), StoreErr
 const NO_LAYER: StoreError = StoreError::Invalid("a branch without layers");
 
 fn top_of(stack: &Stack) -> Result<&LayerView, StoreError> {
-    stack.layers.last().ok_or(NO_LAYER)
+    stack.layers.last().map(|top| &**top).ok_or(NO_LAYER)
 }
 
 fn check(delta: &Delta) -> Result<(), StoreError> {

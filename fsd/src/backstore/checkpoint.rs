@@ -9,7 +9,7 @@ use super::error::StoreError;
 use super::journal::{Journal, JournalHeader};
 use super::layer::LayerView;
 use super::media::Media;
-use super::stack::{extents_in, inode_in};
+use super::stack::Lower;
 use super::table::{self, Table, TableContent, TableFacts};
 
 /// Why there is no new generation in memory.
@@ -35,12 +35,12 @@ pub fn write_table(
     stage: &Path,
     facts: TableFacts,
     top: &LayerView,
-    lower: &[LayerView],
+    lower: Lower<'_>,
     orphans: &BTreeSet<u64>,
 ) -> Result<(), Unpublished> {
     // "Gone" needs saying only where something below says otherwise.
     let inodes = top.walk_inodes()?.filter_map(|item| match item {
-        Ok((ino, InodeWord::Gone)) => match inode_in(lower, ino) {
+        Ok((ino, InodeWord::Gone)) => match lower.inode(ino) {
             Ok(Some(InodeWord::Is(_))) => Some(Ok((ino, InodeWord::Gone))),
             Ok(_) => None,
             Err(e) => Some(Err(e)),
@@ -48,7 +48,7 @@ pub fn write_table(
         other => Some(other),
     });
     let extents = top.walk_extents()?.filter_map(|item| match item {
-        Ok((ino, map)) if map.is_empty() => match extents_in(lower, ino) {
+        Ok((ino, map)) if map.is_empty() => match lower.extents(ino) {
             Ok(Some(below)) if !below.is_empty() => Some(Ok((ino, map))),
             Ok(_) => None,
             Err(e) => Some(Err(e)),
@@ -61,6 +61,7 @@ pub fn write_table(
         extents: Box::new(extents),
         devices: &top.devices()?,
         orphans,
+        merges: &[],
     };
     Ok(table::build(media, stage, facts, content)?)
 }

@@ -53,7 +53,8 @@ impl Store {
         let shared = match &from.snapshot {
             Some(snapshot) => {
                 let layers = info.known_snapshot(snapshot)?.layers.clone();
-                self.must_have(&layers)?;
+                // What is damaged there is told now, not by the first run.
+                self.must_open(&layers)?;
                 layers
             }
             None => self.open_live(&from.branch)?.freeze(&held, &[])?.shared,

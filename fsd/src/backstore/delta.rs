@@ -38,6 +38,12 @@ impl DeltaMap {
             && self.devices.is_empty()
     }
 
+    /// Inodes and names it has a word on.
+    pub fn records(&self) -> u64 {
+        let names: usize = self.dentries.values().map(BTreeMap::len).sum();
+        (self.inodes.len() + names) as u64
+    }
+
     /// What it says of an inode.
     pub fn inode(&self, ino: Ino) -> Option<&InodeWord> {
         self.inodes.get(&ino)

@@ -32,6 +32,8 @@ pub enum Fault {
 #[derive(Debug)]
 struct Plan {
     done: AtomicU64,
+    /// Reads of files, which are no operations to fail at.
+    reads: AtomicU64,
     at: u64,
     fault: Fault,
     dead: AtomicBool,
@@ -114,6 +116,7 @@ impl FaultMedia {
     pub fn new(inner: Arc<dyn Media>, at: u64, fault: Fault) -> Self {
         let plan = Plan {
             done: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
             at,
             fault,
             dead: AtomicBool::new(false),
@@ -133,6 +136,11 @@ impl FaultMedia {
     /// How many operations were asked for that change something.
     pub fn operations(&self) -> u64 {
         self.plan.done.load(Ordering::SeqCst)
+    }
+
+    /// How often a file was read.
+    pub fn reads(&self) -> u64 {
+        self.plan.reads.load(Ordering::SeqCst)
     }
 
     /// Whether the fault has struck, or could have.
@@ -234,6 +242,7 @@ struct FaultFile {
 impl MediaFile for FaultFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         self.plan.alive()?;
+        self.plan.reads.fetch_add(1, Ordering::SeqCst);
         self.inner.read_at(buf, offset)
     }
 

@@ -1,23 +1,22 @@
 //! Freezing: a live branch's own layer becomes one of those that are shared and never written, and
-//! the branch goes on in a new one. Costs the same whatever the layer holds.
+//! the branch goes on in a new one. Costs the files that are open, whatever the layer holds.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::branch::{DirtyDirs, LiveBranch, SHORT_JOURNAL_BYTES, note_sound};
-use super::checkpoint::{publish, write_table};
+use super::branch::{DirtyDirs, LiveBranch, note_sound};
 use super::create::NewLayer;
 use super::delta::DeltaMap;
 use super::error::StoreError;
-use super::journal::{self, Journal};
-use super::layer::{Files, JournalEnd, LayerView, Ledger};
+use super::journal::Journal;
+use super::layer::{JournalEnd, LayerView, Ledger};
 use super::media::Media;
 use super::meta::Snapshot;
 use super::objects;
 use super::snapshot::Held;
 use super::store::layer_dir;
-use super::table::{self, TableFacts};
+use super::within::Within;
 use crate::core::record::{Content, Delta, InodeRec, LayerId, ObjectId};
 use crate::core::types::Ino;
 
@@ -39,7 +38,7 @@ pub type Moved = Vec<(ObjectId, ObjectId)>;
 pub struct Frozen {
     /// The frozen layers, lowest first: the state at that moment, for others to share.
     pub shared: Vec<LayerId>,
-    /// The kept objects.
+    /// The kept objects first, then those that no name leads to and that may be open.
     pub moved: Moved,
     /// The snapshot, if one was asked for.
     pub snapshot: Option<Snapshot>,
@@ -101,19 +100,23 @@ impl LiveBranch {
         let root = &*held.store.media;
         let end = self.journal_end();
         let old_media = self.top_media()?;
-        if let Some(top) = self.stack.layers.last_mut() {
-            top.end = end;
-        }
+        let within = Within::new(&held.store.media, layer_dir(old));
+        let unnamed = self.unnamed.clone();
+        let top = self.top_mut()?;
+        // From now on it is only read, and need not be held.
+        (top.end, top.media) = (end, Arc::new(within));
+        let orphans: BTreeSet<u64> = top.ledger.orphans.union(&unnamed).copied().collect();
         let before = self.push_layer(new);
         let result = self
             .keep_objects(
                 root,
                 (old, info.layers[info.layers.len() - 1]),
                 kept,
+                &orphans,
                 &mut frozen.moved,
             )
             .and_then(|()| self.make_whole())
-            .and_then(|()| sync_left(root, &frozen.moved))
+            .and_then(|()| sync_left(root, &frozen.moved[..kept.len()]))
             .and_then(|()| sync_new(root, &new_dir))
             .and_then(|()| held.put_branch(&known, &info));
         if let Err(e) = result {
@@ -141,14 +144,14 @@ impl LiveBranch {
             dirty: std::mem::take(&mut self.dirty),
             unnamed: std::mem::take(&mut self.unnamed),
         };
-        self.stack.layers.push(LayerView {
+        self.stack.layers.push(Arc::new(LayerView {
             id: new.id,
             media: new.media,
             table: None,
             delta: DeltaMap::default(),
             ledger: Ledger::default(),
             end: JournalEnd::default(),
-        });
+        }));
         before
     }
 
@@ -159,12 +162,14 @@ impl LiveBranch {
         self.unnamed = before.unnamed;
     }
 
-    /// Moves the objects of `kept` from the old layer to the new one, which is the top already.
+    /// Moves the objects of `kept` from the old layer to the new one, which is the top already; and
+    /// `orphans`, of which nothing that is frozen tells: in the old layer they would stay for ever.
     fn keep_objects(
         &mut self,
         root: &dyn Media,
         (old, new): (LayerId, LayerId),
         kept: &[Kept],
+        orphans: &BTreeSet<u64>,
         moved: &mut Moved,
     ) -> Result<(), StoreError> {
         let mut deltas = Vec::with_capacity(kept.len());
@@ -185,6 +190,22 @@ impl LiveBranch {
             record.content = Content::Object(to);
             record.dirty = true;
             deltas.push(Delta::PutInode(file.ino, Arc::new(record)));
+        }
+        for number in orphans {
+            let (layer, number) = (old, *number);
+            let from = ObjectId { layer, number };
+            let to = self.take_number()?;
+            self.make_bucket(to.number)?;
+            let (old, new) = (object_path(from), object_path(to));
+            match root.rename(&old, &new, false) {
+                Ok(()) => {
+                    moved.push((from, to));
+                    deltas.push(Delta::Orphan(to));
+                }
+                // It is gone already, and only the note of it is left.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => return Err(StoreError::io("rename", root.describe(&old), e)),
+            }
         }
         self.commit(deltas)
     }
@@ -225,7 +246,7 @@ fn object_path(id: ObjectId) -> PathBuf {
 
 /// Makes durable that copies have taken the place of what was moved: the frozen layer must not be
 /// found to share a file with the one that goes on.
-fn sync_left(root: &dyn Media, moved: &Moved) -> Result<(), StoreError> {
+fn sync_left(root: &dyn Media, moved: &[(ObjectId, ObjectId)]) -> Result<(), StoreError> {
     let buckets: BTreeSet<PathBuf> = moved
         .iter()
         .map(|(from, _)| layer_dir(from.layer).join(objects::bucket_of(from.number)))
@@ -253,83 +274,5 @@ fn give_back(root: &dyn Media, moved: &Moved) {
             // The copy that lies there is equal so far; later writes would be lost.
             tracing::error!(?from, error = %e, "cannot take back the move of an open file");
         }
-    }
-}
-
-impl LiveBranch {
-    /// Gives frozen layers with long journals their tables, so that the next opening need not read
-    /// the journals. Nothing hangs on it: what cannot be done now is done at the next end.
-    pub(super) fn tabulate_frozen(&mut self) {
-        for at in 0..self.stack.lower().len() {
-            if self.stack.layers[at].end.bytes <= SHORT_JOURNAL_BYTES {
-                continue;
-            }
-            let layer = self.stack.layers[at].id;
-            match self.tabulate(at) {
-                Ok(true) => tracing::debug!(?layer, "a frozen layer has its table"),
-                Ok(false) => tracing::debug!(?layer, "somebody else is at it, or was"),
-                Err(e) => {
-                    tracing::warn!(?layer, error = %e, "a frozen layer stays without a table")
-                }
-            }
-        }
-    }
-
-    /// Builds the table of the frozen layer `at`; `false` if another process is or was faster.
-    fn tabulate(&mut self, at: usize) -> Result<bool, StoreError> {
-        let (below, rest) = self.stack.layers.split_at(at);
-        let layer = &rest[0];
-        let media = layer.media.clone();
-        let facts = TableFacts {
-            layer: layer.id,
-            generation: layer.end.generation + 1,
-            next_ino: layer.ledger.next_ino,
-            next_object: layer.ledger.next_object,
-            next_seq: layer.end.next_seq,
-            inodes: 0,
-            dentries: 0,
-        };
-        // Nobody publishes another one meanwhile, and nobody removes the layer.
-        let Some(_held) = self.store.try_hold()? else {
-            return Ok(false);
-        };
-        let files = Files::list(&*media)?;
-        if files.tables.last().is_some_and(|n| *n >= facts.generation) {
-            return Ok(false);
-        }
-        let stage = PathBuf::from(format!("table.{:016x}.stage", self.store.random()?));
-        let made = write_table(&*media, &stage, facts, layer, below, &layer.ledger.orphans)
-            .and_then(|()| publish(&*media, &stage, facts));
-        let (table, journal) = match made {
-            Ok(made) => made,
-            Err(e) => {
-                if !e.published {
-                    let _ = media.unlink(&stage);
-                    let _ = media.unlink(&journal::file_name(facts.generation));
-                }
-                return Err(e.error);
-            }
-        };
-        let layer = &mut self.stack.layers[at];
-        let had_table = layer.table.replace(table).is_some();
-        layer.delta = DeltaMap::default();
-        let old = std::mem::replace(
-            &mut layer.end,
-            JournalEnd {
-                generation: facts.generation,
-                bytes: 0,
-                next_seq: journal.next_seq(),
-            },
-        );
-        let old_table = had_table.then(|| table::file_name(old.generation));
-        for name in old_table
-            .into_iter()
-            .chain([journal::file_name(old.generation)])
-        {
-            if let Err(e) = media.unlink(&name) {
-                tracing::warn!(path = %media.describe(&name).display(), error = %e, "cannot remove a leftover");
-            }
-        }
-        Ok(true)
     }
 }

@@ -15,7 +15,8 @@ use super::delta::{DeltaMap, InodeWord, each_object};
 use super::error::StoreError;
 use super::journal::{self, Frames, HEADER_BYTES, JournalHeader};
 use super::media::{Media, OpenMode};
-use super::stack::merge;
+use super::merged;
+use super::stack::{Lower, merge};
 use super::table::{self, Table, Walk};
 use crate::core::record::{Delta, Dentry, ExtentMap, LayerId, ObjectId};
 use crate::core::types::{Ino, Name};
@@ -38,6 +39,15 @@ pub struct LayerView {
     pub(super) ledger: Ledger,
     /// Where the journal of a frozen layer ends. The top one's is the live branch's to know.
     pub(super) end: JournalEnd,
+}
+
+/// What is made of the frames of a journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// They are applied.
+    Apply,
+    /// They are read, and that is all: whether they could be.
+    Skim,
 }
 
 /// Where a journal ends.
@@ -124,6 +134,8 @@ pub(super) struct Files {
     pub tables: BTreeSet<u64>,
     pub journals: BTreeSet<u64>,
     pub stages: Vec<OsString>,
+    /// There is a merged table.
+    pub merged: bool,
     /// Everything else.
     pub others: Vec<OsString>,
 }
@@ -135,6 +147,7 @@ impl Files {
             tables: BTreeSet::new(),
             journals: BTreeSet::new(),
             stages: Vec::new(),
+            merged: false,
             others: Vec::new(),
         };
         let entries = media
@@ -152,6 +165,8 @@ impl Files {
                 out.tables.insert(n);
             } else if let Some(n) = number("journal.") {
                 out.journals.insert(n);
+            } else if text == merged::FILE {
+                out.merged = true;
             } else {
                 out.others.push(entry.name);
             }
@@ -161,16 +176,26 @@ impl Files {
 }
 
 impl LayerView {
-    /// Loads a layer. `below` is what lies under it, lowest first. A layer that is being written
-    /// by someone else gives a prefix of what was committed.
+    /// Loads a layer. `below` is what lies under it. A layer that is being written by someone else
+    /// gives a prefix of what was committed.
     pub fn load(
         media: Arc<dyn Media>,
         id: LayerId,
-        below: &[LayerView],
+        below: Lower<'_>,
+    ) -> Result<(Self, Tail), StoreError> {
+        Self::load_as(media, id, below, Content::Apply)
+    }
+
+    /// As [`load`](Self::load), or only as much of it as finds out whether it can be.
+    pub fn load_as(
+        media: Arc<dyn Media>,
+        id: LayerId,
+        below: Lower<'_>,
+        content: Content,
     ) -> Result<(Self, Tail), StoreError> {
         let mut files = Files::list(&*media)?;
         for _ in 1..READ_ATTEMPTS {
-            match Self::load_files(&media, id, below, &files) {
+            match Self::load_files(&media, id, (below, content), &files) {
                 Ok(done) => return Ok(done),
                 // The owner may have published a newer table meanwhile: then look again.
                 Err(e @ (StoreError::Damaged { .. } | StoreError::Io { .. })) => {
@@ -183,13 +208,13 @@ impl LayerView {
                 Err(e) => return Err(e),
             }
         }
-        Self::load_files(&media, id, below, &files)
+        Self::load_files(&media, id, (below, content), &files)
     }
 
     fn load_files(
         media: &Arc<dyn Media>,
         id: LayerId,
-        below: &[LayerView],
+        below: (Lower<'_>, Content),
         files: &Files,
     ) -> Result<(Self, Tail), StoreError> {
         let newest = files.tables.last().copied();
@@ -287,7 +312,7 @@ impl LayerView {
         &mut self,
         generation: u64,
         first_seq: u64,
-        below: &[LayerView],
+        (below, content): (Lower<'_>, Content),
     ) -> Result<Tail, StoreError> {
         let name = journal::file_name(generation);
         let path = self.media.describe(&name);
@@ -309,10 +334,13 @@ impl LayerView {
             let Some(payload) = frames.next_payload()? else {
                 break;
             };
+            if content == Content::Skim {
+                continue;
+            }
             let items = codec::decode_items(payload)
                 .map_err(|e| StoreError::damaged(&path, format!("frame at byte {at}: {e}")))?;
             for item in items {
-                self.apply(item, below.iter().rev())?;
+                self.apply(item, below)?;
             }
         }
         Ok(Tail {
@@ -324,12 +352,8 @@ impl LayerView {
         })
     }
 
-    /// Applies one item; `below` is topmost first.
-    fn apply<'a>(
-        &mut self,
-        item: Item,
-        below: impl Iterator<Item = &'a LayerView>,
-    ) -> Result<(), StoreError> {
+    /// Applies one item.
+    fn apply(&mut self, item: Item, below: Lower<'_>) -> Result<(), StoreError> {
         match item {
             Item::NextObject(number) => {
                 self.ledger.next_object = self.ledger.next_object.max(number);
@@ -344,19 +368,12 @@ impl LayerView {
 
     /// Loads what applying `delta` needs from the table and the layers below. Changes nothing
     /// that a reader sees.
-    pub fn prepare<'a>(
-        &mut self,
-        delta: &Delta,
-        below: impl Iterator<Item = &'a LayerView>,
-    ) -> Result<(), StoreError> {
+    pub fn prepare(&mut self, delta: &Delta, below: Lower<'_>) -> Result<(), StoreError> {
         if let Some(ino) = self.delta.needs_extents(delta) {
-            let mut found = self.extents(ino)?;
-            for layer in below {
-                if found.is_some() {
-                    break;
-                }
-                found = layer.extents(ino)?;
-            }
+            let found = match self.extents(ino)? {
+                None => below.extents(ino)?,
+                found => found,
+            };
             self.delta.load_extents(ino, found.unwrap_or_default());
         }
         Ok(())
@@ -366,6 +383,13 @@ impl LayerView {
     pub fn apply_prepared(&mut self, delta: Delta) {
         self.ledger.saw(self.id, &delta);
         self.delta.apply(delta);
+    }
+
+    /// Records it has.
+    pub fn records(&self) -> u64 {
+        let facts = self.table.as_ref().map(Table::facts);
+        let in_table = facts.map_or(0, |facts| facts.inodes + facts.dentries);
+        in_table + self.delta.records()
     }
 
     /// What it says of an inode.

@@ -5,6 +5,7 @@
 mod branch;
 pub mod check;
 mod checkpoint;
+mod chore;
 mod codec;
 mod create;
 mod delta;
@@ -17,10 +18,12 @@ mod freeze;
 mod hidden;
 mod journal;
 mod layer;
+mod load;
 mod loss;
 pub mod media;
 #[cfg(any(test, feature = "fault"))]
 pub mod mem;
+mod merged;
 mod meta;
 mod objects;
 mod reader;
@@ -29,8 +32,10 @@ mod snapshot;
 mod stack;
 mod store;
 mod table;
+mod within;
 
 pub use branch::{LiveBranch, SyncHandle};
+pub use chore::{Chore, ChoreDone};
 pub use dir::DirMedia;
 pub use error::StoreError;
 pub use freeze::{Frozen, Kept, Moved};

@@ -8,13 +8,12 @@ use std::path::Path;
 use super::branch::LiveBranch;
 use super::error::StoreError;
 use super::freeze::{Frozen, Kept};
+use super::load::Floor;
 use super::media::{LockGuard, try_replace_file};
 use super::meta::{self, BranchFile, BranchInfo, Snapshot};
 use super::reader::BranchReader;
-use super::stack::Stack;
 use super::store::{BRANCH_FILE, BRANCHES, Listed, Store, branch_dir, layer_dir};
 use crate::core::point::{Point, SnapshotName};
-use crate::core::record::LayerId;
 use crate::core::types::{BranchName, Time};
 
 const NOT_MADE: StoreError = StoreError::Invalid("a snapshot that was not made");
@@ -169,7 +168,7 @@ impl Store {
         let mut info = live.info().clone();
         let target = info.known_snapshot(to)?.layers.clone();
         // Whole, or it is no place to go back to.
-        self.load_frozen(&target)?;
+        self.must_open(&target)?;
         let saved = if live.is_at_a_snapshot() {
             None
         } else {
@@ -222,17 +221,8 @@ impl Store {
         };
         let info = self.branch(&point.branch)?;
         let layers = info.known_snapshot(snapshot)?.layers.clone();
-        let stack = self.load_frozen(&layers)?;
+        let stack = self.load_frozen(&layers, Floor::Merged)?;
         Ok(BranchReader::new(BranchInfo { layers, ..info }, stack))
-    }
-
-    /// The stack of layers that are all frozen.
-    fn load_frozen(&self, layers: &[LayerId]) -> Result<Stack, StoreError> {
-        let (views, tail) = self.load_layers(layers)?;
-        if let (Some(top), Some(tail)) = (views.last(), tail) {
-            self.must_be_whole(&*top.media, &tail)?;
-        }
-        Stack::new(views)
     }
 }
 

@@ -1,4 +1,5 @@
-//! [`Stack`]: the layers of a branch seen as one, the top one speaking first.
+//! [`Stack`]: the layers of a branch seen as one, the top one speaking first. A merged table may
+//! stand for the lowest ones.
 
 use std::collections::BTreeMap;
 use std::iter::Peekable;
@@ -7,8 +8,9 @@ use std::sync::Arc;
 use super::delta::InodeWord;
 use super::error::StoreError;
 use super::layer::LayerView;
+use super::merged::Merged;
 use super::objects::{self, ObjectFile};
-use super::table::Walk;
+use super::table::{Table, Walk};
 use crate::core::record::{Dentry, ExtentMap, InodeRec, ObjectId};
 use crate::core::types::{Ino, Name};
 
@@ -97,21 +99,123 @@ impl<K: Ord, V> Iterator for Merge<'_, K, V> {
     }
 }
 
-/// The layers of a branch, lowest first; never empty.
+/// The layers of a branch or snapshot. The lowest may be there as one merged table.
 #[derive(Debug)]
 pub struct Stack {
-    pub(super) layers: Vec<LayerView>,
+    /// Stands for the lowest layers, which are not even opened then.
+    pub(super) floor: Option<Arc<Merged>>,
+    /// The layers above it, lowest first. Only the top one of a live branch ever changes, so the
+    /// others may be looked at elsewhere meanwhile.
+    pub(super) layers: Vec<Arc<LayerView>>,
     devices: BTreeMap<u16, u64>,
+}
+
+/// Some of the lowest layers of a stack.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lower<'a> {
+    /// The merged table at the bottom.
+    pub floor: Option<&'a Merged>,
+    /// What is above it, lowest first.
+    pub layers: &'a [Arc<LayerView>],
+}
+
+impl<'a> Lower<'a> {
+    /// What they say of an inode.
+    pub fn inode(&self, ino: Ino) -> Result<Option<InodeWord>, StoreError> {
+        self.ask(|layer| layer.inode(ino), |floor| floor.table.inode(ino))
+    }
+
+    /// What they say of a name.
+    pub fn dentry(&self, parent: Ino, name: &Name) -> Result<Option<Dentry>, StoreError> {
+        self.ask(
+            |layer| layer.dentry(parent, name),
+            |floor| floor.table.dentry(parent, name),
+        )
+    }
+
+    /// What they say of a file's extents.
+    pub fn extents(&self, ino: Ino) -> Result<Option<Arc<ExtentMap>>, StoreError> {
+        self.ask(|layer| layer.extents(ino), |floor| floor.table.extents(ino))
+    }
+
+    fn ask<T>(
+        &self,
+        layer: impl Fn(&LayerView) -> Result<Option<T>, StoreError>,
+        floor: impl Fn(&Merged) -> Result<Option<T>, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        for view in self.layers.iter().rev() {
+            if let Some(word) = layer(view)? {
+                return Ok(Some(word));
+            }
+        }
+        self.floor.map_or(Ok(None), floor)
+    }
+
+    /// Walks all they say of inodes, the topmost word of each.
+    pub fn walk_inodes(&self) -> Result<Walk<'a, Ino, InodeWord>, StoreError> {
+        self.walk(LayerView::walk_inodes, Table::walk_inodes)
+    }
+
+    /// Walks all they say of names.
+    pub fn walk_dentries(&self) -> Result<Walk<'a, (Ino, Name), Dentry>, StoreError> {
+        self.walk(LayerView::walk_dentries, |table| table.walk_dentries(None))
+    }
+
+    /// Walks all they say of extents.
+    pub fn walk_extents(&self) -> Result<Walk<'a, Ino, Arc<ExtentMap>>, StoreError> {
+        self.walk(LayerView::walk_extents, Table::walk_extents)
+    }
+
+    fn walk<K: Ord + 'a, V: 'a>(
+        &self,
+        layer: impl Fn(&'a LayerView) -> Result<Walk<'a, K, V>, StoreError>,
+        floor: impl Fn(&'a Table) -> Result<Walk<'a, K, V>, StoreError>,
+    ) -> Result<Walk<'a, K, V>, StoreError> {
+        let layers: &'a [Arc<LayerView>] = self.layers;
+        let mut walks = layers
+            .iter()
+            .rev()
+            .map(|view| layer(view))
+            .collect::<Result<Vec<_>, _>>()?;
+        if let Some(merged) = self.floor {
+            walks.push(floor(&merged.table)?);
+        }
+        Ok(merge(walks))
+    }
+
+    /// The devices they name.
+    pub fn devices(&self) -> Result<BTreeMap<u16, u64>, StoreError> {
+        let mut out = match self.floor {
+            Some(floor) => floor.table.devices()?,
+            None => BTreeMap::new(),
+        };
+        for layer in self.layers {
+            out.extend(layer.devices()?);
+        }
+        Ok(out)
+    }
+
+    /// The least inode number that none of them has given out.
+    pub fn next_ino(&self) -> u64 {
+        let layers = self.layers.iter().map(|layer| layer.ledger.next_ino);
+        let floor = self.floor.map(|floor| floor.table.facts().next_ino);
+        layers.chain(floor).max().unwrap_or(Ino::FIRST_NEW.0)
+    }
 }
 
 impl Stack {
     /// Puts layers together, lowest first.
-    pub fn new(layers: Vec<LayerView>) -> Result<Self, StoreError> {
-        let mut devices = BTreeMap::new();
-        for layer in &layers {
-            devices.extend(layer.devices()?);
-        }
-        Ok(Self { layers, devices })
+    pub fn new(
+        floor: Option<Arc<Merged>>,
+        layers: Vec<Arc<LayerView>>,
+    ) -> Result<Self, StoreError> {
+        let mut stack = Self {
+            floor,
+            layers,
+            devices: BTreeMap::new(),
+        };
+        stack.devices = stack.all().devices()?;
+        Ok(stack)
     }
 
     /// Takes note of a new device index.
@@ -121,85 +225,72 @@ impl Stack {
 
     /// What the layers below the top one say of a name.
     pub fn lower_dentry(&self, parent: Ino, name: &Name) -> Result<Option<Dentry>, StoreError> {
-        dentry_in(self.lower(), parent, name)
+        self.lower().dentry(parent, name)
     }
 
-    /// The layers below the top one, lowest first.
-    pub fn lower(&self) -> &[LayerView] {
-        self.layers.split_last().map_or(&[], |(_, lower)| lower)
+    /// All layers.
+    pub fn all(&self) -> Lower<'_> {
+        Lower {
+            floor: self.floor.as_deref(),
+            layers: &self.layers,
+        }
+    }
+
+    /// The layers below the top one.
+    pub fn lower(&self) -> Lower<'_> {
+        Lower {
+            layers: self.layers.split_last().map_or(&[], |(_, lower)| lower),
+            ..self.all()
+        }
+    }
+
+    /// The top layer, to be changed, and those below it; `None` without layers, and while the top
+    /// one is looked at elsewhere, which only frozen ones may be.
+    pub(super) fn split_top(&mut self) -> Option<(&mut LayerView, Lower<'_>)> {
+        let (top, layers) = self.layers.split_last_mut()?;
+        let floor = self.floor.as_deref();
+        Some((Arc::get_mut(top)?, Lower { floor, layers }))
     }
 
     /// The least inode number that no layer has given out.
     pub fn next_ino(&self) -> u64 {
-        self.layers
-            .iter()
-            .map(|layer| layer.ledger.next_ino)
-            .max()
-            .unwrap_or(Ino::FIRST_NEW.0)
+        self.all().next_ino()
     }
 
     /// Opens an object of any layer.
     pub fn open(&self, id: ObjectId, write: bool) -> Result<Box<dyn ObjectFile>, StoreError> {
         match self.layers.iter().find(|layer| layer.id == id.layer) {
             Some(layer) => objects::open(&*layer.media, id, write),
-            None => Err(StoreError::Invalid(
-                "an object of a layer that the branch has not",
-            )),
+            None => match self.floor.as_ref().and_then(|floor| floor.layer(id.layer)) {
+                Some(media) => objects::open(&media, id, write),
+                None => Err(StoreError::Invalid(
+                    "an object of a layer that the branch has not",
+                )),
+            },
         }
     }
-}
-
-/// What `layers`, lowest first, say of an inode.
-pub(super) fn inode_in(layers: &[LayerView], ino: Ino) -> Result<Option<InodeWord>, StoreError> {
-    for layer in layers.iter().rev() {
-        if let Some(word) = layer.inode(ino)? {
-            return Ok(Some(word));
-        }
-    }
-    Ok(None)
-}
-
-/// What `layers`, lowest first, say of a name.
-pub(super) fn dentry_in(
-    layers: &[LayerView],
-    parent: Ino,
-    name: &Name,
-) -> Result<Option<Dentry>, StoreError> {
-    for layer in layers.iter().rev() {
-        if let Some(dentry) = layer.dentry(parent, name)? {
-            return Ok(Some(dentry));
-        }
-    }
-    Ok(None)
-}
-
-/// What `layers`, lowest first, say of a file's extents.
-pub(super) fn extents_in(
-    layers: &[LayerView],
-    ino: Ino,
-) -> Result<Option<Arc<ExtentMap>>, StoreError> {
-    for layer in layers.iter().rev() {
-        if let Some(map) = layer.extents(ino)? {
-            return Ok(Some(map));
-        }
-    }
-    Ok(None)
 }
 
 impl Records for Stack {
     fn inode(&self, ino: Ino) -> Result<Option<Arc<InodeRec>>, StoreError> {
-        Ok(match inode_in(&self.layers, ino)? {
+        Ok(match self.all().inode(ino)? {
             Some(InodeWord::Is(rec)) => Some(rec),
             Some(InodeWord::Gone) | None => None,
         })
     }
 
     fn dentry(&self, parent: Ino, name: &Name) -> Result<Option<Dentry>, StoreError> {
-        dentry_in(&self.layers, parent, name)
+        self.all().dentry(parent, name)
     }
 
     fn dentries(&self, parent: Ino) -> Result<BTreeMap<Name, Dentry>, StoreError> {
         let mut out = BTreeMap::new();
+        if let Some(floor) = &self.floor {
+            for item in floor.table.walk_dentries(Some(parent))? {
+                let ((_, name), dentry) = item?;
+                out.insert(name, dentry);
+            }
+        }
         for layer in &self.layers {
             layer.dentries_over(parent, &mut out)?;
         }
@@ -207,7 +298,7 @@ impl Records for Stack {
     }
 
     fn extents(&self, ino: Ino) -> Result<Arc<ExtentMap>, StoreError> {
-        Ok(extents_in(&self.layers, ino)?.unwrap_or_default())
+        Ok(self.all().extents(ino)?.unwrap_or_default())
     }
 
     fn devices(&self) -> Vec<(u16, u64)> {
@@ -218,13 +309,7 @@ impl Records for Stack {
     }
 
     fn each_inode(&self, f: &mut EachInode<'_>) -> Result<(), StoreError> {
-        let walks = self
-            .layers
-            .iter()
-            .rev()
-            .map(LayerView::walk_inodes)
-            .collect::<Result<_, _>>()?;
-        for item in merge(walks) {
+        for item in self.all().walk_inodes()? {
             if let (ino, InodeWord::Is(rec)) = item? {
                 f(ino, &rec)?;
             }
@@ -233,13 +318,7 @@ impl Records for Stack {
     }
 
     fn each_dentry(&self, f: &mut EachDentry<'_>) -> Result<(), StoreError> {
-        let walks = self
-            .layers
-            .iter()
-            .rev()
-            .map(LayerView::walk_dentries)
-            .collect::<Result<_, _>>()?;
-        for item in merge(walks) {
+        for item in self.all().walk_dentries()? {
             let ((parent, name), dentry) = item?;
             f(parent, &name, dentry)?;
         }

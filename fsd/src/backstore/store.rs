@@ -22,15 +22,14 @@ use serde::{Deserialize, Serialize};
 use super::branch::{self, LiveBranch};
 use super::dir::DirMedia;
 use super::error::StoreError;
-use super::journal;
-use super::layer::{self, LayerView, Tail};
+use super::layer;
+use super::load::Floor;
 use super::media::{
     LockGuard, LockWait, Media, OpenMode, random_u64, read_small, replace_file, write_all_at,
 };
 use super::meta::{self, BRANCH_VERSION, BranchFile, BranchInfo, RUN_VERSION, RunFile, RunRecord};
 use super::reader::BranchReader;
 use super::snapshot::Held;
-use super::stack::Stack;
 use crate::core::record::LayerId;
 use crate::core::types::BranchName;
 
@@ -312,14 +311,7 @@ impl Store {
     pub(super) fn must_have(&self, layers: &[LayerId]) -> Result<(), StoreError> {
         for id in layers {
             let dir = layer_dir(*id);
-            if let Err(e) = self.media.sub(&dir) {
-                return Err(match e.kind() {
-                    io::ErrorKind::NotFound => {
-                        StoreError::damaged(self.media.describe(&dir), "the layer is missing")
-                    }
-                    _ => self.io("open", &dir, e),
-                });
-            }
+            self.media.sub(&dir).map_err(|e| self.no_layer(&dir, e))?;
         }
         Ok(())
     }
@@ -398,11 +390,20 @@ impl Store {
     ///
     /// Errors: `Locked`, `NoBranch`, `Damaged`, `NewerFormat` and those of writing.
     pub fn open_live(&self, name: &BranchName) -> Result<LiveBranch, StoreError> {
+        self.open_live_by(name, Floor::Merged)
+    }
+
+    /// As [`open_live`](Self::open_live), from what `floor` says.
+    pub(super) fn open_live_by(
+        &self,
+        name: &BranchName,
+        floor: Floor,
+    ) -> Result<LiveBranch, StoreError> {
         // First without the lock, so that no lock file is made where there is no branch.
         self.branch(name)?;
         let lock = self.lock_branch(name)?;
         let info = self.branch(name)?;
-        let (stack, tail) = self.load_stack(&info)?;
+        let (stack, tail) = self.load_stack(&info, floor)?;
         LiveBranch::recover(self.clone(), info, stack, tail, lock)
             .map_err(StoreError::while_writing)
     }
@@ -413,7 +414,7 @@ impl Store {
         loop {
             // Again before it is taken for damage: a clean end in between notes more than was read.
             let sound = || {
-                let (stack, tail) = self.load_stack(&info)?;
+                let (stack, tail) = self.load_stack(&info, Floor::Merged)?;
                 stack
                     .layers
                     .last()
@@ -432,49 +433,6 @@ impl Store {
                 }
             }
         }
-    }
-
-    pub(super) fn load_stack(&self, info: &BranchInfo) -> Result<(Stack, Tail), StoreError> {
-        let (layers, tail) = self.load_layers(&info.layers)?;
-        let tail = tail.ok_or(StoreError::Invalid("a branch without layers"))?;
-        Ok((Stack::new(layers)?, tail))
-    }
-
-    /// Loads layers, lowest first; what lies beneath another must be whole.
-    pub(super) fn load_layers(
-        &self,
-        ids: &[LayerId],
-    ) -> Result<(Vec<LayerView>, Option<Tail>), StoreError> {
-        let mut layers: Vec<LayerView> = Vec::with_capacity(ids.len());
-        let mut last_tail: Option<Tail> = None;
-        for id in ids {
-            let dir = layer_dir(*id);
-            let media = self.media.sub(&dir).map_err(|e| match e.kind() {
-                io::ErrorKind::NotFound => {
-                    StoreError::damaged(self.media.describe(&dir), "the layer is missing")
-                }
-                _ => self.io("open", &dir, e),
-            })?;
-            if let (Some(below), Some(tail)) = (layers.last(), &last_tail) {
-                self.must_be_whole(&*below.media, tail)?;
-            }
-            let (layer, tail) = LayerView::load(media, *id, &layers)?;
-            layers.push(layer);
-            last_tail = Some(tail);
-        }
-        Ok((layers, last_tail))
-    }
-
-    /// Refuses the journal of a frozen layer that ends in a bad frame: it is no torn append.
-    pub(super) fn must_be_whole(&self, media: &dyn Media, tail: &Tail) -> Result<(), StoreError> {
-        branch::check_sound(media, tail)?;
-        let Some(broken) = &tail.broken else {
-            return Ok(());
-        };
-        let dir = layer_dir(tail.header.layer);
-        let path = dir.join(journal::file_name(tail.header.generation));
-        let what = format!("{} at byte {}", broken.why, broken.offset);
-        Err(StoreError::damaged(self.media.describe(&path), what))
     }
 
     /// The pid that holds the branch; 0 if its owner did not say; `None` if it is not live.

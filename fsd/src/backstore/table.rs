@@ -13,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 use redb::{
     Builder, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase, StorageError, TableDefinition,
+    TableError,
 };
 
 pub use image::TableFacts;
@@ -31,6 +32,8 @@ const DENTRIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("dentri
 const EXTENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("extents");
 const DEVICES: TableDefinition<'_, u64, u64> = TableDefinition::new("devices");
 const ORPHANS: TableDefinition<'_, u64, ()> = TableDefinition::new("orphans");
+/// Only in merged tables.
+const MERGES: TableDefinition<'_, u64, u64> = TableDefinition::new("merges");
 
 /// Pages an open table keeps in memory, in bytes: it counts for every layer of every live branch.
 const READ_CACHE_BYTES: usize = 2 << 20;
@@ -57,6 +60,8 @@ pub struct TableContent<'a> {
     pub devices: &'a BTreeMap<u16, u64>,
     /// Objects to remove on recovery unless the journal names them again.
     pub orphans: &'a BTreeSet<u64>,
+    /// The layers it stands for, lowest first, where it is a merged one.
+    pub merges: &'a [LayerId],
 }
 
 /// Builds a table in the stage file `stage` and syncs it. `facts.inodes` and `facts.dentries` are
@@ -124,6 +129,12 @@ pub fn build(
         for number in content.orphans {
             orphans.insert(*number, ()).map_err(|e| engine(e.into()))?;
         }
+        if !content.merges.is_empty() {
+            let mut merges = txn.open_table(MERGES).map_err(|e| engine(e.into()))?;
+            for (at, id) in (0..).zip(content.merges) {
+                merges.insert(at, id.0).map_err(|e| engine(e.into()))?;
+            }
+        }
     }
     txn.commit().map_err(|e| engine(e.into()))?;
     db.close().map_err(|e| engine(e.into()))?;
@@ -165,14 +176,14 @@ fn engine_error(
 /// Errors: those of opening it: then header or block list are bad.
 pub fn bad_blocks(
     media: &dyn Media,
+    name: &Path,
     layer: LayerId,
     generation: u64,
     each: &mut dyn FnMut(u64),
 ) -> Result<Vec<u64>, StoreError> {
-    let name = file_name(generation);
-    let path = media.describe(&name);
+    let path = media.describe(name);
     let file = media
-        .open(&name, OpenMode::Read)
+        .open(name, OpenMode::Read)
         .map_err(|e| StoreError::io("open", &path, e))?;
     let (image, _) = CheckedImage::open(file, path, layer, generation)?;
     Ok(image.bad_blocks(each))
@@ -189,6 +200,7 @@ pub struct Table {
     extents: ReadOnlyTable<u64, &'static [u8]>,
     devices: ReadOnlyTable<u64, u64>,
     orphans: ReadOnlyTable<u64, ()>,
+    merges: Option<ReadOnlyTable<u64, u64>>,
     _db: ReadOnlyDatabase,
 }
 
@@ -204,10 +216,19 @@ impl std::fmt::Debug for Table {
 impl Table {
     /// Opens the table of `generation` in the layer directory `media`.
     pub fn open(media: &dyn Media, layer: LayerId, generation: u64) -> Result<Self, StoreError> {
-        let name = file_name(generation);
-        let path = media.describe(&name);
+        Self::open_as(media, &file_name(generation), layer, generation)
+    }
+
+    /// As [`open`](Self::open), under another name.
+    pub fn open_as(
+        media: &dyn Media,
+        name: &Path,
+        layer: LayerId,
+        generation: u64,
+    ) -> Result<Self, StoreError> {
+        let path = media.describe(name);
         let file = media
-            .open(&name, OpenMode::Read)
+            .open(name, OpenMode::Read)
             .map_err(|e| StoreError::io("open", &path, e))?;
         let (image, facts) = CheckedImage::open(file, path.clone(), layer, generation)?;
         let cause = image.cause();
@@ -226,6 +247,11 @@ impl Table {
             extents: txn.open_table(EXTENTS).map_err(|e| engine(e.into()))?,
             devices: txn.open_table(DEVICES).map_err(|e| engine(e.into()))?,
             orphans: txn.open_table(ORPHANS).map_err(|e| engine(e.into()))?,
+            merges: match txn.open_table(MERGES) {
+                Ok(table) => Some(table),
+                Err(TableError::TableDoesNotExist(_)) => None,
+                Err(e) => return Err(engine(e.into())),
+            },
             _db: db,
             cause: cause.clone(),
             path,
@@ -316,6 +342,17 @@ impl Table {
         let mut out = BTreeSet::new();
         for item in self.orphans.range::<u64>(..).map_err(|e| self.engine(e))? {
             out.insert(item.map_err(|e| self.engine(e))?.0.value());
+        }
+        Ok(out)
+    }
+
+    /// The layers that a merged table stands for, lowest first.
+    pub fn merges(&self) -> Result<Vec<LayerId>, StoreError> {
+        let mut out = Vec::new();
+        if let Some(merges) = &self.merges {
+            for item in merges.range::<u64>(..).map_err(|e| self.engine(e))? {
+                out.push(LayerId(item.map_err(|e| self.engine(e))?.1.value()));
+            }
         }
         Ok(out)
     }

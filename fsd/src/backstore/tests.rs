@@ -6,6 +6,7 @@ mod damage;
 mod live;
 mod model;
 mod snapshots;
+mod stacks;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,8 +1,9 @@
 //! The life of the daemon: detach, open the branch, serve until the end comes, close the branch.
 //!
 //! `startup` cuts the process loose from the one that started it, `service` answers the control
-//! requests, `pause` stops a run while it is frozen, `refusal` words what goes wrong for a client, `logging` writes `fsd.log`.
+//! requests, `pause` stops a run while it is frozen, `chores` tends its frozen layers, `refusal` words what goes wrong for a client, `logging` writes `fsd.log`.
 
+mod chores;
 mod logging;
 mod pause;
 mod refusal;

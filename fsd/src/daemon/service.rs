@@ -16,6 +16,7 @@ use agentfs_fsd::sync::{Arc, Gate, Mutex, lock};
 use rustix::fs::FileType;
 use tracing::{info, warn};
 
+use crate::daemon::chores::Chores;
 use crate::daemon::pause::Paused;
 use crate::daemon::{Event, refusal};
 
@@ -38,6 +39,7 @@ pub(super) struct Daemon {
     mount: Mutex<Mount>,
     /// Held while the state is frozen, and while a command is bound.
     freezing: Mutex<()>,
+    chores: Chores,
 }
 
 /// What is known of the mount.
@@ -73,6 +75,7 @@ impl Daemon {
             core: Arc::default(),
             mount: Mutex::default(),
             freezing: Mutex::default(),
+            chores: Chores::default(),
         }
     }
 
@@ -81,14 +84,21 @@ impl Daemon {
         lock(&self.mount).served
     }
 
-    /// Lets the core do its regular work.
+    /// Lets the core do its regular work, and what takes long on a thread of its own.
     pub(super) fn maintain(&self) {
         self.core.with(FsCore::maintain);
+        if self.chores.is_idle()
+            && let Some(chore) = self.core.with(FsCore::next_chore).flatten()
+        {
+            self.chores.start(chore, Arc::clone(&self.core));
+        }
     }
 
     /// Closes the branch. From here on every request finds it gone.
     pub(super) fn close(&self) -> Result<(), Refusal> {
         lock(&self.mount).namespaces = None;
+        // The end does it itself, or leaves it to the next one.
+        self.chores.stop();
         let waiting = lock(&self.waiting).take();
         match (self.core.close(), waiting) {
             (Some(core), _) => core.close().map_err(|e| refusal::of_core(&e)),

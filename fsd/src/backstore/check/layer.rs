@@ -131,7 +131,13 @@ impl Look<'_, '_> {
     fn table(&mut self, generation: u64) -> Option<u64> {
         let (media, id) = (self.media, self.id);
         let at = media.describe(&table::file_name(generation));
-        let bad = table::bad_blocks(media, id, generation, &mut |n| self.read_bytes(n));
+        let bad = table::bad_blocks(
+            media,
+            &table::file_name(generation),
+            id,
+            generation,
+            &mut |n| self.read_bytes(n),
+        );
         match bad {
             Err(e) => {
                 let finding = Finding::of_error(Code::Table, &e);

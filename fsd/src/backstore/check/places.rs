@@ -12,6 +12,7 @@ use crate::backstore::error::StoreError;
 use crate::backstore::hidden::HIDDEN_FILE;
 use crate::backstore::journal;
 use crate::backstore::layer::Files;
+use crate::backstore::load::Floor;
 use crate::backstore::loss::LOST_FILE;
 use crate::backstore::media::read_small;
 use crate::backstore::meta::{self, BranchInfo, RUN_VERSION, RunFile};
@@ -260,10 +261,13 @@ impl<'a, 'p> Checker<'a, 'p> {
             self.found(Finding::note(Code::LeftOut, what).branch(name));
             return Ok(checked);
         }
-        let loaded = self.store.load_stack(info).and_then(|(stack, _)| {
-            let outcome = records::check(&stack, live, self.progress)?;
-            Ok((stack, outcome))
-        });
+        let loaded = self
+            .store
+            .load_stack(info, Floor::None)
+            .and_then(|(stack, _)| {
+                let outcome = records::check(&stack, live, self.progress)?;
+                Ok((stack, outcome))
+            });
         let (stack, outcome) = match loaded {
             Ok(loaded) => loaded,
             Err(e) => {

@@ -201,6 +201,7 @@ fn rebuild_table(
     ));
     let devices = devices_of(&saved);
     let content = TableContent {
+        merges: &[],
         inodes: Box::new(saved.inodes.into_iter().map(Ok)),
         dentries: Box::new(saved.dentries.into_iter().map(Ok)),
         extents: Box::new(saved.extents.into_iter().map(Ok)),

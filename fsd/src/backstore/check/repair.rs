@@ -15,9 +15,11 @@ use crate::backstore::error::StoreError;
 use crate::backstore::hidden::{self, HIDDEN_FILE};
 use crate::backstore::journal;
 use crate::backstore::layer::{Files, LayerView};
+use crate::backstore::load::Floor;
 use crate::backstore::loss::{self, LOST_FILE};
 use crate::backstore::media::{LockGuard, Media};
 use crate::backstore::meta::{self, BranchInfo};
+use crate::backstore::stack::Lower;
 use crate::backstore::store::{
     FORMAT, FormatFile, LAYERS, RUN_FILE, STORE_VERSION, Store, branch_dir, is_stage, layer_dir,
 };
@@ -296,7 +298,7 @@ impl Repair<'_, '_> {
 
     /// The accounts of the objects of one layer of a branch.
     fn accounts(&self, id: LayerId, info: &BranchInfo) -> Result<objects::Accounts, StoreError> {
-        let mut below: Vec<LayerView> = Vec::new();
+        let mut layers: Vec<Arc<LayerView>> = Vec::new();
         for layer in &info.layers {
             let dir = layer_dir(*layer);
             let media = self
@@ -304,11 +306,15 @@ impl Repair<'_, '_> {
                 .media
                 .sub(&dir)
                 .map_err(|e| self.store.io("open", &dir, e))?;
-            let (view, _) = LayerView::load(media, *layer, &below)?;
+            let below = Lower {
+                floor: None,
+                layers: &layers,
+            };
+            let (view, _) = LayerView::load(media, *layer, below)?;
             if *layer == id {
                 return objects::accounts(&view);
             }
-            below.push(view);
+            layers.push(Arc::new(view));
         }
         Err(StoreError::Invalid("a layer that the branch has not"))
     }
@@ -317,7 +323,7 @@ impl Repair<'_, '_> {
     fn branch(&mut self, info: &BranchInfo) -> Result<(), StoreError> {
         let name = &info.name;
         self.branch_files(name)?;
-        let mut live = match self.store.open_live(name) {
+        let mut live = match self.store.open_live_by(name, Floor::None) {
             Ok(live) => live,
             Err(StoreError::Locked { pid, .. }) => {
                 self.skip(Some(name), format!("somebody holds it (pid {pid})"));

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use crate::backstore::{Frozen, Held, Kept};
 use crate::core::inode::{IoMode, Node};
 use crate::core::point::SnapshotName;
-use crate::core::record::{Content, ObjectId};
+use crate::core::record::{Content, ExtentSource, ObjectId};
 use crate::core::stream::Bytes;
 use crate::core::types::Ino;
 use crate::core::{FsCore, FsError};
@@ -43,6 +43,11 @@ impl FsCore {
         };
         let moved: HashMap<ObjectId, ObjectId> = frozen.moved.iter().copied().collect();
         for node in tree.nodes.values_mut() {
+            if node.unlinked {
+                // No name leads to it: no snapshot shows it, so it is written on, wherever it is now.
+                follow(node, &moved);
+                continue;
+            }
             let Some(stream) = &node.stream else { continue };
             let mut bytes = crate::sync::write(&stream.bytes);
             match &mut *bytes {
@@ -57,8 +62,6 @@ impl FsCore {
                     stream.marked_dirty.store(true, Ordering::Release);
                     continue;
                 }
-                // No name leads to it: no snapshot shows it, so it is written on where it is.
-                _ if node.unlinked => continue,
                 Bytes::Object { id, own, .. } => *own = tree.branch.is_top(*id),
                 Bytes::Extents(extents) => {
                     extents.writable = tree.branch.is_top(extents.own.0);
@@ -98,5 +101,36 @@ impl FsCore {
             }
         }
         Ok(kept)
+    }
+}
+
+/// Gives the bytes of a file that no name leads to the names that they have now.
+fn follow(node: &mut Node, moved: &HashMap<ObjectId, ObjectId>) {
+    let new = |id: &ObjectId| moved.get(id).copied();
+    if let Some(record) = &node.record {
+        let mut record = (**record).clone();
+        if let Content::Object(id) | Content::Extents { own: id, .. } = &mut record.content
+            && let Some(to) = new(id)
+        {
+            *id = to;
+            node.record = Some(record.into());
+        }
+    }
+    let Some(stream) = &node.stream else { return };
+    match &mut *crate::sync::write(&stream.bytes) {
+        Bytes::Object { id, .. } => *id = new(id).unwrap_or(*id),
+        Bytes::Extents(extents) => {
+            if let Some(to) = new(&extents.own.0) {
+                extents.own.0 = to;
+            }
+            for (_, source) in extents.map.values_mut() {
+                if let ExtentSource::Object(id) = source
+                    && let Some(to) = new(id)
+                {
+                    *id = to;
+                }
+            }
+        }
+        Bytes::Empty | Bytes::Base { .. } => {}
     }
 }

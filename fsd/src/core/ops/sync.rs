@@ -1,6 +1,6 @@
 //! Making things durable, looking after the journal, and the end of a branch's life.
 
-use crate::backstore::StoreError;
+use crate::backstore::{Chore, ChoreDone, StoreError};
 use crate::core::types::{FsStat, Ino};
 use crate::core::{FsCore, FsError};
 
@@ -69,6 +69,17 @@ impl FsCore {
             tree.branch.checkpoint()?;
         }
         Ok(())
+    }
+
+    /// The next work on frozen layers that is due. It is done outside of the core, which nobody
+    /// waits for meanwhile; what it leads to goes to [`take`](Self::take).
+    pub fn next_chore(&self) -> Option<Chore> {
+        crate::sync::lock(&self.tree).branch.next_chore()
+    }
+
+    /// Takes over what a chore led to.
+    pub fn take(&self, done: ChoreDone) {
+        crate::sync::lock(&self.tree).branch.take(done);
     }
 
     /// Space and inodes, as the store's file system has them.
