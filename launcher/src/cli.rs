@@ -158,6 +158,22 @@ in its directory, and `agentfs diff` refuses a patch of it without --despite-los
 Exit status: 0 clean (notes are no damage), 1 damage found, or left or files lost after a repair, 125 when
 the check could not be made.")]
     Fsck(FsckArgs),
+    /// Remove what no branch and no snapshot reaches any more, and compact deep stacks
+    #[command(after_help = "\
+Examples:
+  agentfs gc --dry-run           what would go, and what stays though nothing shows it
+  agentfs gc                     remove it; also while branches run, and again after an interruption
+
+Removed: layers that no branch and no snapshot names; changed files that only dropped snapshots showed;
+what was left of removals, new branches and writes that were cut short. The layers of a running branch
+keep all their files, since programs may have some open that the branch no longer shows. lost+found/,
+where fsck keeps what it took out, is left alone.
+
+Sizes are what the host has allocated. What other files share (hard links, reflinks) is said apart: it
+comes free only when the others go too.
+
+Exit status: 0 done, 1 something could not be read or removed and stays, 125 nothing could be done.")]
+    Gc(GcArgs),
     /// Try each thing that `run` needs, and print how to fix what is missing
     Doctor(DoctorArgs),
 }
@@ -374,6 +390,18 @@ pub struct FsckArgs {
     /// Mend what is damaged, and remove what nothing uses
     #[arg(long)]
     pub repair: bool,
+
+    /// One JSON object, in a schema that stays
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `agentfs gc`.
+#[derive(Debug, Args)]
+pub struct GcArgs {
+    /// Only say what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
 
     /// One JSON object, in a schema that stays
     #[arg(long)]

@@ -22,6 +22,7 @@ mod names;
 mod plan;
 mod probe;
 mod proc;
+mod progress;
 mod review;
 mod say;
 mod sys;
@@ -86,6 +87,7 @@ fn begin() -> ExitCode {
         Command::Mount(args) => cmd::mount::mount(args, &globals),
         Command::Umount(args) => cmd::mount::umount(args, &globals),
         Command::Fsck(args) => cmd::fsck::run(args, &globals),
+        Command::Gc(args) => cmd::gc::run(args, &globals),
         Command::Doctor(args) => cmd::doctor::run(args, &globals),
     };
     answer.unwrap_or_else(|e| failure(&e))

@@ -27,6 +27,8 @@ use crate::core::record::LayerId;
 const TABLE_COST: u64 = 4;
 /// Lookups in so many layers in memory beside a merged table are worth a new one.
 pub(super) const MERGE_AT_COST: u64 = 8;
+/// As much as [`MERGE_AT_COST`], for who has time.
+pub(super) const MERGE_AT_COST_IDLE: u64 = 4;
 /// A merged table is written anew for less than this part of its records only at twice that cost.
 const MERGE_PART: u64 = 16;
 /// How long a finished table waits for its turn to be published.
@@ -57,6 +59,13 @@ enum What {
 /// What a chore led to.
 #[derive(Debug)]
 pub struct ChoreDone(Option<Outcome>);
+
+impl ChoreDone {
+    /// Whether it led to anything.
+    pub(super) fn is_something(&self) -> bool {
+        self.0.is_some()
+    }
+}
 
 #[derive(Debug)]
 enum Outcome {
@@ -161,7 +170,7 @@ fn hold_soon<'a>(store: &'a Store, stop: &AtomicBool) -> Result<Option<Held<'a>>
 }
 
 /// Gives a frozen layer its table; if somebody else did, the layer as that left it. `None`: not now.
-fn tabulate(
+pub(super) fn tabulate(
     store: &Store,
     layer: &LayerView,
     below: Lower<'_>,

@@ -166,6 +166,8 @@ impl Media for DirMedia {
             len: stat.st_size as u64,
             perm: stat.st_mode & 0o7777,
             uid: stat.st_uid,
+            blocks: stat.st_blocks as u64,
+            links: stat.st_nlink as u64,
         })
     }
 
@@ -188,6 +190,23 @@ impl Media for DirMedia {
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let fd = self.openat(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
         Ok(rustix::fs::fsync(fd)?)
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        let fd = self.openat(
+            Path::new(""),
+            OFlags::RDONLY | OFlags::DIRECTORY,
+            Mode::empty(),
+        )?;
+        Ok(rustix::fs::syncfs(&fd)?)
+    }
+
+    fn shared_bytes(&self, path: &Path) -> u64 {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        match self.openat(path, flags, Mode::empty()) {
+            Ok(file) => crate::sys::shared_bytes(&file).unwrap_or(0),
+            Err(_) => 0,
+        }
     }
 
     fn sub(&self, path: &Path) -> io::Result<Arc<dyn Media>> {

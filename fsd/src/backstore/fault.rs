@@ -209,6 +209,14 @@ impl Media for FaultMedia {
         self.plan.run(Takes::Nothing, || self.inner.sync_dir(path))
     }
 
+    fn sync_all(&self) -> io::Result<()> {
+        self.plan.run(Takes::Nothing, || self.inner.sync_all())
+    }
+
+    fn shared_bytes(&self, path: &Path) -> u64 {
+        self.inner.shared_bytes(path)
+    }
+
     fn sub(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
         self.plan.alive()?;
         Ok(Arc::new(FaultMedia {

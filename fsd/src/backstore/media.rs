@@ -46,6 +46,15 @@ pub struct FileFacts {
     pub perm: u32,
     /// Its owner.
     pub uid: u32,
+    /// Allocated space, in units of [`FileFacts::BLOCK_BYTES`].
+    pub blocks: u64,
+    /// Names it has.
+    pub links: u64,
+}
+
+impl FileFacts {
+    /// Bytes of a block of `blocks`.
+    pub const BLOCK_BYTES: u64 = 512;
 }
 
 /// What [`MediaFile::seek`] looks for.
@@ -122,6 +131,10 @@ pub trait Media: Debug + Send + Sync {
     fn make_private(&self, path: &Path, uid: u32) -> io::Result<()>;
     /// Makes the entries of a directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// Makes all that was ever written below the root durable.
+    fn sync_all(&self) -> io::Result<()>;
+    /// Allocated bytes of the file at `path` that other files have too, as far as the host tells.
+    fn shared_bytes(&self, path: &Path) -> u64;
     /// The tree below a directory, held: it stays valid when the directory is renamed.
     fn sub(&self, path: &Path) -> io::Result<Arc<dyn Media>>;
     /// Locks the file at `path`, made if need be, and writes `note` over its beginning, if it can.

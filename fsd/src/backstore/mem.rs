@@ -410,11 +410,29 @@ impl Media for MemMedia {
             len,
             perm: 0o600,
             uid: 0,
+            blocks: len.div_ceil(FileFacts::BLOCK_BYTES),
+            links: 1,
         })
     }
 
     fn make_private(&self, path: &Path, _uid: u32) -> io::Result<()> {
         self.lock_tree().find(self.dir, path).map(drop)
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        let mut inner = self.lock_tree();
+        inner.renames.clear();
+        for node in &mut inner.nodes {
+            match node {
+                Node::File { data, durable, .. } => durable.clone_from(data),
+                Node::Dir { entries, durable } => durable.clone_from(entries),
+            }
+        }
+        Ok(())
+    }
+
+    fn shared_bytes(&self, _path: &Path) -> u64 {
+        0
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

@@ -166,30 +166,29 @@ pub(super) fn publish(
         .ok_or_else(|| StoreError::damaged(media.describe(path), "is not what was just written"))
 }
 
-impl Held<'_> {
-    /// The merged tables that no branch stands on: those of its snapshots' stacks serve nobody as
-    /// long as no branch is made of them. None while a branch cannot be read.
-    pub(super) fn unneeded_merged(&self) -> Result<Vec<LayerId>, StoreError> {
-        let store = self.store;
-        let has = |id: &LayerId| {
-            let path = layer_dir(*id).join(FILE);
-            store.media.facts(&path).is_ok()
+/// The merged tables that no branch stands on: those of its snapshots' stacks serve nobody as long
+/// as no branch is made of them. None while a branch cannot be read.
+pub(super) fn unneeded(store: &Store) -> Result<Vec<LayerId>, StoreError> {
+    let has = |id: &LayerId| {
+        let path = layer_dir(*id).join(FILE);
+        store.media.facts(&path).is_ok()
+    };
+    let (mut needed, mut all) = (BTreeSet::new(), BTreeSet::new());
+    for listed in store.list()? {
+        let Listed::Branch(info) = listed else {
+            return Ok(Vec::new());
         };
-        let (mut needed, mut all) = (BTreeSet::new(), BTreeSet::new());
-        for listed in store.list()? {
-            let Listed::Branch(info) = listed else {
-                return Ok(Vec::new());
-            };
-            all.extend(info.all_layers());
-            needed.extend(info.layers.iter().rev().find(|id| has(id)).copied());
-        }
-        all.retain(|id| !needed.contains(id) && has(id));
-        Ok(all.into_iter().collect())
+        all.extend(info.all_layers());
+        needed.extend(info.layers.iter().rev().find(|id| has(id)).copied());
     }
+    all.retain(|id| !needed.contains(id) && has(id));
+    Ok(all.into_iter().collect())
+}
 
+impl Held<'_> {
     /// Removes the merged tables that no branch stands on. Who has one open goes on with it.
     pub(super) fn remove_unneeded_merged(&self) -> Result<(), StoreError> {
-        for id in self.unneeded_merged()? {
+        for id in unneeded(self.store)? {
             let path = layer_dir(id).join(FILE);
             if let Err(e) = self.store.media.unlink(&path) {
                 tracing::warn!(path = %self.store.media.describe(&path).display(), error = %e, "cannot remove a leftover");

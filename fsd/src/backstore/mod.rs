@@ -15,6 +15,7 @@ mod extents;
 #[cfg(any(test, feature = "fault"))]
 pub mod fault;
 mod freeze;
+pub mod gc;
 mod hidden;
 mod journal;
 mod layer;

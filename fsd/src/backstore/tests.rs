@@ -3,6 +3,7 @@
 mod branches;
 mod crash;
 mod damage;
+mod gc;
 mod live;
 mod model;
 mod snapshots;

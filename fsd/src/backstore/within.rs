@@ -76,6 +76,14 @@ impl Media for Within {
         self.root.sync_dir(&self.at(path))
     }
 
+    fn sync_all(&self) -> io::Result<()> {
+        self.root.sync_all()
+    }
+
+    fn shared_bytes(&self, path: &Path) -> u64 {
+        self.root.shared_bytes(&self.at(path))
+    }
+
     fn sub(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
         self.root.sub(&self.at(path))
     }

@@ -1,10 +1,8 @@
 //! `agentfs fsck`: checks the store and its branches, and mends them when asked to.
 
-use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
@@ -16,6 +14,7 @@ use agentfs_fsd::review::Base;
 use crate::cli::FsckArgs;
 use crate::cmd::Globals;
 use crate::error::CmdError;
+use crate::progress::{Bar, Unit};
 use crate::review::json::{self, put_bytes};
 use crate::review::loss::lost_words;
 use crate::review::style::escape_word;
@@ -24,11 +23,6 @@ use crate::say::{self, say};
 
 /// Exit status when damage was found, or is left after a repair, or something was lost in one.
 const EXIT_DAMAGED: u8 = 1;
-/// Time between two pictures of the progress.
-const PROGRESS_EVERY: Duration = Duration::from_millis(100);
-/// Columns of the progress bar.
-const BAR_COLUMNS: u64 = 30;
-
 /// Runs the subcommand.
 pub fn run(args: &FsckArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     let report = match Store::open_for_check(&globals.store_path)? {
@@ -56,7 +50,7 @@ pub fn run(args: &FsckArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
 fn look(store: &Store, args: &FsckArgs) -> Result<Report, CmdError> {
     // Without it a repair does what it can.
     let host = Base::new(Path::new("/"), &[store.path().to_path_buf()]).ok();
-    let mut bar = Bar::new();
+    let mut bar = Bar::new(Unit::Bytes);
     let mut show = |what: &str, done: u64, total: u64| bar.show(what, done, total);
     let report = match args.repair {
         true => store.repair(
@@ -66,52 +60,8 @@ fn look(store: &Store, args: &FsckArgs) -> Result<Report, CmdError> {
         ),
         false => store.check(&args.branches, &mut show),
     };
-    bar.clear();
+    drop(bar);
     Ok(report?)
-}
-
-/// One line on a terminal that says how far the check is; nothing anywhere else. A bar of a line is
-/// not worth a dependency.
-struct Bar {
-    last: Option<Instant>,
-    on: bool,
-}
-
-impl Bar {
-    fn new() -> Self {
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        Self {
-            last: None,
-            on: io::stderr().is_terminal() && !dumb,
-        }
-    }
-
-    fn show(&mut self, what: &str, done: u64, total: u64) {
-        if !self.on
-            || self
-                .last
-                .is_some_and(|last| last.elapsed() < PROGRESS_EVERY)
-        {
-            return;
-        }
-        self.last = Some(Instant::now());
-        let line = match total {
-            0 => format!("{what}: {done}"),
-            total => {
-                let filled =
-                    (u128::from(done) * u128::from(BAR_COLUMNS) / u128::from(total)) as usize;
-                let bar = format!("{}{}", "#".repeat(filled), ".".repeat(30 - filled.min(30)));
-                format!("{what}: [{bar}] {}", table::size(done))
-            }
-        };
-        say::raw(&format!("\r\x1b[K{line}"));
-    }
-
-    fn clear(&self) {
-        if self.on && self.last.is_some() {
-            say::raw("\r\x1b[K");
-        }
-    }
 }
 
 fn counted(n: usize, what: &str) -> String {
@@ -140,8 +90,11 @@ fn line(finding: &Finding) -> String {
         Level::Damage => "damage",
     };
     let mut out = format!("{level} {}", finding.code.as_str());
-    if !finding.branches.is_empty() {
-        let names: Vec<&str> = finding.branches.iter().map(BranchName::as_str).collect();
+    let names: Vec<String> = match finding.points.is_empty() {
+        true => finding.branches.iter().map(ToString::to_string).collect(),
+        false => finding.points.iter().map(ToString::to_string).collect(),
+    };
+    if !names.is_empty() {
         out += &format!(" in {}", names.join(", "));
     }
     out.push(':');
@@ -209,7 +162,15 @@ fn to_text(report: &Report, repair: bool) -> String {
     if !repair && left.iter().any(|finding| finding.repairable) {
         out += "  fix: `agentfs fsck --repair` mends what can be mended, and keeps what it takes out\n";
     }
-    if left.iter().any(|finding| !finding.repairable) {
+    let of_snapshots = |finding: &&Finding| !finding.repairable && !finding.points.is_empty();
+    if left.iter().any(of_snapshots) {
+        out += "  fix: of a snapshot, what cannot be mended stays: `agentfs snapshot rm BRANCH SNAPSHOT` \
+                drops it; the branch itself is not affected\n";
+    }
+    if left
+        .iter()
+        .any(|finding| !finding.repairable && finding.points.is_empty())
+    {
         out += "  fix: what cannot be mended stays: take what you need out of the branch, then \
                 `agentfs rm NAME`; no other branch is affected\n";
     }
@@ -250,7 +211,8 @@ fn losses(report: &Report) -> Vec<(&BranchName, String)> {
 /// left        [finding] after a repair; without one the same as findings
 ///
 /// finding     { code, level: note|damage, branches: [name], repairable, what }, and where known
-///             file: of the store, path: in the branch, inode: a string of digits
+///             file: of the store, path: in the branch, inode: a string of digits,
+///             snapshots: [BRANCH@SNAPSHOT] where the branches themselves do not show it
 /// ```
 /// The codes are those of [`agentfs_fsd::backstore::check::Code`]; FORMAT.md lists them.
 fn to_json(report: &Report, repair: bool) -> Value {
@@ -308,6 +270,13 @@ fn finding(finding: &Finding) -> Value {
         .iter()
         .map(|name| Value::from(name.as_str()));
     object.insert("branches".into(), names.collect());
+    if !finding.points.is_empty() {
+        let points = finding
+            .points
+            .iter()
+            .map(|point| Value::from(point.to_string()));
+        object.insert("snapshots".into(), points.collect());
+    }
     object.insert("repairable".into(), finding.repairable.into());
     object.insert("what".into(), finding.what.as_str().into());
     if let Some(file) = &finding.file {

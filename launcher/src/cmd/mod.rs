@@ -5,6 +5,7 @@ pub mod diff;
 pub mod doctor;
 pub mod exec;
 pub mod fsck;
+pub mod gc;
 pub mod ls;
 pub mod mount;
 pub mod report;

@@ -14,6 +14,7 @@ mod layer;
 mod mend;
 mod objects;
 mod places;
+mod points;
 mod rebuild;
 mod records;
 mod repair;
@@ -27,9 +28,11 @@ use super::dir::DirMedia;
 use super::error::StoreError;
 use super::loss::Loss;
 use super::store::Store;
+use crate::core::point::Point;
 use crate::core::types::{BranchName, Ino};
 
 pub use host::{Host, HostObject};
+pub use places::LOST_FOUND;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +56,8 @@ pub enum Code {
     LayerMissing,
     /// A table has bad checksums, or records that make no sense.
     Table,
+    /// A merged table is damaged, or does not say what its layers do.
+    Merged,
     /// What a table's header says does not fit its records.
     TableFacts,
     /// A journal ends in a torn append.
@@ -116,6 +121,7 @@ impl Code {
             Code::RunNote => "run-note",
             Code::LayerMissing => "layer-missing",
             Code::Table => "table",
+            Code::Merged => "merged",
             Code::TableFacts => "table-facts",
             Code::JournalTail => "journal-tail",
             Code::Journal => "journal",
@@ -155,6 +161,8 @@ pub struct Finding {
     pub level: Level,
     /// The branches it is about; none: the store.
     pub branches: Vec<BranchName>,
+    /// The snapshots it is about, where the branches themselves do not show it.
+    pub points: Vec<Point>,
     /// The file of the store it is in.
     pub file: Option<PathBuf>,
     /// The path in the branch it is about, as bytes.
@@ -173,6 +181,7 @@ impl Finding {
             code,
             level,
             branches: Vec::new(),
+            points: Vec::new(),
             file: None,
             place: None,
             ino: None,
@@ -201,6 +210,11 @@ impl Finding {
 
     fn branch(mut self, branch: &BranchName) -> Self {
         self.branches = vec![branch.clone()];
+        self
+    }
+
+    fn point(mut self, point: Point) -> Self {
+        self.points.push(point);
         self
     }
 

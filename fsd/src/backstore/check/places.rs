@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use super::layer::{self, Physical, Role};
 use super::objects::{self, counted};
+use super::points::point_of;
 use super::{Checked, Code, Finding, Level, Progress, Report, records};
 use crate::backstore::error::StoreError;
+use crate::backstore::gc::GC_LOCK;
 use crate::backstore::hidden::HIDDEN_FILE;
 use crate::backstore::journal;
 use crate::backstore::layer::Files;
@@ -20,6 +22,7 @@ use crate::backstore::store::{
     BRANCH_FILE, BRANCH_LOCK, BRANCHES, CONTROL_SOCKET, FORMAT, LAYERS, RUN_FILE, RUN_ROOM, STAGE,
     STORE_LOCK, Store, TRASH, branch_dir, is_stage, layer_dir,
 };
+use crate::core::point::Point;
 use crate::core::record::LayerId;
 use crate::core::types::BranchName;
 
@@ -32,8 +35,8 @@ const ATTEMPTS: u32 = 5;
 
 /// One check of a store.
 pub struct Checker<'a, 'p> {
-    store: &'a Store,
-    progress: &'a mut Progress<'p>,
+    pub(super) store: &'a Store,
+    pub(super) progress: &'a mut Progress<'p>,
     report: Report,
     /// Every branch with readable metadata.
     infos: BTreeMap<BranchName, BranchInfo>,
@@ -41,6 +44,8 @@ pub struct Checker<'a, 'p> {
     some_unknown: bool,
     /// Frozen layers looked at.
     layers: BTreeMap<LayerId, Frozen>,
+    /// Layers whose merged tables were looked at.
+    pub(super) merged: BTreeSet<LayerId>,
 }
 
 /// What is known of a frozen layer by now.
@@ -70,6 +75,7 @@ impl<'a, 'p> Checker<'a, 'p> {
             infos: BTreeMap::new(),
             some_unknown: false,
             layers: BTreeMap::new(),
+            merged: BTreeSet::new(),
         }
     }
 
@@ -128,7 +134,7 @@ impl<'a, 'p> Checker<'a, 'p> {
             .collect()
     }
 
-    fn found(&mut self, finding: Finding) {
+    pub(super) fn found(&mut self, finding: Finding) {
         self.report.findings.push(finding);
     }
 
@@ -205,7 +211,9 @@ impl<'a, 'p> Checker<'a, 'p> {
             let before = self.stamp(&info.name)?;
             let (findings, bytes) = (self.report.findings.len(), self.report.verified_bytes);
             let layers = self.layers.clone();
+            let merged = self.merged.clone();
             let checked = self.branch_once(&info, before.live)?;
+            self.snapshots(&info)?;
             let is_bad = self.report.findings[findings..]
                 .iter()
                 .any(|finding| finding.level == Level::Damage);
@@ -231,6 +239,7 @@ impl<'a, 'p> Checker<'a, 'p> {
             self.report.findings.truncate(findings);
             self.report.verified_bytes = bytes;
             self.layers = layers;
+            self.merged = merged;
             info = now;
         }
         Ok(())
@@ -275,6 +284,7 @@ impl<'a, 'p> Checker<'a, 'p> {
                 return Ok(checked);
             }
         };
+        self.merged_tables(&stack, info.layers.split_last().map_or(&[], |(_, ids)| ids));
         (checked.inodes, checked.names, checked.objects) =
             (outcome.inodes, outcome.names, outcome.objects);
         for problem in outcome.problems {
@@ -305,13 +315,27 @@ impl<'a, 'p> Checker<'a, 'p> {
         Ok(checked)
     }
 
-    /// The branches that stand on a layer.
-    fn users(&self, id: LayerId) -> Vec<BranchName> {
+    /// The branches that stand on a layer, or have snapshots that do.
+    pub(super) fn users(&self, id: LayerId) -> Vec<BranchName> {
         self.infos
             .values()
-            .filter(|info| info.layers.contains(&id))
+            .filter(|info| info.all_layers().any(|layer| layer == id))
             .map(|info| info.name.clone())
             .collect()
+    }
+
+    /// The snapshots that stand on a layer, unless a branch does.
+    fn points(&self, id: LayerId) -> Vec<Point> {
+        if self.infos.values().any(|info| info.layers.contains(&id)) {
+            return Vec::new();
+        }
+        let all = self.infos.values().flat_map(|info| {
+            let on_it = info.snapshots.iter().filter(|s| s.layers.contains(&id));
+            on_it
+                .map(|snapshot| point_of(info, snapshot))
+                .collect::<Vec<_>>()
+        });
+        all.collect()
     }
 
     /// What lies in a branch's directory besides its metadata.
@@ -386,7 +410,7 @@ impl<'a, 'p> Checker<'a, 'p> {
         }
         let top = info.layers.last();
         for other in self.infos.values().filter(|other| other.name != info.name) {
-            if top.is_some_and(|top| other.layers.contains(top)) {
+            if top.is_some_and(|top| other.all_layers().any(|id| id == *top)) {
                 complaints.push(format!(
                     "its own layer is also one of branch {}: was it copied by hand?",
                     other.name
@@ -402,7 +426,7 @@ impl<'a, 'p> Checker<'a, 'p> {
     }
 
     /// Checks the files of a layer, unless that was done; whether it can be read.
-    fn layer(&mut self, id: LayerId, role: Role) -> Result<bool, StoreError> {
+    pub(super) fn layer(&mut self, id: LayerId, role: Role) -> Result<bool, StoreError> {
         if let Some(known) = self.layers.get(&id) {
             return Ok(known.readable);
         }
@@ -416,6 +440,7 @@ impl<'a, 'p> Checker<'a, 'p> {
                     _ => Finding::damage(Code::Unreadable, e.to_string()),
                 };
                 finding.branches = users;
+                finding.points = self.points(id);
                 let at = self.describe(&dir);
                 self.found(finding.file(at).beyond_repair());
                 self.layers.insert(
@@ -436,8 +461,10 @@ impl<'a, 'p> Checker<'a, 'p> {
         } = layer::check(&*media, id, role, self.progress)?;
         let readable = layer::is_readable(&harm);
         self.report.verified_bytes += bytes;
+        let points = self.points(id);
         for mut finding in findings {
             finding.branches.clone_from(&users);
+            finding.points.clone_from(&points);
             self.found(finding);
         }
         if role == Role::Frozen {
@@ -479,7 +506,7 @@ impl<'a, 'p> Checker<'a, 'p> {
         let entries = self.store.media.list(here);
         for entry in entries.map_err(|e| self.store.io("list", here, e))? {
             let at = self.describe(Path::new(&entry.name));
-            let known = [FORMAT, STORE_LOCK, BRANCHES, LAYERS, STAGE, TRASH];
+            let known = [FORMAT, STORE_LOCK, GC_LOCK, BRANCHES, LAYERS, STAGE, TRASH];
             if known.iter().any(|known| entry.name == *known) {
                 continue;
             }

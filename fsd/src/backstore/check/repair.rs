@@ -12,12 +12,14 @@ use super::places::Checker;
 use super::rebuild::{self, Mended};
 use super::{Code, Finding, Host, Loss, Progress, Repaired, Report, mend, objects};
 use crate::backstore::error::StoreError;
+use crate::backstore::gc::GC_LOCK;
 use crate::backstore::hidden::{self, HIDDEN_FILE};
 use crate::backstore::journal;
 use crate::backstore::layer::{Files, LayerView};
 use crate::backstore::load::Floor;
 use crate::backstore::loss::{self, LOST_FILE};
-use crate::backstore::media::{LockGuard, Media};
+use crate::backstore::media::{LockGuard, LockWait, Media};
+use crate::backstore::merged;
 use crate::backstore::meta::{self, BranchInfo};
 use crate::backstore::stack::Lower;
 use crate::backstore::store::{
@@ -41,6 +43,10 @@ pub fn run(
         report.left = report.findings.clone();
         return Ok(report);
     }
+    // Nobody counts on what is about to change, or removes what may come to light.
+    let lock = Path::new(GC_LOCK);
+    let _alone = store.media.lock(lock, LockWait::Block, b"");
+    let _alone = _alone.map_err(|e| store.io("lock", lock, e).while_writing())?;
     let mut repair = Repair {
         store,
         host,
@@ -50,6 +56,7 @@ pub fn run(
         lost: Vec::new(),
     };
     repair.format(&report.findings)?;
+    repair.merged_tables(&report.findings)?;
     let infos = all_branches(store)?;
     let wanted: Vec<&BranchInfo> = infos
         .values()
@@ -158,16 +165,19 @@ impl Repair<'_, '_> {
     fn layers(&mut self, wanted: &[&BranchInfo], infos: &BTreeMap<BranchName, BranchInfo>) {
         let mut done = BTreeSet::new();
         for info in wanted {
-            for (depth, id) in info.layers.iter().enumerate() {
+            let beside = info.all_layers().filter(|id| !info.layers.contains(id));
+            // What snapshots stand on is frozen, so it comes as if it lay lowest.
+            let all: Vec<LayerId> = beside.chain(info.layers.iter().copied()).collect();
+            for (depth, id) in all.iter().enumerate() {
                 if !done.insert(*id) {
                     continue;
                 }
                 let users: Vec<&BranchInfo> = infos
                     .values()
-                    .filter(|user| user.layers.contains(id))
+                    .filter(|user| user.all_layers().any(|layer| layer == *id))
                     .collect();
                 let is_live = !matches!(self.store.live_owner(&info.name), Ok(None));
-                let role = match (depth + 1 == info.layers.len(), is_live) {
+                let role = match (depth + 1 == all.len(), is_live) {
                     (false, _) => Role::Frozen,
                     (true, false) => Role::Top,
                     (true, true) => Role::Live,
@@ -228,6 +238,14 @@ impl Repair<'_, '_> {
             _ => None,
         };
         let keeper = Keeper::new(self.store, Some(id));
+        if !look.harm.is_empty() {
+            // They say what was there before.
+            for user in users {
+                for layer in user.all_layers() {
+                    self.drop_merged(layer)?;
+                }
+            }
+        }
         let was_harmed = self.mend_files(&media, id, role, &keeper, users)?;
         // What an opening would remove for want of a record may be of a record that was lost.
         let accounts = self.accounts(id, info).unwrap_or_default();
@@ -255,6 +273,34 @@ impl Repair<'_, '_> {
         }
         drop(locks);
         Ok(())
+    }
+
+    /// Removes the merged tables of which something is wrong: the layers say the same, and better.
+    fn merged_tables(&mut self, findings: &[Finding]) -> Result<(), StoreError> {
+        for finding in findings
+            .iter()
+            .filter(|finding| finding.code == Code::Merged)
+        {
+            let Some(file) = &finding.file else { continue };
+            let id = file.parent().and_then(|dir| dir.file_name()?.to_str());
+            if let Some(id) = id.and_then(|id| u64::from_str_radix(id, 16).ok())
+                && self.drop_merged(LayerId(id))?
+            {
+                self.did(None, format!("removed {}", file.display()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the merged table of a layer, durably; whether there was one.
+    fn drop_merged(&mut self, id: LayerId) -> Result<bool, StoreError> {
+        let dir = layer_dir(id);
+        let path = dir.join(merged::FILE);
+        match self.store.media.unlink(&path) {
+            Ok(()) => self.store.sync_dir(&dir).map(|()| true),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(self.store.io("remove", &path, e)),
+        }
     }
 
     /// Mends harm after harm; whether there was any.
@@ -299,7 +345,10 @@ impl Repair<'_, '_> {
     /// The accounts of the objects of one layer of a branch.
     fn accounts(&self, id: LayerId, info: &BranchInfo) -> Result<objects::Accounts, StoreError> {
         let mut layers: Vec<Arc<LayerView>> = Vec::new();
-        for layer in &info.layers {
+        let of_snapshots = info.snapshots.iter().map(|s| &s.layers);
+        let mut stacks = std::iter::once(&info.layers).chain(of_snapshots);
+        let stack = stacks.find(|ids| ids.contains(&id));
+        for layer in stack.into_iter().flatten() {
             let dir = layer_dir(*layer);
             let media = self
                 .store

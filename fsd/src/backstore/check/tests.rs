@@ -3,6 +3,7 @@
 mod faults;
 mod files;
 mod lost;
+mod points;
 mod records;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -552,6 +552,14 @@ mod reads {
         fn sync_dir(&self, path: &Path) -> io::Result<()> {
             self.inner.sync_dir(path)
         }
+        fn sync_all(&self) -> io::Result<()> {
+            self.inner.sync_all()
+        }
+
+        fn shared_bytes(&self, path: &Path) -> u64 {
+            self.inner.shared_bytes(path)
+        }
+
         fn sub(&self, path: &Path) -> io::Result<Arc<dyn Media>> {
             let inner = self.inner.sub(path)?;
             Ok(Arc::new(CountingMedia {
