@@ -1,0 +1,180 @@
+//! Bytes of files: copy-up, extents, unlinked files, fsync.
+
+use super::*;
+
+#[test]
+fn a_write_to_a_base_file_stays_in_the_branch() {
+    let mut bench = Bench::new(|base| fs::write(base.join("f"), "base").unwrap());
+    let before = bench.walk("f").unwrap();
+    bench.write("f", 4, b" and more");
+    assert_eq!(bench.read("f"), b"base and more");
+    assert_eq!(bench.walk("f").unwrap().ino, before.ino);
+    assert_eq!(fs::read(bench.base.path().join("f")).unwrap(), b"base");
+    for clean in [false, true] {
+        bench.reopen(clean);
+        assert_eq!(bench.read("f"), b"base and more");
+        assert_eq!(bench.walk("f").unwrap().ino, before.ino);
+        assert_eq!(bench.walk("f").unwrap().size, 13);
+    }
+}
+
+#[test]
+fn an_unlinked_open_file_works_until_it_is_closed() {
+    let bench = Bench::new(|base| fs::write(base.join("f"), "base").unwrap());
+    for created in [false, true] {
+        let file = if created { "g" } else { "f" };
+        if created {
+            bench.create("", "g", b"base");
+        }
+        let ino = bench.walk(file).unwrap().ino;
+        let opened = bench.core().open(&ME, ino, O_RDWR).unwrap();
+        bench.core().unlink(&ME, Ino::ROOT, &name(file)).unwrap();
+        bench.core().write(ino, opened.fh, 4, b"+", false).unwrap();
+        let mut buf = [0; 16];
+        assert_eq!(bench.core().read(ino, opened.fh, 0, &mut buf).unwrap(), 5);
+        assert_eq!(&buf[..5], b"base+");
+        assert_eq!(bench.core().getattr(ino).unwrap().nlink, 0);
+        bench.core().release(opened.fh);
+        assert!(matches!(bench.walk(file), Err(FsError::NoEntry { .. })));
+    }
+}
+
+#[test]
+fn a_large_base_file_is_never_copied_for_a_small_write() {
+    let big: Vec<u8> = (0..5u32 << 20).map(|n| (n >> 8) as u8).collect();
+    let mut bench = Bench::new(|base| fs::write(base.join("big"), &big).unwrap());
+    let mut want = big.clone();
+    bench.write("big", 3_000_000, b"changed");
+    want[3_000_000..3_000_007].copy_from_slice(b"changed");
+    let end = want.len() as u64;
+    bench.write("big", end, b"appended");
+    want.extend_from_slice(b"appended");
+    for clean in [false, true] {
+        assert!(bench.read("big") == want);
+        bench.reopen(clean);
+    }
+    let ino = bench.walk("big").unwrap().ino;
+    let cut = SetAttr {
+        size: Some(100),
+        ..SetAttr::default()
+    };
+    bench.core().setattr(&ME, ino, None, &cut).unwrap();
+    let grow = SetAttr {
+        size: Some(4_000_000),
+        ..SetAttr::default()
+    };
+    bench.core().setattr(&ME, ino, None, &grow).unwrap();
+    want.truncate(100);
+    want.resize(4_000_000, 0);
+    for clean in [false, true] {
+        assert!(bench.read("big") == want);
+        bench.reopen(clean);
+    }
+}
+
+#[test]
+fn what_the_host_has_put_out_of_reach_can_be_cut_and_written_anew() {
+    const O_TRUNC: i32 = 0o1000;
+    let big = vec![7; 2 << 20];
+    let mut bench = Bench::new(|base| {
+        for name in ["parts", "moved"] {
+            fs::write(base.join(name), &big).unwrap();
+        }
+    });
+    bench.write("parts", 5, b"changed");
+    let root = bench.walk("").unwrap().ino;
+    let (from, to) = (name("moved"), name("there"));
+    let moved = bench
+        .core()
+        .rename(&ME, root, &from, root, &to, RenameMode::Replace);
+    moved.unwrap();
+    bench.reopen(true);
+    for name in ["parts", "moved"] {
+        fs::remove_file(bench.base.path().join(name)).unwrap();
+        fs::write(bench.base.path().join("other"), &big).unwrap();
+        if name != "moved" {
+            fs::rename(
+                bench.base.path().join("other"),
+                bench.base.path().join(name),
+            )
+            .unwrap();
+        }
+    }
+    for clean in [false, true] {
+        bench.reopen(clean);
+        for name in ["parts", "there"] {
+            let ino = bench.walk(name).unwrap().ino;
+            let read = bench.core().open(&ME, ino, O_RDONLY);
+            assert!(read.is_err() || clean, "{name}: {read:?}");
+            if let Ok(opened) = read {
+                bench.core().release(opened.fh);
+            }
+            let opened = bench.core().open(&ME, ino, O_RDWR | O_TRUNC).unwrap();
+            assert_eq!(bench.core().getattr(ino).unwrap().size, 0);
+            let written = bench.core().write(ino, opened.fh, 3, b"new", false);
+            assert_eq!(written.unwrap(), 3);
+            bench.core().release(opened.fh);
+            assert_eq!(bench.read(name), b"\0\0\0new");
+        }
+    }
+    bench.reopen(true);
+    for name in ["parts", "there"] {
+        assert_eq!(bench.read(name), b"\0\0\0new");
+    }
+}
+
+/// The kernel does not pass these modes on to a FUSE file system; other transports may.
+#[test]
+fn ranges_are_cut_out_and_put_in() {
+    use rustix::fs::{FallocateFlags as Mode, fallocate};
+    const BLOCK: usize = 4096;
+    let bytes = |len: usize| (0..len).map(|i| (i / 7) as u8).collect::<Vec<_>>();
+    let (small, large) = (bytes(10 * BLOCK + 5), bytes((2 << 20) + 5));
+    let mut bench = Bench::new(|base| {
+        fs::write(base.join("small"), &small).unwrap();
+        fs::write(base.join("large"), &large).unwrap();
+    });
+    let plain = tempfile::tempdir_in(bench.store.path()).unwrap();
+    for (file, was) in [("small", small), ("large", large)] {
+        let host = plain.path().join(file);
+        fs::write(&host, &was).unwrap();
+        bench.write(file, 9 * BLOCK as u64, b"changed");
+        let held = fs::File::options().write(true).open(&host).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&held, b"changed", 9 * BLOCK as u64).unwrap();
+        let ranges = [
+            (Mode::COLLAPSE_RANGE, 2 * BLOCK, BLOCK),
+            (Mode::INSERT_RANGE, BLOCK, 3 * BLOCK),
+            (Mode::COLLAPSE_RANGE, 0, was.len() + BLOCK),
+            (Mode::COLLAPSE_RANGE, 1, BLOCK),
+            (Mode::INSERT_RANGE, was.len() + 8 * BLOCK, BLOCK),
+        ];
+        for (mode, at, len) in ranges {
+            let (at, len) = (at as u64, len as u64);
+            let ino = bench.walk(file).unwrap().ino;
+            let fh = bench.core().open(&ME, ino, O_RDWR).unwrap().fh;
+            let bits = mode.bits() as i32;
+            let ours = bench.core().fallocate(&ME, ino, fh, bits, at, len);
+            bench.core().release(fh);
+            let theirs = fallocate(&held, mode, at, len);
+            assert_eq!(ours.is_ok(), theirs.is_ok(), "{mode:?} {at}: {ours:?}");
+            assert!(
+                bench.read(file) == fs::read(&host).unwrap(),
+                "{mode:?} {at}"
+            );
+        }
+        bench.reopen(false);
+        assert!(bench.read(file) == fs::read(&host).unwrap());
+    }
+}
+
+#[test]
+fn a_renamed_base_file_is_as_long_as_the_host_makes_it() {
+    let mut bench = Bench::new(|base| fs::write(base.join("f"), "base").unwrap());
+    bench.rename(("", "f"), ("", "g")).unwrap();
+    fs::write(bench.base.path().join("f"), "longer than before").unwrap();
+    for clean in [true, false] {
+        bench.reopen(clean);
+        assert_eq!(bench.walk("g").unwrap().size, 18);
+        assert_eq!(bench.read("g"), b"longer than before");
+    }
+}
