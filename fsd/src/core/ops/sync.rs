@@ -1,8 +1,10 @@
 //! Making things durable, looking after the journal, and the end of a branch's life.
 
 use crate::backstore::StoreError;
+use crate::core::stream::Stream;
 use crate::core::types::{FsStat, Ino};
 use crate::core::{FsCore, FsError};
+use crate::sync::Arc;
 
 impl FsCore {
     /// Makes a file's bytes (and, unless `data_only`, its record) durable.
@@ -15,32 +17,41 @@ impl FsCore {
             (tree.node(ino)?.stream.clone(), tree.branch.journal_sync()?)
         };
         if let Some(stream) = stream {
-            let object = crate::sync::read(&stream.bytes).object().cloned();
-            if let Some(object) = object {
-                object.sync(data_only)?;
-            }
+            self.sync_bytes(ino, stream, data_only)?;
         }
         journal.sync()?;
         Ok(())
+    }
+
+    /// Waits until the bytes of a file are on the disk, without any lock.
+    fn sync_bytes(&self, ino: Ino, stream: Arc<Stream>, data_only: bool) -> Result<(), FsError> {
+        let object = crate::sync::read(&stream.bytes).object().cloned();
+        let synced = object.map_or(Ok(()), |object| object.sync(data_only));
+        drop(stream);
+        // A last close meanwhile has left the stream open for our sake.
+        let settled = self.settle(ino);
+        synced?;
+        settled
     }
 
     /// Makes everything acknowledged so far durable.
     ///
     /// Errors: `Store`.
     pub fn sync_all(&self) -> Result<(), FsError> {
-        let (streams, journal) = {
+        let (open, journal) = {
             let tree = crate::sync::lock(&self.tree);
-            let streams: Vec<_> = tree
-                .nodes
-                .values()
-                .filter_map(|n| n.stream.clone())
-                .collect();
-            (streams, tree.branch.journal_sync()?)
+            let open = tree.nodes.iter().filter(|(_, n)| n.stream.is_some());
+            let open: Vec<Ino> = open.map(|(ino, _)| *ino).collect();
+            (open, tree.branch.journal_sync()?)
         };
-        for stream in streams {
-            let object = crate::sync::read(&stream.bytes).object().cloned();
-            if let Some(object) = object {
-                object.sync(true)?;
+        // One at a time: a stream that is held here cannot be closed.
+        for ino in open {
+            let stream = {
+                let tree = crate::sync::lock(&self.tree);
+                tree.node(ino).ok().and_then(|n| n.stream.clone())
+            };
+            if let Some(stream) = stream {
+                self.sync_bytes(ino, stream, true)?;
             }
         }
         // Objects of files that are closed by now: nobody keeps a list of those.

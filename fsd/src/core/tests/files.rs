@@ -178,3 +178,41 @@ fn a_renamed_base_file_is_as_long_as_the_host_makes_it() {
         assert_eq!(bench.read("g"), b"longer than before");
     }
 }
+
+#[test]
+fn a_file_closed_while_everything_is_synced_does_not_stay_open() {
+    let bench = Bench::new(|_| {});
+    let core = bench.core();
+    let (closed, open) = (
+        bench.create("", "closed", b"1"),
+        bench.create("", "open", b"2"),
+    );
+    let is_held = |ino: Ino| {
+        core.tree
+            .lock()
+            .unwrap()
+            .node(ino)
+            .unwrap()
+            .stream
+            .is_some()
+    };
+    let handle = core.open(&ME, closed, O_RDONLY).unwrap();
+    core.open(&ME, open, O_RDWR).unwrap();
+    let stream = (core.tree.lock().unwrap().node(open).unwrap().stream)
+        .clone()
+        .unwrap();
+    std::thread::scope(|threads| {
+        // Somebody moves the bytes of one file: the sync waits there.
+        let bytes = stream.bytes.write().unwrap();
+        let holders = Arc::strong_count(&stream);
+        let sync = threads.spawn(|| core.sync_all());
+        while Arc::strong_count(&stream) == holders {
+            std::thread::yield_now();
+        }
+        core.release(handle.fh);
+        drop(bytes);
+        sync.join().unwrap().unwrap();
+    });
+    assert!(is_held(open));
+    assert!(!is_held(closed));
+}
