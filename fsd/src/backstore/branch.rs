@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::checkpoint::{Unpublished, publish, write_table};
 use super::codec::{self, Item};
+use super::dirty::{Dirty, SyncHandle};
 use super::error::StoreError;
 use super::journal::{self, Journal};
 use super::layer::{JournalEnd, LayerView, Tail};
@@ -27,47 +28,6 @@ pub(super) const SHORT_JOURNAL_BYTES: u64 = 128 << 10;
 /// The same as a part of the table.
 const SHORT_JOURNAL_TABLE_PART: u64 = 32;
 
-/// Directories that got new objects since they were last synced, with the time of the newest.
-pub(super) type DirtyDirs = Arc<Mutex<BTreeMap<PathBuf, u64>>>;
-
-/// Makes everything committed before it was taken durable, outside any lock.
-#[derive(Clone, Debug)]
-pub struct SyncHandle {
-    journal: journal::SyncHandle,
-    media: Arc<dyn Media>,
-    dirs: Vec<(PathBuf, u64)>,
-    dirty: DirtyDirs,
-}
-
-impl SyncHandle {
-    /// Syncs; blocks as long as the disk takes. The bytes of objects are the caller's to sync.
-    ///
-    /// Errors: once one sync has failed, every later one of the same journal does too, since the
-    /// kernel may have dropped what it could not write. A checkpoint starts a clean journal.
-    pub fn sync(&self) -> Result<(), StoreError> {
-        // A frame must not be durable without the objects it names.
-        sync_dirs(&*self.media, &self.dirs, &self.dirty)?;
-        self.journal.sync()
-    }
-}
-
-fn sync_dirs(
-    media: &dyn Media,
-    dirs: &[(PathBuf, u64)],
-    dirty: &DirtyDirs,
-) -> Result<(), StoreError> {
-    for (dir, tick) in dirs {
-        media
-            .sync_dir(dir)
-            .map_err(|e| StoreError::io("sync", media.describe(dir), e))?;
-        let mut dirty = dirty.lock().unwrap_or_else(PoisonError::into_inner);
-        if dirty.get(dir) == Some(tick) {
-            dirty.remove(dir);
-        }
-    }
-    Ok(())
-}
-
 /// A branch held by its one owner. Dropping it without [`close`](Self::close) is like a crash: all
 /// that was committed is there at the next opening.
 #[derive(Debug)]
@@ -79,8 +39,7 @@ pub struct LiveBranch {
     next_ino: u64,
     /// Objects given out and not named by any commit yet.
     pub(super) unnamed: BTreeSet<u64>,
-    pub(super) dirty: DirtyDirs,
-    tick: u64,
+    pub(super) dirty: Dirty,
     /// Journal length that asks for the next checkpoint, raised when one has failed.
     checkpoint_at: u64,
     /// The layer may be frozen already, by a freezing that could be neither finished nor taken back.
@@ -116,8 +75,7 @@ impl LiveBranch {
             journal,
             next_ino,
             unnamed: BTreeSet::new(),
-            dirty: Arc::default(),
-            tick: 0,
+            dirty: Dirty::default(),
             checkpoint_at: 0,
             is_unsettled: false,
             _lock: lock,
@@ -225,14 +183,8 @@ impl LiveBranch {
 
     /// Makes the directory that holds the object of this number in the top layer.
     pub(super) fn make_bucket(&mut self, number: u64) -> Result<(), StoreError> {
-        self.tick += 1;
-        let (tick, dirty) = (self.tick, self.dirty.clone());
-        objects::make_bucket(&*top_of(&self.stack)?.media, number, |dir| {
-            dirty
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(dir, tick);
-        })
+        let media = &*top_of(&self.stack)?.media;
+        objects::make_bucket(media, number, |dir| self.dirty.dir(dir))
     }
 
     /// The layers, for a check of them.
@@ -290,39 +242,32 @@ impl LiveBranch {
 
     /// A handle whose `sync` makes all committed so far durable, outside the caller's lock.
     pub fn journal_sync(&self) -> Result<SyncHandle, StoreError> {
-        Ok(SyncHandle {
-            journal: self.journal.sync_handle(),
-            media: top_of(&self.stack)?.media.clone(),
-            dirs: self.dirty_dirs(),
-            dirty: self.dirty.clone(),
-        })
+        let media = top_of(&self.stack)?.media.clone();
+        Ok(SyncHandle::new(
+            self.journal.sync_handle(),
+            media,
+            &self.dirty,
+        ))
     }
 
-    fn dirty_dirs(&self) -> Vec<(PathBuf, u64)> {
-        let dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
-        dirty
-            .iter()
-            .map(|(dir, tick)| (dir.clone(), *tick))
-            .collect()
+    /// Notes that an object of the top layer takes the place of bytes that were there before: it is
+    /// synced before the records are, so that a power cut leaves one of the two.
+    pub fn sync_before_records(&self, id: ObjectId) {
+        if self.is_top(id) {
+            self.dirty.object(id.number);
+        }
     }
 
     /// Makes a new, empty object in the top layer, open for reading and writing. Its number was
     /// never given out before. Unless a commit names it, it is gone at the next opening.
     pub fn new_object(&mut self) -> Result<(ObjectId, Box<dyn ObjectFile>), StoreError> {
-        self.tick += 1;
-        let tick = self.tick;
         let dirty = self.dirty.clone();
         let top = self.top_mut()?;
         let id = ObjectId {
             layer: top.id,
             number: top.ledger.next_object,
         };
-        let object = objects::create(&*top.media, id, |dir| {
-            dirty
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(dir, tick);
-        })?;
+        let object = objects::create(&*top.media, id, |dir| dirty.dir(dir))?;
         top.ledger.next_object += 1;
         self.unnamed.insert(id.number);
         Ok((id, object))
@@ -439,7 +384,7 @@ impl LiveBranch {
             dentries: 0,
         };
         // A table must not be durable without the objects it names.
-        sync_dirs(&*media, &self.dirty_dirs(), &self.dirty)?;
+        self.dirty.sync(&*media)?;
         let stage = PathBuf::from(format!(
             "table.{:016x}.stage",
             random_u64().map_err(|e| StoreError::io("name", media.describe(Path::new("")), e))?

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::branch::{DirtyDirs, LiveBranch, SHORT_JOURNAL_BYTES, note_sound};
+use super::branch::{LiveBranch, SHORT_JOURNAL_BYTES, note_sound};
 use super::checkpoint::{publish, write_table};
 use super::create::NewLayer;
 use super::delta::DeltaMap;
+use super::dirty::Dirty;
 use super::error::StoreError;
 use super::journal::{self, Journal};
 use super::layer::{Files, JournalEnd, LayerView, Ledger};
@@ -48,7 +49,7 @@ pub struct Frozen {
 /// The state of the live branch that one layer more replaces.
 struct Before {
     journal: Journal,
-    dirty: DirtyDirs,
+    dirty: Dirty,
     unnamed: BTreeSet<u64>,
 }
 

@@ -9,6 +9,7 @@ mod codec;
 mod create;
 mod delta;
 mod dir;
+mod dirty;
 mod error;
 mod extents;
 #[cfg(any(test, feature = "fault"))]
@@ -30,8 +31,9 @@ mod stack;
 mod store;
 mod table;
 
-pub use branch::{LiveBranch, SyncHandle};
+pub use branch::LiveBranch;
 pub use dir::DirMedia;
+pub use dirty::SyncHandle;
 pub use error::StoreError;
 pub use freeze::{Frozen, Kept, Moved};
 pub use hidden::Hidden;

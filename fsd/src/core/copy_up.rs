@@ -129,9 +129,33 @@ fn add_stream(
             tracing::warn!(%ino, error = %e, "cannot record a truncation yet");
         }
     }
+    let dirty = dirty || found_short(core, tree, ino, &bytes)?;
     let stream = Arc::new(Stream::new(bytes, dirty));
     tree.node_mut(ino)?.stream = Some(stream.clone());
     Ok(stream)
+}
+
+/// Whether an object is shorter than its settled record says, as a power cut can leave a file that
+/// nobody synced. From here on the object is the truth.
+fn found_short(core: &FsCore, tree: &mut Tree, ino: Ino, bytes: &Bytes) -> Result<bool, FsError> {
+    let Bytes::Object {
+        file, own: true, ..
+    } = bytes
+    else {
+        return Ok(false);
+    };
+    let Some(size) = tree.node(ino)?.record.as_ref().map(|r| r.size) else {
+        return Ok(false);
+    };
+    let len = file.len()?;
+    if len >= size {
+        return Ok(false);
+    }
+    tracing::warn!(%ino, size, len, "a file lost its end when the machine went down");
+    let mut change = Change::default();
+    tree.edit(&core.base, &mut change, ino)?.dirty = true;
+    tree.commit(change)?;
+    Ok(true)
 }
 
 /// Records the map of a file of extents, if a truncation left that to be done.
@@ -202,6 +226,7 @@ fn promote(
     if bytes.is_writable() {
         return Ok(());
     }
+    let is_cut = keep_bytes == 0 && !matches!(bytes, Bytes::Empty);
     let below = match &*bytes {
         Bytes::Base { file, .. } => {
             let len = file
@@ -246,6 +271,8 @@ fn promote(
     drop(tree);
     stage.confirm();
     stream.marked_dirty.store(true, Ordering::Release);
+    stream.promotions.fetch_add(1, Ordering::AcqRel);
+    stream.replaces.fetch_or(is_cut, Ordering::AcqRel);
     // The descriptors of the layers below move over to the new state.
     if let (Bytes::Extents(new), old) = (&mut next, &mut *bytes) {
         match std::mem::replace(old, Bytes::Empty) {

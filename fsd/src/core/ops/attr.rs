@@ -1,5 +1,7 @@
 //! Changing what a file is: mode, owner, times, size.
 
+use std::sync::atomic::Ordering;
+
 use crate::core::access::{self, CAPABILITY_XATTR};
 use crate::core::acl::{self, Acl};
 use crate::core::change::Change;
@@ -243,9 +245,12 @@ impl FsCore {
                 change.push(Delta::SetExtents(ino, Arc::new(extents.map.clone())));
             }
             tree.commit(change)?;
-            stream
-                .marked_dirty
-                .store(false, std::sync::atomic::Ordering::Release);
+            stream.marked_dirty.store(false, Ordering::Release);
+            if stream.replaces.swap(false, Ordering::AcqRel)
+                && let Some(object) = bytes.object()
+            {
+                tree.branch.sync_before_records(object.id());
+            }
         }
         // Somebody who is about to change the bytes may hold the stream without a handle: detached
         // now, the next open would make a second one beside it. That holder settles in its turn.

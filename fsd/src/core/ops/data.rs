@@ -72,8 +72,19 @@ impl FsCore {
         let Some(object) = bytes.object() else {
             return Ok(0);
         };
+        let object = object.clone();
+        let size = object.len()?;
         let written = object.write_at(data, offset)?;
-        self.map_own(ino, &mut bytes, offset, offset + written as u64)?;
+        let end = offset + written as u64;
+        if let Err(e) = self.map_own(ino, &mut bytes, offset, end) {
+            // A write that fails leaves the file as long as it was.
+            if end > size
+                && let Err(undo) = object.set_len(size)
+            {
+                tracing::warn!(%ino, error = %undo, "cannot cut off what a failed write has added");
+            }
+            return Err(e);
+        }
         Ok(written)
     }
 
@@ -244,13 +255,22 @@ impl FsCore {
         let mut done = 0;
         while done < len {
             let want = buf.len().min((len - done) as usize);
-            let got = self.read(from.0, from.1, from.2 + done, &mut buf[..want])?;
-            if got == 0 {
-                break;
-            }
-            let put = self.write(to.0, to.1, to.2 + done, &buf[..got], kill)?;
+            let copied = self
+                .read(from.0, from.1, from.2 + done, &mut buf[..want])
+                .and_then(|got| {
+                    let put = match got {
+                        0 => 0,
+                        _ => self.write(to.0, to.1, to.2 + done, &buf[..got], kill)?,
+                    };
+                    Ok((got, put))
+                });
+            let (got, put) = match copied {
+                // As with write(2): an error after some bytes comes with the next call.
+                Err(_) if done > 0 => break,
+                other => other?,
+            };
             done += put as u64;
-            if put < got {
+            if put == 0 || put < got {
                 break;
             }
         }

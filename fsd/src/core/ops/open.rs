@@ -207,7 +207,17 @@ impl FsCore {
         node.stream = Some(stream.clone());
         node.lookups += 1;
         let attr = tree.attr(&self.base, ino)?;
-        let opened = self.open_locked(tree, ino, stream, access)?;
+        let opened = match self.open_locked(tree, ino, stream, access) {
+            Ok(opened) => opened,
+            Err(e) => {
+                // The kernel never hears of the entry, so nobody else would take it away.
+                if let Err(undo) = self.unlink(caller, parent, name) {
+                    tracing::warn!(%ino, error = %undo, "cannot remove a file that was not opened");
+                }
+                self.forget(ino, 1);
+                return Err(e);
+            }
+        };
         Ok((
             Entry {
                 attr,

@@ -25,8 +25,7 @@ impl FsCore {
 
     /// Waits until the bytes of a file are on the disk, without any lock.
     fn sync_bytes(&self, ino: Ino, stream: Arc<Stream>, data_only: bool) -> Result<(), FsError> {
-        let object = crate::sync::read(&stream.bytes).object().cloned();
-        let synced = object.map_or(Ok(()), |object| object.sync(data_only));
+        let synced = stream.sync(data_only);
         drop(stream);
         // A last close meanwhile has left the stream open for our sake.
         let settled = self.settle(ino);
