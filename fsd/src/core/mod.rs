@@ -17,6 +17,7 @@ mod found;
 mod handle;
 mod inode;
 mod listing;
+mod mappings;
 pub(crate) mod number;
 mod ops;
 mod place;
@@ -42,6 +43,7 @@ use crate::core::base::BaseTree;
 use crate::core::clock::StampClock;
 use crate::core::exposed::Exposed;
 use crate::core::handle::Handles;
+use crate::core::mappings::Mappings;
 use crate::core::process::Processes;
 use crate::core::removals::Removals;
 use crate::core::superblock::Tree;
@@ -69,6 +71,7 @@ pub struct FsCore {
     base: BaseTree,
     clock: StampClock,
     handles: Handles,
+    mappings: Mappings,
     processes: Processes,
     removals: Removals,
     passthrough: bool,
@@ -87,6 +90,7 @@ impl FsCore {
             base,
             clock: StampClock::default(),
             handles: Handles::default(),
+            mappings: Mappings::default(),
             processes: Processes::default(),
             removals: Removals::default(),
             passthrough: config.passthrough,

@@ -201,6 +201,15 @@ impl Bytes {
         }
     }
 
+    /// The name of that object. What the object says of itself is its name when it was opened.
+    pub fn object_id(&self) -> Option<ObjectId> {
+        match self {
+            Bytes::Object { id, .. } => Some(*id),
+            Bytes::Extents(extents) => Some(extents.own.0),
+            Bytes::Empty | Bytes::Base { .. } => None,
+        }
+    }
+
     /// Its size, blocks and mtime, where an object is their truth.
     pub fn stamp(&self) -> Result<Option<ObjectStamp>, StoreError> {
         let Some(object) = self.object() else {

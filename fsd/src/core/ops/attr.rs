@@ -247,9 +247,9 @@ impl FsCore {
             tree.commit(change)?;
             stream.marked_dirty.store(false, Ordering::Release);
             if stream.replaces.swap(false, Ordering::AcqRel)
-                && let Some(object) = bytes.object()
+                && let Some(object) = bytes.object_id()
             {
-                tree.branch.sync_before_records(object.id());
+                tree.branch.sync_before_records(object);
             }
         }
         // Somebody who is about to change the bytes may hold the stream without a handle: detached

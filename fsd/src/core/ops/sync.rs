@@ -69,6 +69,8 @@ impl FsCore {
     ///
     /// Errors: `Store`; the branch goes on, the next call tries again.
     pub fn maintain(&self) -> Result<(), FsError> {
+        // Keeps the list short, so that a snapshot has little to ask.
+        self.mappings.left(&self.tree);
         let journal = crate::sync::lock(&self.tree).branch.journal_sync()?;
         if let Err(e) = journal.sync() {
             // A journal whose sync failed once never syncs again; a checkpoint leaves it behind.

@@ -1,5 +1,7 @@
 //! Bytes of files: copy-up, extents, unlinked files, fsync.
 
+use std::os::unix::fs::FileExt;
+
 use super::*;
 
 #[test]
@@ -215,4 +217,71 @@ fn a_file_closed_while_everything_is_synced_does_not_stay_open() {
     });
     assert!(is_held(open));
     assert!(!is_held(closed));
+}
+
+#[test]
+fn what_is_stored_after_the_last_close_is_not_in_a_snapshot_before_it() {
+    let mut bench = Bench::new(|_| {});
+    bench.core.take().unwrap().close().unwrap();
+    let store = Store::open(bench.store.path()).unwrap().unwrap();
+    let b = BranchName::new("b").unwrap();
+    let config = CoreConfig {
+        base: bench.base.path().into(),
+        roots: vec!["/".into()],
+        conceal: vec![],
+        mountpoint: None,
+        passthrough: true,
+    };
+    let mut core = FsCore::new(store.open_live(&b).unwrap(), config).unwrap();
+    let (entry, opened) = core
+        .create(&ME, Ino::ROOT, &name("f"), 0o644, O_RDWR)
+        .unwrap();
+    let ino = entry.attr.ino;
+    // The kernel's own descriptor, which a mapping keeps after the close.
+    let OpenIo::Passthrough { fd, .. } = opened.io else {
+        panic!("not native");
+    };
+    let mapped = fs::File::from(fd);
+    mapped.write_at(b"before", 0).unwrap();
+    core.release(opened.fh);
+    core.forget(ino, 1);
+    core.maintain().unwrap();
+    assert!(core.has_native_writers());
+    for n in 1..3 {
+        let held = store.hold().unwrap();
+        core.freeze(&held, FreezeFor::Snapshot(None)).unwrap();
+        mapped.write_at(format!("after{n}").as_bytes(), 0).unwrap();
+    }
+    let read = |core: &FsCore| {
+        let ino = core.lookup(Ino::ROOT, &name("f")).unwrap().attr.ino;
+        let opened = core.open(&ME, ino, O_RDONLY).unwrap();
+        let mut bytes = [0; 10];
+        let got = core.read(ino, opened.fh, 0, &mut bytes).unwrap();
+        core.release(opened.fh);
+        String::from_utf8(bytes[..got].to_vec()).unwrap()
+    };
+    assert_eq!(read(&core), "after2");
+    drop(mapped);
+    assert!(!core.has_native_writers());
+    core.close().unwrap();
+    let point = |n: &str| crate::core::point::Point {
+        branch: b.clone(),
+        snapshot: Some(n.parse().unwrap()),
+    };
+    for (n, held) in [("1", "before"), ("2", "after1")] {
+        let child = BranchName::new(&format!("c{n}")).unwrap();
+        let new = NewBranch {
+            workspace: "/".into(),
+        };
+        store.create_branch(&child, Some(&point(n)), new).unwrap();
+        let config = CoreConfig {
+            base: bench.base.path().into(),
+            roots: vec!["/".into()],
+            conceal: vec![],
+            mountpoint: None,
+            passthrough: false,
+        };
+        let core = FsCore::new(store.open_live(&child).unwrap(), config).unwrap();
+        assert_eq!(read(&core), held);
+    }
 }
