@@ -84,6 +84,10 @@ test-fsx OPS="200000" SEEDS="10":
 test-fuse-stress SECONDS="60":
     scripts/stress.sh {{SECONDS}}
 
+# What snapshots, branches and openings cost with many changed files (release build)
+bench-store ROUNDS="15" *FILES:
+    scripts/store-figures.sh {{ROUNDS}} {{FILES}}
+
 # Show a branch at DIR, to try things by hand
 mount-fuse DIR:
     scripts/mount-fuse.sh up {{DIR}}

@@ -112,12 +112,12 @@ impl Bench {
             })?;
             let made = frozen.snapshot.ok_or("no snapshot was made")?.name;
             if first.is_none() {
-                first = Some((pair.step.as_secs_f64() * 1e3, made));
+                first = Some((summary(&[pair]), made));
             } else {
                 snapshots.push(pair);
             }
         }
-        let (first_ms, snapshot) = first.ok_or("no snapshot was made")?;
+        let (first, snapshot) = first.ok_or("no snapshot was made")?;
         let mut branches = Vec::new();
         for round in 0..rounds {
             let name = BranchName::new(&format!("of{round}"))?;
@@ -149,7 +149,7 @@ impl Bench {
             "files": files,
             "rounds": rounds,
             "rss_mib": rss as f64 / f64::from(1 << 20),
-            "first_snapshot_ms": first_ms,
+            "first_snapshot": first,
             "snapshot": summary(&snapshots),
             "branch": summary(&branches),
             "open_after_clean_end": summary(&after_clean_end),
