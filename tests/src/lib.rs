@@ -7,6 +7,7 @@ pub mod base;
 pub mod bins;
 pub mod chance;
 pub mod cmd;
+pub mod crash;
 pub mod driver;
 pub mod gate;
 pub mod leak;
