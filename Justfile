@@ -32,6 +32,10 @@ run:
 crash KILLS="1000":
     scripts/crash.sh {{KILLS}}
 
+# Damaged files and messages, each kind for SECONDS
+fuzz SECONDS="60":
+    scripts/fuzz.sh {{SECONDS}}
+
 # The example project of the README
 demo:
     scripts/demo.sh

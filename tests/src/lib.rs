@@ -20,6 +20,7 @@ pub mod ops;
 pub mod pty;
 pub mod realfs;
 pub mod sandbox;
+pub mod seeds;
 pub mod wait;
 
 pub use cmd::Done;

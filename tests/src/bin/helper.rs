@@ -8,7 +8,7 @@ use agentfs_tests::crash::work;
 use agentfs_tests::manifest::Scope;
 use agentfs_tests::ops::Op;
 use agentfs_tests::realfs::RealTree;
-use agentfs_tests::{Manifest, gate};
+use agentfs_tests::{Manifest, gate, seeds};
 
 fn main() {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -25,6 +25,7 @@ fn main() {
         "crash-write" => json(&path(1)).and_then(|part| work::write(&part, &path(2), &path(3))),
         "crash-check" => crash_check(&path(1)),
         "fds" => fds(),
+        "fuzz-seeds" => seeds::write(&path(1), &path(2)),
         "gate" => gate::stand_between(&args[1..]).map(|status| std::process::exit(status)),
         "manifest" => {
             print!("{}", Manifest::of(&path(1)).lines());
