@@ -68,7 +68,7 @@ impl Epoch {
             self.sandbox.call(&["rm", &name]).ok();
         }
         let is_done = match what {
-            "restore" => self.settle_restore(&before, &after),
+            "restore" => self.settle_restore(&before, &after, done.code() == 0),
             _ => {
                 self.settle_snapshots(&before, is_done.then_some(goal).flatten());
                 self.parts = self.pinned(BRANCH, &before, false);
@@ -122,18 +122,15 @@ impl Epoch {
 
     /// The branch holds either what it held or what the snapshot holds. What it held is made a
     /// snapshot first, which a kill may leave alone.
-    fn settle_restore(&mut self, before: &[Part], after: &[Part]) -> bool {
+    fn settle_restore(&mut self, before: &[Part], after: &[Part], surely: bool) -> bool {
         self.settle_snapshots(before, None);
-        match self.holds(BRANCH, None, before, false) {
-            Ok(found) => {
-                self.parts = found;
-                false
-            }
-            Err(_) => {
-                self.parts = self.pinned(BRANCH, after, false);
-                true
-            }
+        // All of it: the two may differ in little.
+        if !surely && let Ok(found) = self.holds(BRANCH, None, before, true) {
+            self.parts = found;
+            return false;
         }
+        self.parts = self.pinned(BRANCH, after, true);
+        true
     }
 }
 
