@@ -28,9 +28,13 @@ mount:
 run:
     scripts/test.sh run_main run_machine run_signals run_branches run_view run_names bad_input
 
-# A killed daemon, again and again
-crash:
-    scripts/test.sh run_branches fsck
+# Kills at random moments of real loads: nothing acknowledged may be lost
+crash KILLS="1000":
+    scripts/crash.sh {{KILLS}}
+
+# Damaged files and messages, each kind for SECONDS
+fuzz SECONDS="60":
+    scripts/fuzz.sh {{SECONDS}}
 
 # The example project of the README
 demo:

@@ -632,3 +632,49 @@ store(ord('C'))
     assert_eq!(holds(&["exec", "f"]), "Cz");
     sandbox.call(&["fsck"]).ok();
 }
+
+/// A daemon that is killed while the run stands still for a snapshot: nobody would wake it, and what
+/// it wrote to open files then could be in no layer of the branch.
+#[test]
+fn a_run_that_stands_still_ends_with_its_daemon() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, _) = Sandbox::small();
+    let begun = sandbox.out().join("begun");
+    let script = "(echo >\"$0\"; exec sleep 600) & wait";
+    let mut command = sandbox.agentfs(&["run", "-q", "--branch", "f", "--rw"]);
+    command
+        .arg(sandbox.out())
+        .args(["--", "bash", "-c", script]);
+    let run = agentfs_tests::cmd::start(command.arg(&begun));
+    until("it works", || begun.exists());
+    // As the daemon stops them: parents first, whose pids are lower here.
+    let daemons = sandbox.daemons();
+    let inside = || -> Vec<i32> {
+        let all = sandbox.processes().into_iter().map(|p| p.pid);
+        let mut all: Vec<i32> = all
+            .filter(|pid| *pid != run.pid() && !daemons.contains(pid))
+            .collect();
+        all.sort_unstable();
+        all
+    };
+    let send = |pid: i32, signal| {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+    };
+    let mut stopped = Vec::new();
+    while stopped != inside() {
+        stopped = inside();
+        for pid in &stopped {
+            send(*pid, nix::sys::signal::Signal::SIGSTOP);
+        }
+    }
+    assert!(
+        stopped.len() >= 3,
+        "init, a shell and its child: {stopped:?}"
+    );
+    send(daemons[0], nix::sys::signal::Signal::SIGKILL);
+    run.wait_in(agentfs_tests::wait::PATIENCE).expect(137);
+    sandbox.assert_quiet();
+    sandbox.call(&["fsck"]).ok();
+}

@@ -6,6 +6,7 @@ mod damage;
 mod live;
 mod model;
 mod snapshots;
+mod sweeps;
 
 use std::collections::BTreeMap;
 use std::path::Path;
