@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::account::{Account, Weight};
 use super::checkpoint::{Unpublished, publish, write_table};
 use super::codec::{self, Item};
 use super::dirty::{Dirty, SyncHandle};
@@ -16,6 +17,7 @@ use super::objects::{self, ObjectFile};
 use super::stack::{EachDentry, EachInode, Records, Stack, records_of_stack};
 use super::store::Store;
 use super::table::{self, TableFacts};
+use super::weigh::Scales;
 use crate::core::record::{Delta, Dentry, ExtentMap, InodeRec, ObjectId};
 use crate::core::types::{Ino, Name};
 
@@ -36,12 +38,16 @@ pub struct LiveBranch {
     pub(super) store: Store,
     pub(super) stack: Stack,
     pub(super) journal: Journal,
-    next_ino: u64,
+    pub(super) next_ino: u64,
     /// Objects given out and not named by any commit yet.
     pub(super) unnamed: BTreeSet<u64>,
     pub(super) dirty: Dirty,
     /// Journal length that asks for the next checkpoint, raised when one has failed.
     checkpoint_at: u64,
+    /// What it takes up, where that is limited and asked for.
+    account: Option<Arc<Account>>,
+    /// Inodes from this number on were made in the top layer.
+    pub(super) born_from: u64,
     /// The layer may be frozen already, by a freezing that could be neither finished nor taken back.
     pub(super) is_unsettled: bool,
     /// Last field: the lock goes when all else is gone.
@@ -68,6 +74,12 @@ impl LiveBranch {
                 tracing::warn!(path = %media.describe(name).display(), error = %e, "cannot remove a leftover");
             }
         }
+        let born_from = stack
+            .lower()
+            .iter()
+            .map(|layer| layer.ledger.next_ino)
+            .max()
+            .unwrap_or(Ino::FIRST_NEW.0);
         let mut branch = Self {
             info,
             store,
@@ -77,6 +89,8 @@ impl LiveBranch {
             unnamed: BTreeSet::new(),
             dirty: Dirty::default(),
             checkpoint_at: 0,
+            account: None,
+            born_from,
             is_unsettled: false,
             _lock: lock,
         };
@@ -131,6 +145,44 @@ impl LiveBranch {
     /// What is known of the branch.
     pub fn info(&self) -> &BranchInfo {
         &self.info
+    }
+
+    /// The account of a branch with a limit, opened by the first who asks. That costs a walk over the
+    /// branch's own changes; from then on every commit is weighed.
+    pub fn open_account(&mut self) -> Result<Option<Arc<Account>>, StoreError> {
+        if self.account.is_none() && !self.info.limit.is_none() {
+            let count = self.store.count(&self.info, &self.stack.layers)?;
+            self.account = Some(Arc::new(Account::new(self.info.limit, count)));
+        }
+        Ok(self.account.clone())
+    }
+
+    /// The account, if it was opened.
+    pub fn account(&self) -> Option<&Arc<Account>> {
+        self.account.as_ref()
+    }
+
+    /// Counts anew where layers that only snapshots needed have gone: others remove snapshots while
+    /// the branch is live.
+    pub fn follow_snapshots(&mut self) -> Result<(), StoreError> {
+        let Some(account) = &self.account else {
+            return Ok(());
+        };
+        let now = self.store.branch(&self.info.name)?;
+        if now.snapshots != self.info.snapshots {
+            let own = |info: &BranchInfo| info.own_layers().collect::<BTreeSet<_>>();
+            let gone = own(&now) != own(&self.info);
+            self.info.snapshots = now.snapshots;
+            if gone {
+                account.recount(self.store.count(&self.info, &self.stack.layers)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the inode was made in the top layer, so that it is gone for good with its record.
+    pub fn is_born_here(&self, ino: Ino) -> bool {
+        ino.0 >= self.born_from
     }
 
     /// Whether the top layer says nothing and never did.
@@ -201,11 +253,38 @@ impl LiveBranch {
             .append(|out| items.iter().for_each(|item| codec::encode_item(out, item)))
     }
 
-    /// Records `deltas`, all or none: one frame, with the OS before this returns.
+    /// Records `deltas`, all or none: one frame, with the OS before this returns. No limit of the
+    /// branch refuses it.
     ///
     /// Errors: on any, the branch is as before. [`StoreError::Poisoned`] once a failed write could
     /// not be taken back.
     pub fn commit(&mut self, deltas: Vec<Delta>) -> Result<(), StoreError> {
+        self.commit_as(deltas, false)
+    }
+
+    /// As [`commit`](Self::commit), but within the limit of the branch. Errors: also `LimitReached`.
+    pub fn commit_within(&mut self, deltas: Vec<Delta>) -> Result<(), StoreError> {
+        self.commit_as(deltas, true)
+    }
+
+    fn commit_as(&mut self, deltas: Vec<Delta>, within: bool) -> Result<(), StoreError> {
+        let Some(account) = self.account.clone() else {
+            return self.write(deltas);
+        };
+        let scales = Scales::of(&self.stack.layers, self.born_from, &deltas)?;
+        let expected = scales.expected();
+        account.take(expected, within)?;
+        let written = self.write(deltas);
+        let real = match &written {
+            // Where a table has gone bad meanwhile the next opening counts anew.
+            Ok(()) => scales.real(&self.stack.layers).unwrap_or(expected),
+            Err(_) => Weight::default(),
+        };
+        account.settle(expected, real);
+        written
+    }
+
+    fn write(&mut self, deltas: Vec<Delta>) -> Result<(), StoreError> {
         if deltas.is_empty() {
             return Ok(());
         }
@@ -297,6 +376,9 @@ impl LiveBranch {
             Ok(()) => {
                 top.ledger.orphans.remove(&id.number);
                 self.unnamed.remove(&id.number);
+                if let Some(account) = &self.account {
+                    account.remove_object(id);
+                }
             }
             Err(e) => tracing::warn!(?id, error = %e, "cannot remove an object yet"),
         }

@@ -164,6 +164,7 @@ impl Media for DirMedia {
         Ok(FileFacts {
             is_file: FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile,
             len: stat.st_size as u64,
+            blocks: stat.st_blocks as u64,
             perm: stat.st_mode & 0o7777,
             uid: stat.st_uid,
         })

@@ -51,6 +51,7 @@ struct Before {
     journal: Journal,
     dirty: Dirty,
     unnamed: BTreeSet<u64>,
+    born_from: u64,
 }
 
 impl LiveBranch {
@@ -141,6 +142,7 @@ impl LiveBranch {
             journal: std::mem::replace(&mut self.journal, new.journal),
             dirty: std::mem::take(&mut self.dirty),
             unnamed: std::mem::take(&mut self.unnamed),
+            born_from: std::mem::replace(&mut self.born_from, self.next_ino),
         };
         self.stack.layers.push(LayerView {
             id: new.id,
@@ -158,6 +160,7 @@ impl LiveBranch {
         self.journal = before.journal;
         self.dirty = before.dirty;
         self.unnamed = before.unnamed;
+        self.born_from = before.born_from;
     }
 
     /// Moves the objects of `kept` from the old layer to the new one, which is the top already.

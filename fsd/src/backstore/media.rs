@@ -46,6 +46,8 @@ pub struct FileFacts {
     pub perm: u32,
     /// Its owner.
     pub uid: u32,
+    /// Blocks of 512 bytes that it takes up.
+    pub blocks: u64,
 }
 
 /// What [`MediaFile::seek`] looks for.

@@ -408,6 +408,7 @@ impl Media for MemMedia {
         Ok(FileFacts {
             is_file,
             len,
+            blocks: len.div_ceil(512),
             perm: 0o600,
             uid: 0,
         })

@@ -2,6 +2,7 @@
 //!
 //! [`Store`] is the way in. All access to the disk goes through [`media`].
 
+mod account;
 mod branch;
 pub mod check;
 mod checkpoint;
@@ -30,7 +31,10 @@ mod snapshot;
 mod stack;
 mod store;
 mod table;
+mod usage;
+mod weigh;
 
+pub use account::{Account, BLOCK_BYTES, Reservation};
 pub use branch::LiveBranch;
 pub use dir::DirMedia;
 pub use dirty::SyncHandle;
@@ -45,6 +49,7 @@ pub use reader::BranchReader;
 pub use snapshot::Held;
 pub use stack::{EachDentry, EachInode, Records};
 pub use store::{Listed, Store};
+pub use usage::{Limit, Usage};
 
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::error::StoreError;
+use super::layer::LayerView;
 use super::meta::BranchInfo;
 use super::objects::ObjectFile;
 use super::stack::{EachDentry, EachInode, Records, Stack, records_of_stack};
@@ -29,6 +30,11 @@ impl BranchReader {
     /// What is known of the branch.
     pub fn info(&self) -> &BranchInfo {
         &self.info
+    }
+
+    /// What it stands on, lowest first.
+    pub(super) fn layers(&self) -> &[LayerView] {
+        &self.stack.layers
     }
 
     /// The layer that is the branch's own.

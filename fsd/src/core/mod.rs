@@ -23,6 +23,7 @@ mod ops;
 mod place;
 pub mod point;
 mod process;
+mod quota;
 pub mod record;
 mod removals;
 mod stream;
@@ -38,7 +39,7 @@ pub use ops::freeze::FreezeFor;
 pub use ops::open::{OpenIo, Opened};
 pub use ops::rename::Moved;
 
-use crate::backstore::LiveBranch;
+use crate::backstore::{Account, LiveBranch};
 use crate::core::base::BaseTree;
 use crate::core::clock::StampClock;
 use crate::core::exposed::Exposed;
@@ -47,7 +48,7 @@ use crate::core::mappings::Mappings;
 use crate::core::process::Processes;
 use crate::core::removals::Removals;
 use crate::core::superblock::Tree;
-use crate::sync::Mutex;
+use crate::sync::{Arc, Mutex};
 
 /// What a core shows and how.
 #[derive(Clone, Debug)]
@@ -75,6 +76,8 @@ pub struct FsCore {
     processes: Processes,
     removals: Removals,
     passthrough: bool,
+    /// Of a branch with a limit.
+    account: Option<Arc<Account>>,
 }
 
 impl FsCore {
@@ -82,9 +85,12 @@ impl FsCore {
     ///
     /// Errors: `Base` when the base or a concealed path cannot be opened, `BadName` for a root
     /// with an impossible component, `Store`.
-    pub fn new(branch: LiveBranch, config: CoreConfig) -> Result<Self, FsError> {
+    pub fn new(mut branch: LiveBranch, config: CoreConfig) -> Result<Self, FsError> {
         let base = BaseTree::open(&config)?;
         let exposed = Exposed::new(&config.roots)?;
+        let account = branch.open_account()?;
+        // What the kernel writes by itself nobody could hold to a limit.
+        let limits_bytes = account.as_ref().is_some_and(|a| a.counts_bytes());
         Ok(Self {
             tree: Mutex::new(Tree::new(branch, exposed)?),
             base,
@@ -93,8 +99,19 @@ impl FsCore {
             mappings: Mappings::default(),
             processes: Processes::default(),
             removals: Removals::default(),
-            passthrough: config.passthrough,
+            passthrough: config.passthrough && !limits_bytes,
+            account,
         })
+    }
+
+    /// Whether files may be opened past the daemon: asked for, and not held to a limit of bytes.
+    pub fn opens_natively(&self) -> bool {
+        self.passthrough
+    }
+
+    /// What the branch may take up and what it does, if it has a limit.
+    pub fn account(&self) -> Option<&Account> {
+        self.account.as_deref()
     }
 
     /// Removed links that the kernel may not have heard of.

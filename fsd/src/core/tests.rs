@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use super::types::*;
 use super::*;
-use crate::backstore::{NewBranch, Store};
+use crate::backstore::{NewBranch, Store, StoreError};
 
 mod blocks;
 mod crash;
 mod files;
 mod host;
 mod names;
+mod quota;
 
 const ME: Caller = Caller {
     uid: 0,

@@ -386,7 +386,10 @@ impl Filesystem for Adapter {
         tracing::trace!(target: "agentfs::write", ino = ino.0, offset, bytes = data.len());
         let written = self.call_unawaited(op::WRITE, req, ino, |core| {
             let killed = kill && core.kill_privileges(&caller(req), self.ino(ino))?;
-            let bytes = core.write(self.ino(ino), Fh(fh.0), offset, data, false)?;
+            let bytes = match write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+                true => core.write_back(self.ino(ino), Fh(fh.0), offset, data)?,
+                false => core.write(self.ino(ino), Fh(fh.0), offset, data, false)?,
+            };
             Ok((bytes, killed))
         });
         match written {

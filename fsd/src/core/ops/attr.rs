@@ -161,6 +161,7 @@ impl FsCore {
             copy_up::make_writable(self, ino, &stream, &mut bytes, size)?;
             if let Some(object) = bytes.object() {
                 object.set_len(size)?;
+                self.charge(object.as_ref())?;
             }
             self.record_resize(caller, ino, &mut bytes, size)
         })();
@@ -181,6 +182,7 @@ impl FsCore {
         let stamp = bytes.stamp()?;
         let mut tree = crate::sync::lock(&self.tree);
         let mut change = Change::default();
+        change.frees_room();
         let record = tree.edit(&self.base, &mut change, ino)?;
         match stamp {
             Some(stamp) => stamp.fold_size(record),
@@ -230,6 +232,7 @@ impl FsCore {
                 return Ok(());
             };
             let mut change = Change::default();
+            change.frees_room();
             let record = tree.edit(&self.base, &mut change, ino)?;
             copy_up::fold_into(self, record, &bytes)?;
             record.dirty = false;

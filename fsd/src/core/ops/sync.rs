@@ -3,7 +3,7 @@
 use crate::backstore::StoreError;
 use crate::core::stream::Stream;
 use crate::core::types::{FsStat, Ino};
-use crate::core::{FsCore, FsError};
+use crate::core::{FsCore, FsError, quota};
 use crate::sync::Arc;
 
 impl FsCore {
@@ -77,13 +77,14 @@ impl FsCore {
             tracing::error!(error = %e, "cannot sync the journal, a checkpoint takes its place");
         }
         let mut tree = crate::sync::lock(&self.tree);
+        tree.branch.follow_snapshots()?;
         if tree.branch.needs_checkpoint() {
             tree.branch.checkpoint()?;
         }
         Ok(())
     }
 
-    /// Space and inodes, as the store's file system has them.
+    /// Space and inodes, as the store's file system has them and the limit of the branch allows.
     ///
     /// Errors: `Store`.
     pub fn statfs(&self) -> Result<FsStat, FsError> {
@@ -93,7 +94,7 @@ impl FsCore {
             path,
             source: e.into(),
         })?;
-        Ok(FsStat {
+        let mut shown = FsStat {
             blocks: stat.f_blocks,
             blocks_free: stat.f_bfree,
             blocks_available: stat.f_bavail,
@@ -101,7 +102,11 @@ impl FsCore {
             files_free: stat.f_ffree,
             block_bytes: stat.f_frsize as u32,
             name_max: 255,
-        })
+        };
+        if let Some(account) = &self.account {
+            quota::limit_stat(account, &mut shown);
+        }
+        Ok(shown)
     }
 
     /// Ends the branch's life in this process: records what open files still owe, checkpoints,
