@@ -28,9 +28,13 @@ mount:
 run:
     scripts/test.sh run_main run_machine run_signals run_branches run_view run_names bad_input
 
-# A killed daemon, again and again
-crash:
-    scripts/test.sh run_branches fsck
+# Kills at random moments of real loads: nothing acknowledged may be lost
+crash KILLS="1000":
+    scripts/crash.sh {{KILLS}}
+
+# Damaged files and messages, each kind for SECONDS
+fuzz SECONDS="60":
+    scripts/fuzz.sh {{SECONDS}}
 
 # The example project of the README
 demo:
@@ -83,6 +87,10 @@ test-fsx OPS="200000" SEEDS="10":
 # Eight processes at once on one branch
 test-fuse-stress SECONDS="60":
     scripts/stress.sh {{SECONDS}}
+
+# What snapshots, branches and openings cost with many changed files (release build)
+bench-store ROUNDS="15" *FILES:
+    scripts/store-figures.sh {{ROUNDS}} {{FILES}}
 
 # Show a branch at DIR, to try things by hand
 mount-fuse DIR:

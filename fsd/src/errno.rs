@@ -74,6 +74,8 @@ fn of_store(error: &StoreError) -> (Errno, Level) {
             (Errno::EIO, Level::ERROR)
         }
         StoreError::Needed { .. } | StoreError::TooManySnapshots(_) => (Errno::EIO, Level::ERROR),
+        // As a full disk, not EDQUOT: that is what programs know how to tell and to survive.
+        StoreError::LimitReached(_) => (Errno::ENOSPC, Level::DEBUG),
     }
 }
 
@@ -211,6 +213,11 @@ mod tests {
                 }),
                 Errno::EROFS,
                 Level::WARN,
+            ),
+            (
+                FsError::Store(StoreError::LimitReached("bytes")),
+                Errno::ENOSPC,
+                Level::DEBUG,
             ),
             (
                 FsError::Store(StoreError::Poisoned { path: path.clone() }),

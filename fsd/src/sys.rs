@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -127,6 +127,24 @@ pub fn shared_bytes(file: &OwnedFd) -> io::Result<u64> {
             }
             _ => return Ok(shared),
         }
+    }
+}
+
+/// Whether anybody has the file behind `fd` open for writing, a shared mapping counted. `fd` itself
+/// must be open for reading only.
+///
+/// Asks for a read lease, which the kernel refuses then. Somebody who opens the file for writing in
+/// that very moment waits for its end, and sends SIGIO to this process: it must be ignored.
+/// Errors: EINVAL where the file system has no leases.
+pub fn is_open_for_writing(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let lease = |kind: libc::c_int| {
+        // SAFETY: an open descriptor and plain numbers; a lease touches no memory of ours.
+        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, kind) })
+    };
+    match lease(libc::F_RDLCK) {
+        Ok(()) => lease(libc::F_UNLCK).map(|()| false),
+        Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => Ok(true),
+        Err(e) => Err(e),
     }
 }
 

@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 
 use agentfs_fsd::core::point::Point;
 use agentfs_fsd::core::types::BranchName;
+use agentfs_policy::Disk;
 
 use points::PointParser;
 pub use points::{BranchCommand, BranchCreateArgs, RestoreArgs, SnapshotCommand};
@@ -68,6 +69,7 @@ Examples:
   agentfs run --branch feature -- cargo test   on `feature`; made if new, re-entered if it exists
   agentfs run --branch two --from one -- sh    on a new branch that starts from what `one` holds
   agentfs run --dry-run -- true                print what would be set up, do nothing
+  agentfs run --disk 2G,inodes=100k -- CMD     no more than that; then ENOSPC, as on a full disk
 
 What the command sees: the whole host read-only, except the copy-on-write places (by default your
 workspace, which is the git top level or else the current directory, and your home directory), a
@@ -90,6 +92,7 @@ Columns:
   CHANGES        files of the workspace that were +added, ~modified, -deleted (>: at least);
                  where all are 0, changes in .git and outside of the workspace
   SIZE, AGE      bytes that the branch holds; time since it was made
+  LIMIT          only when a branch has one (--disk)
   WORKSPACE      only when the branches are of more than one
   COMMAND        the last one")]
     LsBranches(LsArgs),
@@ -193,6 +196,11 @@ pub struct RunArgs {
     /// Refuse to run if the branch exists already
     #[arg(long)]
     pub fresh: bool,
+
+    /// How much the branch may take up: bytes (K, M, G, T), inodes, or both: 2G, 2G,inodes=100k, inodes=5000;
+    /// none takes the limit away. It stays with the branch [default: the branch's own, no looser than the policy's]
+    #[arg(long, value_name = "LIMIT")]
+    pub disk: Option<Disk>,
 
     #[command(flatten)]
     pub view: ViewArgs,
@@ -353,6 +361,11 @@ pub struct MountArgs {
     /// the workspace you are in]
     #[arg(long, value_name = "DIR")]
     pub base: Option<PathBuf>,
+
+    /// How much the branch may take up: bytes (K, M, G, T), inodes, or both: 2G, 2G,inodes=100k, inodes=5000;
+    /// none takes the limit away. It stays with the branch [default: the branch's own]
+    #[arg(long, value_name = "LIMIT")]
+    pub disk: Option<Disk>,
 
     /// Mount options
     #[arg(short, value_name = "OPTS")]

@@ -227,6 +227,7 @@ fn store_fix(e: &StoreError) -> &'static str {
             "choose another name, or leave --name out for the next number"
         }
         StoreError::Needed { .. } => "drop those first, with `agentfs rm`, or leave it",
+        StoreError::LimitReached(_) => "raise the branch's limit with --disk, or remove files",
         StoreError::TooManySnapshots(_) => "drop some with `agentfs snapshot rm`",
         StoreError::Unsettled(e) => store_fix(e),
         StoreError::Locked { .. } => "`agentfs ls` shows what runs on it; end that, or wait for it",

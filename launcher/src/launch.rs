@@ -11,11 +11,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use agentfs_fsd::backstore::{NewBranch, RunExit, RunRecord, Store, StoreError};
+use agentfs_fsd::backstore::{Limit, NewBranch, RunExit, RunRecord, Store, StoreError};
 use agentfs_fsd::core::point::Point;
 use agentfs_fsd::core::types::{BranchName, Time};
 use agentfs_fsd::ctl::CtlError;
-use agentfs_fsd::ctl::msg::{ErrorCode, MountSpec, OnlyIds};
+use agentfs_fsd::ctl::msg::{ErrorCode, MountSpec, OnlyIds, Used};
 use nix::unistd::Pid;
 
 use crate::cmd::mount::RECORD_WORD;
@@ -23,6 +23,7 @@ use crate::daemon::{self, Daemon};
 use crate::error::{CmdError, EXIT_OURS, SetupError, step};
 use crate::hidden;
 use crate::idmap;
+use crate::limit::Wanted;
 use crate::line::{Line, PATIENCE, Waits};
 use crate::live;
 use crate::made::BranchGuard;
@@ -53,6 +54,8 @@ pub struct Order<'a> {
     pub workspace: &'a std::path::Path,
     /// The steps of a fresh mount.
     pub plan: &'a Plan,
+    /// How much the branch may take up.
+    pub wanted: Wanted,
     /// Digest of what the policy files say, [`crate::view::View::standing`].
     pub policy: &'a str,
     /// What the caller asked the view to be has to be honoured, so a live view will not do.
@@ -74,6 +77,8 @@ pub struct Done {
     pub joined: bool,
     /// The branch was made for it, and is gone again because it could not be executed.
     pub removed: bool,
+    /// How far the limit of the branch is used up, if it has one; what was refused is this run's.
+    pub used: Option<Used>,
 }
 
 /// A process that was cloned off to set things up, and the link to it.
@@ -141,8 +146,10 @@ pub fn run(order: &Order<'_>) -> Result<Done, CmdError> {
 }
 
 fn is_locked(e: &CmdError) -> bool {
-    let CmdError::Daemon { source, .. } = e else {
-        return false;
+    let source = match e {
+        CmdError::Store(StoreError::Locked { .. }) => return true,
+        CmdError::Daemon { source, .. } => source,
+        _ => return false,
     };
     let code = ErrorCode::Locked;
     matches!(source, CtlError::Refused { code: c, .. } if *c == code)
@@ -209,6 +216,18 @@ fn start(
         Some(from) => Some(make_branch(order, from)?),
         None => None,
     };
+    let limit = match order.wanted.settle(order.store, order.branch) {
+        Ok(limit) => limit,
+        Err(e) => {
+            return Err(match (is_locked(&e), guard) {
+                (true, Some(guard)) => {
+                    guard.keep();
+                    e
+                }
+                (_, guard) => broken_off(guard, e),
+            });
+        }
+    };
     let (mut daemon, connection) = Daemon::start(&program, order.store, order.branch)?;
     let line = match Line::over(connection, order.branch, waits) {
         Ok(line) => line,
@@ -225,6 +244,7 @@ fn start(
         }
     };
     let result = serve(order, &line, &mut daemon, set_up, only_ids);
+    let used = used(&line, limit);
     let closed = daemon.finish(line, order.store, result.is_err());
     let outcome = match result {
         Ok(outcome) => outcome,
@@ -246,7 +266,16 @@ fn start(
         outcome,
         joined: false,
         removed,
+        used,
     })
+}
+
+/// How far the limit is used up, if there is one. A daemon that is gone cannot tell.
+fn used(line: &Line<'_>, limit: Limit) -> Option<Used> {
+    match limit.is_none() {
+        true => None,
+        false => line.used().ok().flatten(),
+    }
 }
 
 /// Removes the branch that was made for nothing; what `e` says is then of one that is gone.
@@ -315,6 +344,7 @@ fn join(order: &Order<'_>, inside: &Inside, waits: &Waits<'_>) -> Result<Option<
             "leave out --cow, --ro, --rw and --hide, or wait for the running commands to end",
         ));
     }
+    let limit = order.wanted.check_live(order.store, order.branch)?;
     let (spaces, policy) = match line.join() {
         Ok(joined) => joined,
         Err(CmdError::Daemon {
@@ -336,13 +366,21 @@ fn join(order: &Order<'_>, inside: &Inside, waits: &Waits<'_>) -> Result<Option<
     })?;
     drop(spaces);
     tell(&set_up, Outer::Go)?;
+    let before = used(&line, limit);
     let outcome = go(order, &line, set_up).map_err(|e| not_in_view(order, e))?;
+    let after = used(&line, limit).map(|after| Used {
+        refused: after
+            .refused
+            .saturating_sub(before.map_or(0, |before| before.refused)),
+        ..after
+    });
     report_unclosed(line.wait_closed(None));
     note_end(order, &outcome);
     Ok(Some(Done {
         outcome,
         joined: true,
         removed: false,
+        used: after,
     }))
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use agentfs_fsd::core::types::BranchName;
 use agentfs_fsd::ctl::client::Namespaces;
-use agentfs_fsd::ctl::msg::{MountSpec, Reply, Request, VERSION};
+use agentfs_fsd::ctl::msg::{MountSpec, Reply, Request, Used, VERSION};
 use agentfs_fsd::ctl::{CtlError, wire};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -149,6 +149,14 @@ impl<'a> Line<'a> {
                 Ok((Namespaces { user, mount }, policy))
             }
             _ => Err(self.error(CtlError::Unexpected("join"))),
+        }
+    }
+
+    /// How far the limit of the branch is used up, if it has one.
+    pub fn used(&self) -> Result<Option<Used>, CmdError> {
+        match self.ask(&Request::Usage, &[])? {
+            (Reply::Usage { used }, _) => Ok(used),
+            _ => Err(self.error(CtlError::Unexpected("usage"))),
         }
     }
 

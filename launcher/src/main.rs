@@ -13,6 +13,7 @@ mod homes;
 mod hostmount;
 mod idmap;
 mod launch;
+mod limit;
 mod line;
 mod live;
 mod made;

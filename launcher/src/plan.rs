@@ -9,6 +9,7 @@ mod show;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use agentfs_fsd::backstore::Limit;
 use agentfs_fsd::escaped;
 use agentfs_policy::{Access, Policy, Source};
 use serde::{Serialize, Serializer};
@@ -44,6 +45,8 @@ pub struct Plan {
     pub cwd: PathBuf,
     /// Names of the variables that do not reach it.
     pub env_dropped: Vec<String>,
+    /// How much the branch may take up.
+    pub limit: Limit,
 }
 
 /// One step of the set-up.
@@ -270,7 +273,18 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, CmdError> {
         },
         cwd,
         env_dropped: inputs.env_dropped.clone(),
+        limit: Limit::default(),
     })
+}
+
+impl Plan {
+    /// Holds the branch to a limit. One of bytes goes without passthrough: nobody could hold the
+    /// kernel's own writes to it.
+    pub fn limited(mut self, limit: Limit) -> Self {
+        self.passthrough &= limit.bytes.is_none();
+        self.limit = limit;
+        self
+    }
 }
 
 fn check(inputs: &Inputs<'_>) -> Result<(), CmdError> {

@@ -7,7 +7,9 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use agentfs_policy::{Access, Context, Origin, Policy, Profile, Rule, Source, builtin, merge};
+use agentfs_policy::{
+    Access, Context, Disk, Origin, Policy, Profile, Rule, Source, builtin, merge,
+};
 use sha2::{Digest, Sha256};
 
 use crate::cli::ViewArgs;
@@ -103,6 +105,11 @@ impl View {
         &self.standing
     }
 
+    /// How much a branch may take up by the policy files.
+    pub fn disk(&self) -> Disk {
+        self.policy.disk
+    }
+
     /// The plan for a run on `branch` of `store`, started in `cwd`.
     pub fn plan(&self, branch: &str, store: &Path, cwd: &Path) -> Result<Plan, CmdError> {
         let mut facts = self.facts.clone();
@@ -156,6 +163,9 @@ fn digest(policy: Result<Policy, CmdError>) -> String {
     let mut sum = Sha256::new();
     match policy {
         Ok(policy) => {
+            if !policy.disk.is_none() {
+                sum.update(policy.disk.to_string());
+            }
             for rule in policy.rules() {
                 let is_usual = rule.access == Access::Cow && rule.origin.source == Source::Builtin;
                 if !is_usual {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::limits::BadDisk;
 use crate::rule::{Access, Origin, Rule};
 
 /// Why a policy was refused.
@@ -22,6 +23,22 @@ pub enum PolicyError {
         at: Origin,
         /// The section.
         section: &'static str,
+    },
+    /// A limit of `[limits]` that this version cannot enforce.
+    #[error("{at}: the limit '{limit}' is not enforced by this version of agentfs; remove it")]
+    LimitNotEnforced {
+        /// Where.
+        at: Origin,
+        /// The key.
+        limit: &'static str,
+    },
+    /// A limit that is none.
+    #[error("{at}: {why}")]
+    BadLimit {
+        /// Where.
+        at: Origin,
+        /// What is wrong with it.
+        why: BadDisk,
     },
     /// A path that is not one.
     #[error("{at}: {path:?} {why}")]

@@ -9,12 +9,14 @@
 pub mod builtin;
 pub mod env;
 mod error;
+pub mod limits;
 pub mod profile;
 pub mod resolve;
 pub mod rule;
 
 pub use env::EnvPolicy;
 pub use error::PolicyError;
+pub use limits::Disk;
 pub use profile::{Context, Profile};
 pub use resolve::{Policy, merge};
 pub use rule::{Access, Origin, Rule, Source};

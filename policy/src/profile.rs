@@ -11,6 +11,7 @@ use toml::Spanned;
 
 use crate::env::EnvPolicy;
 use crate::error::PolicyError;
+use crate::limits::Disk;
 use crate::rule::{Access, Origin, Rule, Source};
 
 /// What the paths of a file are relative to.
@@ -33,6 +34,8 @@ pub struct Profile {
     pub own: Vec<PathBuf>,
     /// Rules over environment variables.
     pub env: EnvPolicy,
+    /// How much the branch may take up, and where that is written.
+    pub disk: Option<(Disk, Origin)>,
 }
 
 #[derive(Deserialize)]
@@ -43,7 +46,8 @@ struct File {
     #[serde(default)]
     env: Env,
     network: Option<Spanned<toml::Value>>,
-    limits: Option<Spanned<toml::Value>>,
+    #[serde(default)]
+    limits: Limits,
     process: Option<Spanned<toml::Value>>,
 }
 
@@ -56,6 +60,16 @@ struct Filesystem {
     hide: Vec<Spanned<String>>,
     deny_write: Vec<Spanned<String>>,
     own: Vec<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Limits {
+    disk: Option<Spanned<String>>,
+    memory: Option<Spanned<toml::Value>>,
+    cpus: Option<Spanned<toml::Value>>,
+    pids: Option<Spanned<toml::Value>>,
+    wall: Option<Spanned<toml::Value>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -85,11 +99,7 @@ impl Profile {
             at: at(e.span().map_or(0, |s| s.start)),
             why: e.message().to_owned(),
         })?;
-        for (section, value) in [
-            ("network", &file.network),
-            ("limits", &file.limits),
-            ("process", &file.process),
-        ] {
+        for (section, value) in [("network", &file.network), ("process", &file.process)] {
             if let Some(value) = value {
                 return Err(PolicyError::NotEnforced {
                     at: at(value.span().start),
@@ -97,6 +107,7 @@ impl Profile {
                 });
             }
         }
+        let limit = limit(file.limits, &at)?;
         let fs = file.filesystem;
         let lists = [
             (Access::Cow, fs.cow),
@@ -105,7 +116,10 @@ impl Profile {
             (Access::Hide, fs.hide),
             (Access::DenyWrite, fs.deny_write),
         ];
-        let mut profile = Profile::default();
+        let mut profile = Profile {
+            disk: limit,
+            ..Profile::default()
+        };
         let mut hidden = Vec::new();
         for (access, list) in lists {
             for word in list {
@@ -189,6 +203,32 @@ impl Profile {
         }
         let own = self.own.iter().map(|path| real(path)).collect();
         Self { rules, own, ..self }
+    }
+}
+
+/// The limit of `[limits]` that is enforced. Errors: `LimitNotEnforced`, `BadLimit`.
+fn limit(
+    limits: Limits,
+    at: &dyn Fn(usize) -> Origin,
+) -> Result<Option<(Disk, Origin)>, PolicyError> {
+    for (limit, value) in [
+        ("memory", &limits.memory),
+        ("cpus", &limits.cpus),
+        ("pids", &limits.pids),
+        ("wall", &limits.wall),
+    ] {
+        if let Some(value) = value {
+            let at = at(value.span().start);
+            return Err(PolicyError::LimitNotEnforced { at, limit });
+        }
+    }
+    let Some(disk) = limits.disk else {
+        return Ok(None);
+    };
+    let at = at(disk.span().start);
+    match disk.get_ref().parse() {
+        Ok(disk) => Ok(Some((disk, at))),
+        Err(why) => Err(PolicyError::BadLimit { at, why }),
     }
 }
 

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 
 use crate::env::EnvPolicy;
 use crate::error::PolicyError;
+use crate::limits::Disk;
 use crate::profile::Profile;
-use crate::rule::{Access, Rule, Source};
+use crate::rule::{Access, Origin, Rule, Source};
 
 /// What holds for a run: the merged rules, at most one per path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +22,10 @@ pub struct Policy {
     pub own: Vec<PathBuf>,
     /// Which variables reach the command.
     pub env: EnvPolicy,
+    /// How much the branch may take up, with where each part is written.
+    pub disk: Disk,
+    /// The sources that have a say in `disk`, the strongest last.
+    pub disk_from: Vec<Origin>,
 }
 
 /// Merges `profiles`, given from the weakest source to the strongest, their paths real ones.
@@ -53,6 +58,9 @@ pub fn merge(profiles: Vec<Profile>) -> Result<Policy, PolicyError> {
             }
         }
         policy.env.extend(profile.env);
+        if let Some((disk, origin)) = profile.disk {
+            policy.limit(disk, origin);
+        }
     }
     for rule in from_repository {
         if rule.access > trusted.access(&rule.path) {
@@ -83,6 +91,22 @@ impl Policy {
     /// Every rule at `path` or above it, the deciding one first: the answer to "why".
     pub fn why(&self, path: &Path) -> Vec<&Rule> {
         path.ancestors().filter_map(|p| self.rules.get(p)).collect()
+    }
+
+    /// Takes a source's limit over: a repository's holds where it is the tighter one, any other in the
+    /// place of those before.
+    fn limit(&mut self, disk: Disk, origin: Origin) {
+        if origin.source != Source::Repository {
+            self.disk = disk;
+            // Where nothing is limited nobody has a say in it.
+            self.disk_from = Some(origin)
+                .filter(|_| !disk.is_none())
+                .into_iter()
+                .collect();
+        } else if self.disk.tightened(disk) != self.disk {
+            self.disk = self.disk.tightened(disk);
+            self.disk_from.push(origin);
+        }
     }
 
     /// Adds a rule for the sake of the run itself; what is hidden there, or spoken of by another

@@ -13,6 +13,11 @@ impl Chance {
     /// From [`SEED_ENV`], else from the system's own chance; prints the seed, which the test runner
     /// shows with a failure.
     pub fn told() -> Self {
+        Self::from(Self::seed_told())
+    }
+
+    /// The seed alone.
+    pub fn seed_told() -> u64 {
         let seed = match std::env::var(SEED_ENV) {
             Ok(text) => text
                 .parse()
@@ -21,7 +26,7 @@ impl Chance {
             Err(_) => std::hash::RandomState::new().build_hasher().finish(),
         };
         println!("{SEED_ENV}={seed} repeats this");
-        Self::from(seed)
+        seed
     }
 
     /// The next number, less than `bound`.

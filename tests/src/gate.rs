@@ -54,6 +54,7 @@ impl Moment {
             Request::Bind { .. } => Some(Moment::Bind),
             Request::Join
             | Request::Status
+            | Request::Usage
             | Request::Sync
             | Request::Snapshot { .. }
             | Request::BranchOff { .. } => None,

@@ -7,6 +7,7 @@ pub mod base;
 pub mod bins;
 pub mod chance;
 pub mod cmd;
+pub mod crash;
 pub mod driver;
 pub mod gate;
 pub mod leak;
@@ -19,6 +20,7 @@ pub mod ops;
 pub mod pty;
 pub mod realfs;
 pub mod sandbox;
+pub mod seeds;
 pub mod wait;
 
 pub use cmd::Done;

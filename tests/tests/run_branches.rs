@@ -2,9 +2,8 @@
 
 use std::fs;
 
-use agentfs_tests::chance::Chance;
 use agentfs_tests::need::need_run;
-use agentfs_tests::wait::{eventually, until};
+use agentfs_tests::wait::until;
 use agentfs_tests::{Manifest, Sandbox, base, bins};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -85,77 +84,6 @@ fn a_branch_is_re_entered_bit_for_bit() {
         inodes(script),
         "inode numbers and times stay"
     );
-    before.assert_still();
-}
-
-#[test]
-fn everything_acknowledged_survives_a_killed_daemon() {
-    if !need_run() {
-        return;
-    }
-    let sandbox = Sandbox::new();
-    base::small(&sandbox.work());
-    let before = Manifest::of(&sandbox.work());
-    let helper = bins::helper();
-    let call = |args: &[&str]| {
-        let mut command = sandbox.agentfs(&["run", "-q", "--branch", "b", "--rw"]);
-        command
-            .arg(sandbox.out())
-            .arg("--ro")
-            .arg(bins::bin_dir())
-            .arg("--");
-        command.args(args);
-        command
-    };
-    // Moments are counted in acknowledged steps; what the daemon does just then is the machine's own
-    // chance.
-    let mut chance = Chance::told();
-    for round in 0..20_u64 {
-        let moment = 40 + chance.below(1_300);
-        let (dir, acks) = (
-            format!("load{round}"),
-            sandbox.out().join(format!("acks{round}")),
-        );
-        let script = format!(
-            "mkdir {dir} && exec '{}' load {dir} '{}' {round}",
-            helper.display(),
-            acks.display()
-        );
-        let mut command = call(&["bash", "-c", &script]);
-        let run = agentfs_tests::cmd::start(command.stdin(std::process::Stdio::null()));
-        let acked = || fs::metadata(&acks).map_or(0, |m| m.len());
-        eventually(&format!("{moment} steps of round {round}"), || {
-            let pid = run.pid();
-            let alive = fs::read_to_string(format!("/proc/{pid}/stat"))
-                .is_ok_and(|stat| !stat.contains(") Z"));
-            assert!(alive, "the load ended by itself: {}", run.stderr_now());
-            (acked() >= moment).then_some(())
-        });
-        let daemons = sandbox.daemons();
-        assert_eq!(daemons.len(), 1, "one daemon per live branch");
-        kill(Pid::from_raw(daemons[0]), Signal::SIGKILL).expect("kill the daemon");
-        let done = run.wait();
-        assert_ne!(
-            done.code(),
-            0,
-            "a load without its daemon fails\n{}",
-            done.report()
-        );
-        sandbox.assert_quiet();
-        sandbox.call(&["fsck", "b"]).ok();
-
-        let acked = acked().to_string();
-        let helper = helper.to_str().expect("UTF-8");
-        let check = call(&[helper, "verify", &dir, &acked, &round.to_string()]);
-        let mut check = check;
-        let done = agentfs_tests::cmd::run(&mut check);
-        assert_eq!(
-            done.code(),
-            0,
-            "round {round}, {acked} steps\n{}",
-            done.report()
-        );
-    }
     before.assert_still();
 }
 

@@ -583,3 +583,98 @@ fn a_mounted_branch_that_is_being_written_is_busy() {
     agentfs_tests::mounted::umount(&sandbox, &mnt);
     sandbox.call(&["fsck"]).ok();
 }
+
+/// Stores through a mapping whose descriptor is closed come after the snapshot, and into the branch.
+#[test]
+fn a_mapping_that_outlives_its_descriptor_writes_into_no_snapshot() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, _) = Sandbox::small();
+    let (begun, go) = (sandbox.out().join("begun"), sandbox.out().join("go"));
+    let script = "import ctypes, os, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+def store(byte):
+    ctypes.memset(at, byte, 4096)
+    assert libc.msync(ctypes.c_void_p(at), ctypes.c_long(8192), 4) == 0
+def wait(step):
+    open(sys.argv[1] + step, 'w')
+    while not os.path.exists(sys.argv[2] + step): time.sleep(0.01)
+f = os.open('mapped', os.O_RDWR | os.O_CREAT)
+os.write(f, b'-' * 8192)
+at = libc.mmap(None, ctypes.c_long(8192), 3, 1, f, ctypes.c_long(0))
+os.close(f)
+store(ord('A')); wait('1')
+store(ord('B')); wait('2')
+f = os.open('mapped', os.O_RDWR); os.pwrite(f, b'z', 5000); os.close(f)
+store(ord('C'))
+";
+    let mut command = sandbox.agentfs(&["run", "-q", "--branch", "f", "--rw"]);
+    command
+        .arg(sandbox.out())
+        .args(["--", "python3", "-c", script]);
+    let run = agentfs_tests::cmd::start(command.arg(&begun).arg(&go));
+    for step in ["1", "2"] {
+        let at = |path: &std::path::Path| sandbox.out().join(format!("{}{step}", path.display()));
+        until("it stored", || at(&begun).exists());
+        sandbox.call(&["snapshot", "create", "f"]).ok();
+        fs::write(at(&go), b"").expect("go");
+    }
+    run.wait().ok();
+    let holds = |args: &[&str]| {
+        let look = "head -c 4096 mapped | tr -s ABC; tail -c +5001 mapped | head -c 1";
+        let args = [args, &["--", "sh", "-c", look]].concat();
+        sandbox.call(&args).ok().out().to_owned()
+    };
+    let of = |n: &str| holds(&["run", "-q", "--branch", n, "--from", &format!("f@{n}")]);
+    assert_eq!([of("1"), of("2")], ["A-", "B-"]);
+    assert_eq!(holds(&["exec", "f"]), "Cz");
+    sandbox.call(&["fsck"]).ok();
+}
+
+/// A daemon that is killed while the run stands still for a snapshot: nobody would wake it, and what
+/// it wrote to open files then could be in no layer of the branch.
+#[test]
+fn a_run_that_stands_still_ends_with_its_daemon() {
+    if !need_run() {
+        return;
+    }
+    let (sandbox, _) = Sandbox::small();
+    let begun = sandbox.out().join("begun");
+    let script = "(echo >\"$0\"; exec sleep 600) & wait";
+    let mut command = sandbox.agentfs(&["run", "-q", "--branch", "f", "--rw"]);
+    command
+        .arg(sandbox.out())
+        .args(["--", "bash", "-c", script]);
+    let run = agentfs_tests::cmd::start(command.arg(&begun));
+    until("it works", || begun.exists());
+    // As the daemon stops them: parents first, whose pids are lower here.
+    let daemons = sandbox.daemons();
+    let inside = || -> Vec<i32> {
+        let all = sandbox.processes().into_iter().map(|p| p.pid);
+        let mut all: Vec<i32> = all
+            .filter(|pid| *pid != run.pid() && !daemons.contains(pid))
+            .collect();
+        all.sort_unstable();
+        all
+    };
+    let send = |pid: i32, signal| {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+    };
+    let mut stopped = Vec::new();
+    while stopped != inside() {
+        stopped = inside();
+        for pid in &stopped {
+            send(*pid, nix::sys::signal::Signal::SIGSTOP);
+        }
+    }
+    assert!(
+        stopped.len() >= 3,
+        "init, a shell and its child: {stopped:?}"
+    );
+    send(daemons[0], nix::sys::signal::Signal::SIGKILL);
+    run.wait_in(agentfs_tests::wait::PATIENCE).expect(137);
+    sandbox.assert_quiet();
+    sandbox.call(&["fsck"]).ok();
+}

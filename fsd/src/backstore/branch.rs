@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use super::account::{Account, Weight};
 use super::checkpoint::{Unpublished, publish, write_table};
 use super::codec::{self, Item};
+use super::dirty::{Dirty, SyncHandle};
 use super::error::StoreError;
 use super::journal::{self, Journal};
 use super::layer::{JournalEnd, LayerView, Tail};
@@ -15,6 +17,7 @@ use super::objects::{self, ObjectFile};
 use super::stack::{EachDentry, EachInode, Records, Stack, records_of_stack};
 use super::store::Store;
 use super::table::{self, TableFacts};
+use super::weigh::Scales;
 use crate::core::record::{Delta, Dentry, ExtentMap, InodeRec, LayerId, ObjectId};
 use crate::core::types::{Ino, Name};
 
@@ -27,47 +30,6 @@ pub(super) const SHORT_JOURNAL_BYTES: u64 = 128 << 10;
 /// The same as a part of the table.
 const SHORT_JOURNAL_TABLE_PART: u64 = 32;
 
-/// Directories that got new objects since they were last synced, with the time of the newest.
-pub(super) type DirtyDirs = Arc<Mutex<BTreeMap<PathBuf, u64>>>;
-
-/// Makes everything committed before it was taken durable, outside any lock.
-#[derive(Clone, Debug)]
-pub struct SyncHandle {
-    journal: journal::SyncHandle,
-    media: Arc<dyn Media>,
-    dirs: Vec<(PathBuf, u64)>,
-    dirty: DirtyDirs,
-}
-
-impl SyncHandle {
-    /// Syncs; blocks as long as the disk takes. The bytes of objects are the caller's to sync.
-    ///
-    /// Errors: once one sync has failed, every later one of the same journal does too, since the
-    /// kernel may have dropped what it could not write. A checkpoint starts a clean journal.
-    pub fn sync(&self) -> Result<(), StoreError> {
-        // A frame must not be durable without the objects it names.
-        sync_dirs(&*self.media, &self.dirs, &self.dirty)?;
-        self.journal.sync()
-    }
-}
-
-fn sync_dirs(
-    media: &dyn Media,
-    dirs: &[(PathBuf, u64)],
-    dirty: &DirtyDirs,
-) -> Result<(), StoreError> {
-    for (dir, tick) in dirs {
-        media
-            .sync_dir(dir)
-            .map_err(|e| StoreError::io("sync", media.describe(dir), e))?;
-        let mut dirty = dirty.lock().unwrap_or_else(PoisonError::into_inner);
-        if dirty.get(dir) == Some(tick) {
-            dirty.remove(dir);
-        }
-    }
-    Ok(())
-}
-
 /// A branch held by its one owner. Dropping it without [`close`](Self::close) is like a crash: all
 /// that was committed is there at the next opening.
 #[derive(Debug)]
@@ -76,13 +38,16 @@ pub struct LiveBranch {
     pub(super) store: Store,
     pub(super) stack: Stack,
     pub(super) journal: Journal,
-    next_ino: u64,
+    pub(super) next_ino: u64,
     /// Objects given out and not named by any commit yet.
     pub(super) unnamed: BTreeSet<u64>,
-    pub(super) dirty: DirtyDirs,
-    tick: u64,
+    pub(super) dirty: Dirty,
     /// Journal length that asks for the next checkpoint, raised when one has failed.
     checkpoint_at: u64,
+    /// What it takes up, where that is limited and asked for.
+    account: Option<Arc<Account>>,
+    /// Inodes from this number on were made in the top layer.
+    pub(super) born_from: u64,
     /// The layer may be frozen already, by a freezing that could be neither finished nor taken back.
     pub(super) is_unsettled: bool,
     /// Last field: the lock goes when all else is gone.
@@ -109,6 +74,7 @@ impl LiveBranch {
                 tracing::warn!(path = %media.describe(name).display(), error = %e, "cannot remove a leftover");
             }
         }
+        let born_from = stack.lower().next_ino();
         let mut branch = Self {
             info,
             store,
@@ -116,9 +82,10 @@ impl LiveBranch {
             journal,
             next_ino,
             unnamed: BTreeSet::new(),
-            dirty: Arc::default(),
-            tick: 0,
+            dirty: Dirty::default(),
             checkpoint_at: 0,
+            account: None,
+            born_from,
             is_unsettled: false,
             _lock: lock,
         };
@@ -175,6 +142,44 @@ impl LiveBranch {
         &self.info
     }
 
+    /// The account of a branch with a limit, opened by the first who asks. That costs a walk over the
+    /// branch's own changes; from then on every commit is weighed.
+    pub fn open_account(&mut self) -> Result<Option<Arc<Account>>, StoreError> {
+        if self.account.is_none() && !self.info.limit.is_none() {
+            let count = self.store.count(&self.info, &self.stack)?;
+            self.account = Some(Arc::new(Account::new(self.info.limit, count)));
+        }
+        Ok(self.account.clone())
+    }
+
+    /// The account, if it was opened.
+    pub fn account(&self) -> Option<&Arc<Account>> {
+        self.account.as_ref()
+    }
+
+    /// Counts anew where layers that only snapshots needed have gone: others remove snapshots while
+    /// the branch is live.
+    pub fn follow_snapshots(&mut self) -> Result<(), StoreError> {
+        let Some(account) = &self.account else {
+            return Ok(());
+        };
+        let now = self.store.branch(&self.info.name)?;
+        if now.snapshots != self.info.snapshots {
+            let own = |info: &BranchInfo| info.own_layers().collect::<BTreeSet<_>>();
+            let gone = own(&now) != own(&self.info);
+            self.info.snapshots = now.snapshots;
+            if gone {
+                account.recount(self.store.count(&self.info, &self.stack)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the inode was made in the top layer, so that it is gone for good with its record.
+    pub fn is_born_here(&self, ino: Ino) -> bool {
+        ino.0 >= self.born_from
+    }
+
     /// Whether the top layer says nothing and never did.
     pub(super) fn top_is_blank(&self) -> bool {
         self.stack.layers.last().is_some_and(|top| top.is_blank())
@@ -225,14 +230,8 @@ impl LiveBranch {
 
     /// Makes the directory that holds the object of this number in the top layer.
     pub(super) fn make_bucket(&mut self, number: u64) -> Result<(), StoreError> {
-        self.tick += 1;
-        let (tick, dirty) = (self.tick, self.dirty.clone());
-        objects::make_bucket(&*top_of(&self.stack)?.media, number, |dir| {
-            dirty
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(dir, tick);
-        })
+        let media = &*top_of(&self.stack)?.media;
+        objects::make_bucket(media, number, |dir| self.dirty.dir(dir))
     }
 
     /// The layers, for a check of them.
@@ -254,11 +253,38 @@ impl LiveBranch {
             .append(|out| items.iter().for_each(|item| codec::encode_item(out, item)))
     }
 
-    /// Records `deltas`, all or none: one frame, with the OS before this returns.
+    /// Records `deltas`, all or none: one frame, with the OS before this returns. No limit of the
+    /// branch refuses it.
     ///
     /// Errors: on any, the branch is as before. [`StoreError::Poisoned`] once a failed write could
     /// not be taken back.
     pub fn commit(&mut self, deltas: Vec<Delta>) -> Result<(), StoreError> {
+        self.commit_as(deltas, false)
+    }
+
+    /// As [`commit`](Self::commit), but within the limit of the branch. Errors: also `LimitReached`.
+    pub fn commit_within(&mut self, deltas: Vec<Delta>) -> Result<(), StoreError> {
+        self.commit_as(deltas, true)
+    }
+
+    fn commit_as(&mut self, deltas: Vec<Delta>, within: bool) -> Result<(), StoreError> {
+        let Some(account) = self.account.clone() else {
+            return self.write(deltas);
+        };
+        let scales = Scales::of(self.stack.all(), self.born_from, &deltas)?;
+        let expected = scales.expected();
+        account.take(expected, within)?;
+        let written = self.write(deltas);
+        let real = match &written {
+            // Where a table has gone bad meanwhile the next opening counts anew.
+            Ok(()) => scales.real(self.stack.all()).unwrap_or(expected),
+            Err(_) => Weight::default(),
+        };
+        account.settle(expected, real);
+        written
+    }
+
+    fn write(&mut self, deltas: Vec<Delta>) -> Result<(), StoreError> {
         if deltas.is_empty() {
             return Ok(());
         }
@@ -295,39 +321,32 @@ impl LiveBranch {
 
     /// A handle whose `sync` makes all committed so far durable, outside the caller's lock.
     pub fn journal_sync(&self) -> Result<SyncHandle, StoreError> {
-        Ok(SyncHandle {
-            journal: self.journal.sync_handle(),
-            media: top_of(&self.stack)?.media.clone(),
-            dirs: self.dirty_dirs(),
-            dirty: self.dirty.clone(),
-        })
+        let media = top_of(&self.stack)?.media.clone();
+        Ok(SyncHandle::new(
+            self.journal.sync_handle(),
+            media,
+            &self.dirty,
+        ))
     }
 
-    fn dirty_dirs(&self) -> Vec<(PathBuf, u64)> {
-        let dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
-        dirty
-            .iter()
-            .map(|(dir, tick)| (dir.clone(), *tick))
-            .collect()
+    /// Notes that an object of the top layer takes the place of bytes that were there before: it is
+    /// synced before the records are, so that a power cut leaves one of the two.
+    pub fn sync_before_records(&self, id: ObjectId) {
+        if self.is_top(id) {
+            self.dirty.object(id.number);
+        }
     }
 
     /// Makes a new, empty object in the top layer, open for reading and writing. Its number was
     /// never given out before. Unless a commit names it, it is gone at the next opening.
     pub fn new_object(&mut self) -> Result<(ObjectId, Box<dyn ObjectFile>), StoreError> {
-        self.tick += 1;
-        let tick = self.tick;
         let dirty = self.dirty.clone();
         let top = self.top_mut()?;
         let id = ObjectId {
             layer: top.id,
             number: top.ledger.next_object,
         };
-        let object = objects::create(&*top.media, id, |dir| {
-            dirty
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(dir, tick);
-        })?;
+        let object = objects::create(&*top.media, id, |dir| dirty.dir(dir))?;
         top.ledger.next_object += 1;
         self.unnamed.insert(id.number);
         Ok((id, object))
@@ -352,6 +371,9 @@ impl LiveBranch {
             Ok(()) => {
                 top.ledger.orphans.remove(&id.number);
                 self.unnamed.remove(&id.number);
+                if let Some(account) = &self.account {
+                    account.remove_object(id);
+                }
             }
             Err(e) => tracing::warn!(?id, error = %e, "cannot remove an object yet"),
         }
@@ -439,7 +461,7 @@ impl LiveBranch {
             dentries: 0,
         };
         // A table must not be durable without the objects it names.
-        sync_dirs(&*media, &self.dirty_dirs(), &self.dirty)?;
+        self.dirty.sync(&*media)?;
         let stage = PathBuf::from(format!(
             "table.{:016x}.stage",
             random_u64().map_err(|e| StoreError::io("name", media.describe(Path::new("")), e))?

@@ -15,6 +15,7 @@ use super::snapshot::Held;
 use super::store::{
     BRANCH_FILE, BRANCH_LOCK, BRANCHES, LAYERS, STAGE, Store, branch_dir, layer_dir,
 };
+use super::usage::Limit;
 use crate::core::point::Point;
 use crate::core::record::LayerId;
 use crate::core::types::{BranchName, Time};
@@ -126,7 +127,12 @@ impl Store {
             workspace: created_by.workspace,
             last_run: None,
             layers: shared.iter().copied().chain([top.id]).collect(),
+            inherited: shared.len(),
             snapshots: Vec::new(),
+            limit: match from {
+                Some((point, _)) => self.branch(&point.branch)?.limit,
+                None => Limit::default(),
+            },
         })?;
         let result = from
             .map_or(Ok(()), |(point, _)| {

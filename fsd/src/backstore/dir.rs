@@ -164,9 +164,9 @@ impl Media for DirMedia {
         Ok(FileFacts {
             is_file: FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile,
             len: stat.st_size as u64,
+            blocks: stat.st_blocks as u64,
             perm: stat.st_mode & 0o7777,
             uid: stat.st_uid,
-            blocks: stat.st_blocks as u64,
             links: stat.st_nlink as u64,
         })
     }

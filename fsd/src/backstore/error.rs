@@ -112,6 +112,9 @@ pub enum StoreError {
         /// The branches made from it.
         by: Vec<String>,
     },
+    /// The branch takes up as much as it may.
+    #[error("the branch takes up as many {0} as its limit allows")]
+    LimitReached(&'static str),
     /// The list of a branch's snapshots has reached its largest size.
     #[error("branch {0} has as many snapshots as its file can hold")]
     TooManySnapshots(String),

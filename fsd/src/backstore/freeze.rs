@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::branch::{DirtyDirs, LiveBranch, note_sound};
+use super::branch::{LiveBranch, note_sound};
 use super::create::NewLayer;
 use super::delta::DeltaMap;
+use super::dirty::Dirty;
 use super::error::StoreError;
 use super::journal::Journal;
 use super::layer::{JournalEnd, LayerView, Ledger};
@@ -47,8 +48,9 @@ pub struct Frozen {
 /// The state of the live branch that one layer more replaces.
 struct Before {
     journal: Journal,
-    dirty: DirtyDirs,
+    dirty: Dirty,
     unnamed: BTreeSet<u64>,
+    born_from: u64,
 }
 
 impl LiveBranch {
@@ -143,6 +145,7 @@ impl LiveBranch {
             journal: std::mem::replace(&mut self.journal, new.journal),
             dirty: std::mem::take(&mut self.dirty),
             unnamed: std::mem::take(&mut self.unnamed),
+            born_from: std::mem::replace(&mut self.born_from, self.next_ino),
         };
         self.stack.layers.push(Arc::new(LayerView {
             id: new.id,
@@ -160,6 +163,7 @@ impl LiveBranch {
         self.journal = before.journal;
         self.dirty = before.dirty;
         self.unnamed = before.unnamed;
+        self.born_from = before.born_from;
     }
 
     /// Moves the objects of `kept` from the old layer to the new one, which is the top already; and

@@ -408,9 +408,9 @@ impl Media for MemMedia {
         Ok(FileFacts {
             is_file,
             len,
+            blocks: len.div_ceil(512),
             perm: 0o600,
             uid: 0,
-            blocks: len.div_ceil(FileFacts::BLOCK_BYTES),
             links: 1,
         })
     }

@@ -10,13 +10,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
+use super::usage::Limit;
 use crate::core::point::{Point, SnapshotName};
 use crate::core::record::LayerId;
 use crate::core::types::{BranchName, Time};
 use crate::escaped;
 
 /// Newest version of `branch.json` and of a branch as a whole.
-pub const BRANCH_VERSION: u32 = 2;
+pub const BRANCH_VERSION: u32 = 3;
 /// Newest version of `run.json`.
 pub const RUN_VERSION: u32 = 1;
 /// No snapshot gets a number from here on by itself.
@@ -41,11 +42,22 @@ pub struct BranchInfo {
     pub last_run: Option<RunRecord>,
     /// Its layers, lowest first; the last one is its own.
     pub layers: Vec<LayerId>,
+    /// How many of the lowest layers came from what it was made from.
+    pub inherited: usize,
     /// Its snapshots, oldest first.
     pub snapshots: Vec<Snapshot>,
+    /// What it may take up.
+    pub limit: Limit,
 }
 
 impl BranchInfo {
+    /// The layers that count as the branch's own: those that it did not begin with, and those that
+    /// only its snapshots need; some more than once.
+    pub fn own_layers(&self) -> impl Iterator<Item = LayerId> {
+        let inherited = &self.layers[..self.inherited.min(self.layers.len())];
+        self.all_layers().filter(|id| !inherited.contains(id))
+    }
+
     /// The snapshot of this name.
     pub fn snapshot(&self, name: &SnapshotName) -> Option<&Snapshot> {
         self.snapshots.iter().find(|s| s.name == *name)
@@ -152,6 +164,12 @@ pub(super) struct BranchFile {
     /// Since version 2.
     #[serde(default)]
     pub snapshots: Vec<SnapshotFile>,
+    /// Since version 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inherited: Option<usize>,
+    /// Since version 3; none: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Limit>,
 }
 
 /// What a branch was made from, in its `branch.json`.
@@ -213,6 +231,9 @@ impl BranchFile {
             workspace: info.workspace.clone(),
             layers: ids(&info.layers),
             snapshots: snapshots.collect(),
+            // The last one is always its own, wherever it was moved back to.
+            inherited: Some(info.inherited.min(info.layers.len().saturating_sub(1))),
+            limit: Some(info.limit).filter(|limit| !limit.is_none()),
         }
     }
 
@@ -242,6 +263,12 @@ impl BranchFile {
                 layers,
             });
         }
+        let inherited = match (self.inherited, &self.parent) {
+            (Some(count), _) => count.min(layers.len() - 1),
+            // Before version 3 nobody noted it: what it lacks a count of is not held against it.
+            (None, Some(_)) => layers.len() - 1,
+            (None, None) => 0,
+        };
         let parent = self.parent.map(|parent| match parent {
             ParentFile::Name(branch) => Parent {
                 point: branch.into(),
@@ -264,7 +291,9 @@ impl BranchFile {
             workspace: self.workspace,
             last_run,
             layers,
+            inherited,
             snapshots,
+            limit: self.limit.unwrap_or_default(),
         })
     }
 }
@@ -352,6 +381,8 @@ mod tests {
             workspace: "/w".into(),
             layers: vec![HexId(u64::MAX)],
             snapshots: Vec::new(),
+            inherited: Some(0),
+            limit: None,
         };
         let bytes = seal(&file).unwrap();
         let path = Path::new("branch.json");

@@ -2,6 +2,7 @@
 //!
 //! [`Store`] is the way in. All access to the disk goes through [`media`].
 
+mod account;
 mod branch;
 pub mod check;
 mod checkpoint;
@@ -10,6 +11,7 @@ mod codec;
 mod create;
 mod delta;
 mod dir;
+mod dirty;
 mod error;
 mod extents;
 #[cfg(any(test, feature = "fault"))]
@@ -33,11 +35,15 @@ mod snapshot;
 mod stack;
 mod store;
 mod table;
+mod usage;
+mod weigh;
 mod within;
 
-pub use branch::{LiveBranch, SyncHandle};
+pub use account::{Account, BLOCK_BYTES, Reservation};
+pub use branch::LiveBranch;
 pub use chore::{Chore, ChoreDone};
 pub use dir::DirMedia;
+pub use dirty::SyncHandle;
 pub use error::StoreError;
 pub use freeze::{Frozen, Kept, Moved};
 pub use hidden::Hidden;
@@ -49,6 +55,7 @@ pub use reader::BranchReader;
 pub use snapshot::Held;
 pub use stack::{EachDentry, EachInode, Records};
 pub use store::{Listed, Store};
+pub use usage::{Limit, Usage};
 
 #[cfg(test)]
 mod tests;

@@ -61,6 +61,11 @@ pub trait ObjectFile: Send + Sync + Debug {
         offset: u64,
         len: u64,
     ) -> Result<u64, StoreError>;
+    /// Whether anybody has it open for writing, a shared mapping counted; this must be open for
+    /// reading only. Without a descriptor nobody has.
+    fn is_open_for_writing(&self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
     /// The descriptor, where there is one: for FUSE passthrough.
     fn as_fd(&self) -> Option<BorrowedFd<'_>>;
 }
@@ -341,6 +346,15 @@ impl ObjectFile for Object {
             at = stop;
         }
         Ok(end - offset)
+    }
+
+    fn is_open_for_writing(&self) -> Result<bool, StoreError> {
+        match self.file.as_fd() {
+            Some(fd) => {
+                crate::sys::is_open_for_writing(fd).map_err(self.wrap("ask for a lease of"))
+            }
+            None => Ok(false),
+        }
     }
 
     fn as_fd(&self) -> Option<BorrowedFd<'_>> {

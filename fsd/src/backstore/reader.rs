@@ -31,6 +31,11 @@ impl BranchReader {
         &self.info
     }
 
+    /// What it stands on.
+    pub(super) fn stack(&self) -> &Stack {
+        &self.stack
+    }
+
     /// The layer that is the branch's own.
     pub fn top_layer(&self) -> Option<LayerId> {
         self.stack.layers.last().map(|top| top.id)

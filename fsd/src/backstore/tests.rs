@@ -8,6 +8,7 @@ mod live;
 mod model;
 mod snapshots;
 mod stacks;
+mod sweeps;
 
 use std::collections::BTreeMap;
 use std::path::Path;

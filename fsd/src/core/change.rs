@@ -31,6 +31,8 @@ pub struct Change {
     forsaken: Vec<(Ino, Name)>,
     /// Inodes that lose their last link.
     unlinked: Vec<Ino>,
+    /// No limit of the branch refuses it.
+    frees: bool,
 }
 
 impl Change {
@@ -42,6 +44,12 @@ impl Change {
     /// Adds any delta that is no inode record.
     pub fn push(&mut self, delta: Delta) {
         self.others.push(delta);
+    }
+
+    /// Notes that this gives room back, or records what has happened already: it needs no room by the
+    /// limit of the branch.
+    pub fn frees_room(&mut self) {
+        self.frees = true;
     }
 
     /// Notes that `ino` loses its last link: its record goes, the inode stays for its users.
@@ -223,6 +231,7 @@ impl Tree {
             placed,
             pinned,
             unlinked,
+            frees,
             forsaken: _,
         } = change;
         let mut deltas = Vec::with_capacity(records.len() + others.len() + 2 * unlinked.len());
@@ -262,7 +271,10 @@ impl Tree {
             .collect();
         deltas.extend(others);
         if !deltas.is_empty() {
-            self.branch.commit(deltas)?;
+            match frees {
+                true => self.branch.commit(deltas)?,
+                false => self.branch.commit_within(deltas)?,
+            }
         }
         // What is recorded goes by its place, whatever directory the host puts there.
         for dir in pinned {
@@ -294,8 +306,12 @@ impl Tree {
             }
         }
         for ino in unlinked {
+            let is_born_here = self.branch.is_born_here(*ino);
             if let Some(node) = self.nodes.get_mut(ino) {
                 node.unlinked = true;
+                if let Some(account) = self.branch.account() {
+                    account.unlinked(*ino, node.opens > 0, is_born_here);
+                }
             }
         }
         for delta in names {

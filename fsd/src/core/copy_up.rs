@@ -12,6 +12,7 @@ use rustix::fs::FallocateFlags;
 
 use crate::backstore::{ObjectFile, Records};
 use crate::core::change::Change;
+use crate::core::quota::Room;
 use crate::core::record::{
     Content, Delta, ExtentMap, ExtentSource, InodeRec, ObjectId, full_blocks,
 };
@@ -21,7 +22,10 @@ use crate::core::types::Ino;
 use crate::core::{FsCore, FsError, extents};
 use crate::sync::Arc;
 
-/// Files up to this size are copied whole where they cannot be cloned.
+/// Keeps all of a file when it is copied up.
+pub const KEEP_ALL_BYTES: u64 = i64::MAX as u64;
+
+/// Files up to this size are copied whole where they cannot be cloned, and there is room for it.
 const COPY_WHOLE_MAX_BYTES: u64 = 1 << 20;
 
 /// Zeros of this length become a hole in a copy; a divisor of every buffer that is copied through.
@@ -129,9 +133,34 @@ fn add_stream(
             tracing::warn!(%ino, error = %e, "cannot record a truncation yet");
         }
     }
+    let dirty = dirty || found_short(core, tree, ino, &bytes)?;
     let stream = Arc::new(Stream::new(bytes, dirty));
     tree.node_mut(ino)?.stream = Some(stream.clone());
     Ok(stream)
+}
+
+/// Whether an object is shorter than its settled record says, as a power cut can leave a file that
+/// nobody synced. From here on the object is the truth.
+fn found_short(core: &FsCore, tree: &mut Tree, ino: Ino, bytes: &Bytes) -> Result<bool, FsError> {
+    let Bytes::Object {
+        file, own: true, ..
+    } = bytes
+    else {
+        return Ok(false);
+    };
+    let Some(size) = tree.node(ino)?.record.as_ref().map(|r| r.size) else {
+        return Ok(false);
+    };
+    let len = file.len()?;
+    if len >= size {
+        return Ok(false);
+    }
+    tracing::warn!(%ino, size, len, "a file lost its end when the machine went down");
+    let mut change = Change::default();
+    change.frees_room();
+    tree.edit(&core.base, &mut change, ino)?.dirty = true;
+    tree.commit(change)?;
+    Ok(true)
 }
 
 /// Records the map of a file of extents, if a truncation left that to be done.
@@ -150,6 +179,7 @@ pub fn record_map(
         return Ok(());
     }
     let mut change = Change::default();
+    change.frees_room();
     tree.edit(&core.base, &mut change, ino)?.content = Content::Extents {
         own: extents.own.0,
         base_bytes: extents.base_bytes,
@@ -202,6 +232,7 @@ fn promote(
     if bytes.is_writable() {
         return Ok(());
     }
+    let is_cut = keep_bytes == 0 && !matches!(bytes, Bytes::Empty);
     let below = match &*bytes {
         Bytes::Base { file, .. } => {
             let len = file
@@ -217,7 +248,7 @@ fn promote(
     let (id, file) = crate::sync::lock(&core.tree).branch.new_object()?;
     let file: Arc<dyn ObjectFile> = Arc::from(file);
     let stage = StageGuard { core, id: Some(id) };
-    let (content, mut next) = fill(id, &file, below)?;
+    let (content, mut next) = fill(core, id, &file, below)?;
     if !file.is_empty()? {
         // What was safe below must be as safe in the copy before a record leads there: a power
         // cut may keep the record and lose the bytes, or the length of a file of extents.
@@ -228,6 +259,9 @@ fn promote(
 
     let mut tree = crate::sync::lock(&core.tree);
     let mut change = Change::default();
+    if keep_bytes < KEEP_ALL_BYTES {
+        change.frees_room();
+    }
     let record = tree.edit(&core.base, &mut change, ino)?;
     record.content = content;
     let size = file.len()?;
@@ -246,6 +280,8 @@ fn promote(
     drop(tree);
     stage.confirm();
     stream.marked_dirty.store(true, Ordering::Release);
+    stream.promotions.fetch_add(1, Ordering::AcqRel);
+    stream.replaces.fetch_or(is_cut, Ordering::AcqRel);
     // The descriptors of the layers below move over to the new state.
     if let (Bytes::Extents(new), old) = (&mut next, &mut *bytes) {
         match std::mem::replace(old, Bytes::Empty) {
@@ -275,6 +311,10 @@ pub fn gather(core: &FsCore, ino: Ino, bytes: &mut Bytes) -> Result<(), FsError>
     };
     let (id, object) = extents.own.clone();
     let size = object.len()?;
+    let room = core.room_for(size);
+    if let (Room::None, Some(account)) = (&room, core.byte_account()) {
+        return Err(account.refuse("bytes").into());
+    }
     let mut buf = vec![0; GATHER_BYTES];
     for piece in extents::pieces(&extents.map, 0, size) {
         match piece.source {
@@ -297,6 +337,7 @@ pub fn gather(core: &FsCore, ino: Ino, bytes: &mut Bytes) -> Result<(), FsError>
             at += object.write_at(&buf[..got], at)? as u64;
         }
     }
+    room.settle(object.as_ref())?;
     object.sync(true)?;
     let mut tree = crate::sync::lock(&core.tree);
     let mut change = Change::default();
@@ -313,6 +354,7 @@ pub fn gather(core: &FsCore, ino: Ino, bytes: &mut Bytes) -> Result<(), FsError>
 
 /// Fills a staged object from below and says what the file consists of then.
 fn fill(
+    core: &FsCore,
     id: ObjectId,
     file: &Arc<dyn ObjectFile>,
     below: Below<'_>,
@@ -348,26 +390,32 @@ fn fill(
     match below {
         Below::Nothing | Below::File(_, 0) | Below::Object(_, _, 0) => Ok(whole()),
         Below::File(source, len) => {
-            if try_clone(file, source.as_fd(), len)? {
+            let room = core.room_for(len);
+            if room.is_there() && try_clone(file, source.as_fd(), len)? {
+                room.settle(file.as_ref())?;
                 return Ok(whole());
             }
-            if len <= COPY_WHOLE_MAX_BYTES {
+            if room.is_there() && len <= COPY_WHOLE_MAX_BYTES {
                 copy(file, |buf, at| read_file(source, buf, at), len)?;
+                room.settle(file.as_ref())?;
                 return Ok(whole());
             }
             file.set_len(len)?;
             Ok(layered(len, ExtentMap::new()))
         }
         Below::Object(source_id, source, len) => {
+            let room = core.room_for(len);
             let cloned = match source.as_fd() {
-                Some(fd) => try_clone(file, fd, len)?,
-                None => false,
+                Some(fd) if room.is_there() => try_clone(file, fd, len)?,
+                _ => false,
             };
             if cloned {
+                room.settle(file.as_ref())?;
                 return Ok(whole());
             }
-            if len <= COPY_WHOLE_MAX_BYTES {
+            if room.is_there() && len <= COPY_WHOLE_MAX_BYTES {
                 copy(file, |buf, at| Ok(source.read_at(buf, at)?), len)?;
+                room.settle(file.as_ref())?;
                 return Ok(whole());
             }
             file.set_len(len)?;
@@ -474,6 +522,7 @@ pub fn mark_dirty(core: &FsCore, ino: Ino, stream: &Stream) -> Result<(), FsErro
     }
     let mut tree = crate::sync::lock(&core.tree);
     let mut change = Change::default();
+    change.frees_room();
     tree.edit(&core.base, &mut change, ino)?.dirty = true;
     tree.commit(change)?;
     stream.marked_dirty.store(true, Ordering::Release);

@@ -19,6 +19,8 @@ pub struct Handle {
     pub writes: bool,
     /// Opened by execve(2).
     pub executes: bool,
+    /// A shared mapping for writing can come from it that we are not told of.
+    pub maps: bool,
 }
 
 /// The handle table. Rank 3.

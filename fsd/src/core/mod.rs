@@ -17,11 +17,13 @@ mod found;
 mod handle;
 mod inode;
 mod listing;
+mod mappings;
 pub(crate) mod number;
 mod ops;
 mod place;
 pub mod point;
 mod process;
+mod quota;
 pub mod record;
 mod removals;
 mod stream;
@@ -37,15 +39,16 @@ pub use ops::freeze::FreezeFor;
 pub use ops::open::{OpenIo, Opened};
 pub use ops::rename::Moved;
 
-use crate::backstore::LiveBranch;
+use crate::backstore::{Account, LiveBranch};
 use crate::core::base::BaseTree;
 use crate::core::clock::StampClock;
 use crate::core::exposed::Exposed;
 use crate::core::handle::Handles;
+use crate::core::mappings::Mappings;
 use crate::core::process::Processes;
 use crate::core::removals::Removals;
 use crate::core::superblock::Tree;
-use crate::sync::Mutex;
+use crate::sync::{Arc, Mutex};
 
 /// What a core shows and how.
 #[derive(Clone, Debug)]
@@ -69,9 +72,12 @@ pub struct FsCore {
     base: BaseTree,
     clock: StampClock,
     handles: Handles,
+    mappings: Mappings,
     processes: Processes,
     removals: Removals,
     passthrough: bool,
+    /// Of a branch with a limit.
+    account: Option<Arc<Account>>,
 }
 
 impl FsCore {
@@ -79,18 +85,33 @@ impl FsCore {
     ///
     /// Errors: `Base` when the base or a concealed path cannot be opened, `BadName` for a root
     /// with an impossible component, `Store`.
-    pub fn new(branch: LiveBranch, config: CoreConfig) -> Result<Self, FsError> {
+    pub fn new(mut branch: LiveBranch, config: CoreConfig) -> Result<Self, FsError> {
         let base = BaseTree::open(&config)?;
         let exposed = Exposed::new(&config.roots)?;
+        let account = branch.open_account()?;
+        // What the kernel writes by itself nobody could hold to a limit.
+        let limits_bytes = account.as_ref().is_some_and(|a| a.counts_bytes());
         Ok(Self {
             tree: Mutex::new(Tree::new(branch, exposed)?),
             base,
             clock: StampClock::default(),
             handles: Handles::default(),
+            mappings: Mappings::default(),
             processes: Processes::default(),
             removals: Removals::default(),
-            passthrough: config.passthrough,
+            passthrough: config.passthrough && !limits_bytes,
+            account,
         })
+    }
+
+    /// Whether files may be opened past the daemon: asked for, and not held to a limit of bytes.
+    pub fn opens_natively(&self) -> bool {
+        self.passthrough
+    }
+
+    /// What the branch may take up and what it does, if it has a limit.
+    pub fn account(&self) -> Option<&Account> {
+        self.account.as_deref()
     }
 
     /// Removed links that the kernel may not have heard of.

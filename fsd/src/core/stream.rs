@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::backstore::{ObjectFile, SeekFor, StoreError};
 use crate::core::extents::{self, Piece};
@@ -22,6 +22,12 @@ pub struct Stream {
     pub bytes: RwLock<Bytes>,
     /// The inode's record says `dirty`: a write need not record it again.
     pub marked_dirty: AtomicBool,
+    /// What the object took the place of is gone: a power cut must not leave neither of the two.
+    pub replaces: AtomicBool,
+    /// How often the bytes moved up a layer, plus one.
+    pub promotions: AtomicU64,
+    /// The value of `promotions` at which the objects of lower layers were made durable.
+    pub durable_below: AtomicU64,
 }
 
 /// Where the bytes lie.
@@ -145,7 +151,34 @@ impl Stream {
         Self {
             bytes: RwLock::new(bytes),
             marked_dirty: AtomicBool::new(marked_dirty),
+            replaces: AtomicBool::new(false),
+            promotions: AtomicU64::new(1),
+            durable_below: AtomicU64::new(0),
         }
+    }
+
+    /// Waits until the bytes are on the disk, without any lock.
+    ///
+    /// Those of lower layers too, once: a snapshot may have come before the first fsync(2).
+    pub fn sync(&self, data_only: bool) -> Result<(), StoreError> {
+        let promotions = self.promotions.load(Ordering::Acquire);
+        let is_new = self.durable_below.load(Ordering::Acquire) != promotions;
+        let (object, older) = {
+            let bytes = crate::sync::read(&self.bytes);
+            let older: Vec<_> = match &*bytes {
+                Bytes::Extents(extents) if is_new => extents.older.values().cloned().collect(),
+                _ => Vec::new(),
+            };
+            (bytes.object().cloned(), older)
+        };
+        for object in older {
+            object.sync(true)?;
+        }
+        if let Some(object) = object {
+            object.sync(data_only)?;
+        }
+        self.durable_below.store(promotions, Ordering::Release);
+        Ok(())
     }
 }
 
@@ -164,6 +197,15 @@ impl Bytes {
         match self {
             Bytes::Object { file, .. } => Some(file),
             Bytes::Extents(extents) => Some(&extents.own.1),
+            Bytes::Empty | Bytes::Base { .. } => None,
+        }
+    }
+
+    /// The name of that object. What the object says of itself is its name when it was opened.
+    pub fn object_id(&self) -> Option<ObjectId> {
+        match self {
+            Bytes::Object { id, .. } => Some(*id),
+            Bytes::Extents(extents) => Some(extents.own.0),
             Bytes::Empty | Bytes::Base { .. } => None,
         }
     }

@@ -252,6 +252,9 @@ impl Tree {
         {
             self.branch.remove_object(id);
         }
+        if let Some(account) = self.branch.account() {
+            account.left(ino);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::core::point::SnapshotName;
 use crate::core::types::BranchName;
-use crate::ctl::msg::{MountSpec, Reply, Request, VERSION};
+use crate::ctl::msg::{MountSpec, Reply, Request, Used, VERSION};
 use crate::ctl::{CtlError, wire};
 
 /// A connection to a branch's daemon that has said hello.
@@ -145,6 +145,14 @@ impl Client {
                 mounted,
             }),
             _ => Err(CtlError::Unexpected("status")),
+        }
+    }
+
+    /// How far the limit of the branch is used up; `None` if it has none, or is not mounted.
+    pub fn used(&self) -> Result<Option<Used>, CtlError> {
+        match exchange(&self.socket, &Request::Usage, &[])? {
+            (Reply::Usage { used }, _) => Ok(used),
+            _ => Err(CtlError::Unexpected("usage")),
         }
     }
 

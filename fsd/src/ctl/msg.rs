@@ -8,12 +8,13 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backstore::Limit;
 use crate::core::point::SnapshotName;
 use crate::core::types::BranchName;
 use crate::escaped;
 
 /// Version of the messages; both sides must speak the same one.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Largest frame, in bytes.
 pub const MAX_BYTES: u32 = 1 << 20;
 
@@ -43,6 +44,8 @@ pub enum Request {
     Join,
     /// Asks what the branch holds now.
     Status,
+    /// Asks how far the limit of the branch is used up.
+    Usage,
     /// Makes everything acknowledged so far durable.
     Sync,
     /// Makes a snapshot of the branch as it is now.
@@ -138,6 +141,11 @@ pub enum Reply {
         /// Its name.
         name: SnapshotName,
     },
+    /// To Usage.
+    Usage {
+        /// None: the branch has no limit, or is not mounted.
+        used: Option<Used>,
+    },
     /// The request was refused.
     Error {
         /// What kind of trouble, for programs.
@@ -145,6 +153,20 @@ pub enum Reply {
         /// What failed, on what, why, for people.
         message: String,
     },
+}
+
+/// How far the limit of a live branch is used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Used {
+    /// What the branch may take up.
+    pub limit: Limit,
+    /// Bytes that it takes up.
+    pub bytes: u64,
+    /// Inodes that it takes up.
+    pub inodes: u64,
+    /// How often something was refused for lack of room since its daemon began.
+    pub refused: u64,
 }
 
 /// Kinds of refusals.

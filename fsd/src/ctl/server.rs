@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use crate::core::point::SnapshotName;
 use crate::core::types::BranchName;
 use crate::ctl::client::{open_parent, short_address};
-use crate::ctl::msg::{ErrorCode, MountSpec, Reply, Request, VERSION};
+use crate::ctl::msg::{ErrorCode, MountSpec, Reply, Request, Used, VERSION};
 use crate::ctl::{CtlError, wire};
 use crate::sync::{Arc, Mutex, lock};
 
@@ -63,6 +63,8 @@ pub trait Service: Send + Sync + 'static {
     fn join(&self) -> Result<([OwnedFd; 2], Option<String>), Refusal>;
     /// Bound processes still alive, and whether the mount is served.
     fn status(&self) -> (Vec<u32>, bool);
+    /// How far the limit of the branch is used up, if it has one.
+    fn used(&self) -> Option<Used>;
     /// Makes everything acknowledged durable.
     fn sync(&self) -> Result<(), Refusal>;
     /// Makes a snapshot; returns its name.
@@ -233,6 +235,9 @@ impl<S: Service> Server<S> {
                     mounted,
                 })
             }
+            Request::Usage => Ok(Reply::Usage {
+                used: self.service.used(),
+            }),
             Request::Sync => self.service.sync().map(|()| Reply::Ok),
             Request::Snapshot { name } => self
                 .service

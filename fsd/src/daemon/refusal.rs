@@ -12,7 +12,7 @@ use agentfs_fsd::ctl::server::Refusal;
 pub(super) fn of_store(error: &StoreError) -> Refusal {
     let code = match error {
         StoreError::Io { source, .. } => of_io(source),
-        StoreError::NoSpace { .. } => ErrorCode::NoSpace,
+        StoreError::NoSpace { .. } | StoreError::LimitReached(_) => ErrorCode::NoSpace,
         StoreError::NotWritable { .. } => ErrorCode::NotAllowed,
         StoreError::Poisoned { .. } | StoreError::Unsettled(_) | StoreError::Invalid(_) => {
             ErrorCode::Io

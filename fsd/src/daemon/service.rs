@@ -9,7 +9,7 @@ use agentfs_fsd::backstore::{Frozen, Held, LiveBranch, NewBranch, Store};
 use agentfs_fsd::core::point::SnapshotName;
 use agentfs_fsd::core::types::BranchName;
 use agentfs_fsd::core::{CoreConfig, FreezeFor, FsCore};
-use agentfs_fsd::ctl::msg::{ErrorCode, MountSpec};
+use agentfs_fsd::ctl::msg::{ErrorCode, MountSpec, Used};
 use agentfs_fsd::ctl::server::{Refusal, Service};
 use agentfs_fsd::fuse::{Face, FuseSession, OneUser, Options};
 use agentfs_fsd::sync::{Arc, Gate, Mutex, lock};
@@ -202,6 +202,7 @@ impl Service for Daemon {
             passthrough,
         };
         let core = FsCore::new(live, config).map_err(|e| refusal::of_core(&e))?;
+        let passthrough = core.opens_natively();
         let root = core.enter(&shown).map_err(|e| refusal::of_core(&e))?;
         self.core.open(core);
         let one_user = match mount.only_ids {
@@ -248,6 +249,20 @@ impl Service for Daemon {
     fn status(&self) -> (Vec<u32>, bool) {
         let alive = self.core.with(FsCore::live_processes).unwrap_or_default();
         (alive, lock(&self.mount).served)
+    }
+
+    fn used(&self) -> Option<Used> {
+        let used = |core: &FsCore| {
+            let account = core.account()?;
+            let usage = account.usage();
+            Some(Used {
+                limit: account.limit(),
+                bytes: usage.bytes,
+                inodes: usage.inodes,
+                refused: account.refused(),
+            })
+        };
+        self.core.with(used).flatten()
     }
 
     fn sync(&self) -> Result<(), Refusal> {

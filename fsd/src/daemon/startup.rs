@@ -44,6 +44,7 @@ pub(super) fn detach(control: i32) -> Result<OwnedFd, StartupError> {
         Signal::SIGTTOU,
         // A file of the store that reaches the process's file size limit: an error, not a death.
         Signal::SIGXFSZ,
+        Signal::SIGIO,
     ];
     sys::ignore_signals(&ignored).map_err(failed("ignore the terminal's signals"))?;
     awaited_signals()

@@ -12,20 +12,20 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle,
-    Filesystem, FopenFlags, Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags,
-    PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
+    Filesystem, Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents,
+    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::core::access::keeps_privileges;
 use crate::core::error::FsError;
-use crate::core::types::{Attr, Entry, Fh, Ino, Kind, Name, SetAttr, StreamName};
-use crate::core::{FsCore, Moved, OpenIo, Opened};
+use crate::core::types::{Attr, Entry, Fh, Ino, Kind, Name, SetAttr};
+use crate::core::{FsCore, Moved};
 use crate::fuse::backing::Backings;
 use crate::fuse::convert::{
-    FOREVER, bare_attr, caller, file_attr, file_type, new_mode, no_file_attributes, rdev_in,
-    rename_mode, time_in, time_set,
+    FOREVER, bare_attr, caller, file_attr, new_mode, no_file_attributes, rdev_in, rename_mode,
+    time_in, time_set,
 };
 use crate::fuse::mapped::Mapped;
 use crate::fuse::request::op;
@@ -34,14 +34,6 @@ use crate::fuse::stale::Stale;
 use crate::fuse::workers::Workers;
 use crate::fuse::xattr::answer_query;
 use crate::sync::{Arc, Gate};
-
-/// Every handle: the kernel need not tell us of close(2), there is nothing to flush.
-const CACHED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE.union(FopenFlags::FOPEN_NOFLUSH);
-/// Without KEEP_CACHE: the host has changed what the page cache holds.
-const FRESH: FopenFlags = FopenFlags::FOPEN_NOFLUSH;
-/// Without KEEP_CACHE: what the page cache holds of the file goes stale with the first native
-/// write, so it is dropped when passthrough begins; later cached opens then find only fresh pages.
-const NATIVE: FopenFlags = FopenFlags::FOPEN_NOFLUSH;
 
 thread_local! {
     /// What a read is answered from: one buffer per reader, as large as its largest read.
@@ -54,7 +46,7 @@ pub(super) struct Adapter {
     pub(super) core: Arc<Gate<FsCore>>,
     pub(super) face: Face,
     options: Options,
-    backings: Backings<BackingId>,
+    pub(super) backings: Backings<BackingId>,
     pub(super) mapped: Mapped,
     pub(super) workers: Workers,
     pub(super) stale: Stale,
@@ -79,7 +71,7 @@ impl Adapter {
     }
 
     /// The attributes as the mount can show them.
-    fn shown(&self, attr: &Attr) -> FileAttr {
+    pub(super) fn shown(&self, attr: &Attr) -> FileAttr {
         let attr = file_attr(attr);
         match &self.face.one_user {
             Some(user) => user.show(attr),
@@ -126,7 +118,7 @@ fn done(reply: ReplyEmpty, result: Result<(), Errno>) {
     }
 }
 
-fn name_of(name: &OsStr) -> Result<Name, FsError> {
+pub(super) fn name_of(name: &OsStr) -> Result<Name, FsError> {
     Ok(Name::new(name.as_bytes())?)
 }
 
@@ -336,31 +328,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let call = |core: &FsCore| core.open(&caller(req), self.ino(ino), flags.0);
-        let Opened { fh, io, is_changed } = match self.call(op::OPEN, req, ino, call) {
-            Ok(opened) => opened,
-            Err(errno) => return reply.error(errno),
-        };
-        if is_changed || flags.0 & nix::libc::O_TRUNC != 0 {
-            self.stale.attributes(ino);
-        }
-        let handle = FileHandle(fh.0);
-        match io {
-            OpenIo::Cached if is_changed => reply.opened(handle, FRESH),
-            OpenIo::Cached => reply.opened(handle, CACHED),
-            OpenIo::Passthrough { token, fd } => {
-                let register = || reply.open_backing(fd);
-                match self.backings.acquire(self.ino(ino), token, fh, register) {
-                    Some(id) => {
-                        if self.mapped.opened(self.ino(ino), fh, flags.0) {
-                            self.stale.attributes(ino);
-                        }
-                        reply.opened_passthrough(handle, NATIVE, &id);
-                    }
-                    None => reply.opened(handle, CACHED),
-                }
-            }
-        }
+        self.open_file(req, ino, flags, reply);
     }
 
     fn create(
@@ -373,34 +341,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let call = |core: &FsCore| {
-            core.create(
-                &caller(req),
-                self.ino(parent),
-                &name_of(name)?,
-                new_mode(mode, umask),
-                flags,
-            )
-        };
-        let (entry, Opened { fh, io, .. }) = match self.call_naming(op::CREATE, req, parent, call) {
-            Ok(made) => made,
-            Err(errno) => return reply.error(errno),
-        };
-        let (attr, generation) = (self.shown(&entry.attr), Generation(entry.generation));
-        let handle = FileHandle(fh.0);
-        match io {
-            OpenIo::Cached => reply.created(&FOREVER, &attr, generation, handle, CACHED),
-            OpenIo::Passthrough { token, fd } => {
-                let register = || reply.open_backing(fd);
-                match self.backings.acquire(entry.attr.ino, token, fh, register) {
-                    Some(id) => {
-                        self.mapped.opened(entry.attr.ino, fh, flags);
-                        reply.created_passthrough(&FOREVER, &attr, generation, handle, NATIVE, &id)
-                    }
-                    None => reply.created(&FOREVER, &attr, generation, handle, CACHED),
-                }
-            }
-        }
+        self.create_file(req, parent, name, new_mode(mode, umask), flags, reply);
     }
 
     fn read(
@@ -445,7 +386,10 @@ impl Filesystem for Adapter {
         tracing::trace!(target: "agentfs::write", ino = ino.0, offset, bytes = data.len());
         let written = self.call_unawaited(op::WRITE, req, ino, |core| {
             let killed = kill && core.kill_privileges(&caller(req), self.ino(ino))?;
-            let bytes = core.write(self.ino(ino), Fh(fh.0), offset, data, false)?;
+            let bytes = match write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+                true => core.write_back(self.ino(ino), Fh(fh.0), offset, data)?,
+                false => core.write(self.ino(ino), Fh(fh.0), offset, data, false)?,
+            };
             Ok((bytes, killed))
         });
         match written {
@@ -535,16 +479,8 @@ impl Filesystem for Adapter {
         }
     }
 
-    // Streams need no handle: a cookie is all. The kernel is not to keep listings (neither
-    // FOPEN_CACHE_DIR nor the zero-message opendir that implies it): its cache finds the place to
-    // go on at by the exact cookie, so a reader whose last entry was removed by somebody else, while
-    // a third filled the cache anew, misses the rest of the directory. Eight processes on one
-    // directory show it within seconds.
     fn opendir(&self, req: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        match self.call(op::OPENDIR, req, ino, |core| core.check_dir(self.ino(ino))) {
-            Ok(()) => reply.opened(FileHandle(0), FopenFlags::empty()),
-            Err(errno) => reply.error(errno),
-        }
+        self.open_listing(req, ino, reply);
     }
 
     fn readdir(
@@ -553,58 +489,20 @@ impl Filesystem for Adapter {
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
-        let mut taken = 0u32;
-        let listed = self.call_locked(op::READDIR, req, ino, |core| {
-            core.readdir(self.ino(ino), offset, &mut |e| {
-                let (kind, name) = (file_type(e.kind), OsStr::from_bytes(e.name.as_bytes()));
-                let took = !reply.add(INodeNo(e.ino.0), e.cookie, kind, name);
-                taken += u32::from(took);
-                took
-            })
-        });
-        match listed {
-            Err(errno) if taken == 0 => reply.error(errno),
-            _ => reply.ok(),
-        }
+        self.list(req, ino, offset, reply);
     }
 
-    // What was taken before an error is sent all the same: each entry stands for a lookup that
-    // the core has counted. The error comes again with the next request.
     fn readdirplus(
         &self,
         req: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
-        let mut taken = 0u32;
-        let listed = self.call_locked(op::READDIRPLUS, req, ino, |core| {
-            core.readdirplus(self.ino(ino), offset, &mut |e, entry| {
-                let (ttl, attr, generation) = match (&e.name, entry) {
-                    (_, Some(entry)) => {
-                        self.before_attributes(core, &entry.attr);
-                        (FOREVER, self.shown(&entry.attr), entry.generation)
-                    }
-                    // The kernel takes the number of a dot for d_ino and makes no inode of it.
-                    (StreamName::Dot | StreamName::DotDot, None) => {
-                        (Duration::ZERO, bare_attr(e.ino.0, e.kind), 0)
-                    }
-                    // Not looked up: inode 0 tells the kernel to make none.
-                    (StreamName::Entry(_), None) => (Duration::ZERO, bare_attr(0, e.kind), 0),
-                };
-                let (ino, name) = (attr.ino, OsStr::from_bytes(e.name.as_bytes()));
-                let took = !reply.add(ino, e.cookie, name, &ttl, &attr, Generation(generation));
-                taken += u32::from(took);
-                took
-            })
-        });
-        match listed {
-            Err(errno) if taken == 0 => reply.error(errno),
-            _ => reply.ok(),
-        }
+        self.list_with_attributes(req, ino, offset, reply);
     }
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {

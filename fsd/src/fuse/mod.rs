@@ -1,16 +1,19 @@
 //! The FUSE side: everything that knows the kernel's protocol, and the only users of `fuser`.
 //!
 //! `session` negotiates with the kernel and runs the reader threads, `adapter` turns one request
-//! into one call of the core by one of the ways in `calls` (`xattr` has a family of its own), `convert` maps the two sides' types,
-//! `backing` keeps what passthrough needs, `stale` takes back what the kernel was told, `mapped`
-//! knows what it must not keep, `workers` runs what would block a reader. Nothing here decides what
-//! a branch answers, and nothing here touches the mount from a thread that serves it.
+//! into one call of the core by one of the ways in `calls` (`opening`, `listing` and `xattr` have
+//! families of their own), `convert` maps the two sides' types, `backing` keeps what passthrough
+//! needs, `stale` takes back what the kernel was told, `mapped` knows what it must not keep,
+//! `workers` runs what would block a reader. Nothing here decides what a branch answers, and
+//! nothing here touches the mount from a thread that serves it.
 
 mod adapter;
 mod backing;
 mod calls;
 mod convert;
+mod listing;
 mod mapped;
+mod opening;
 mod request;
 mod session;
 mod stale;

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 
 use agentfs_fsd::core::point::{Point, SnapshotName};
 use agentfs_fsd::core::types::BranchName;
+use agentfs_policy::Disk;
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, Subcommand};
@@ -110,6 +111,11 @@ pub struct BranchCreateArgs {
     /// workspace you are in]
     #[arg(long, value_name = "POINT", value_parser = PointParser)]
     pub from: Option<Point>,
+
+    /// How much it may take up: bytes (K, M, G, T), inodes, or both: 2G, 2G,inodes=100k, inodes=5000;
+    /// none takes the limit away. It stays with the branch [default: that of the branch it is made from]
+    #[arg(long, value_name = "LIMIT")]
+    pub disk: Option<Disk>,
 }
 
 /// `agentfs branch rename`.

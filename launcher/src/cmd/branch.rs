@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
-use agentfs_fsd::backstore::{BranchInfo, Listed, NewBranch, Store, StoreError};
+use agentfs_fsd::backstore::{BranchInfo, Limit, Listed, NewBranch, Store, StoreError, Usage};
 use serde_json::{Value, json};
 
 use crate::cli::{BranchCommand, BranchCreateArgs};
@@ -13,8 +13,9 @@ use crate::cmd::{Globals, rm};
 use crate::error::CmdError;
 use crate::review::json::{self, put_bytes};
 use crate::review::style::escape_word;
+use crate::review::table;
 use crate::say::{self, say};
-use crate::{live, probe};
+use crate::{limit, live, probe};
 
 /// Runs the subcommand.
 pub fn run(command: &BranchCommand, globals: &Globals) -> Result<ExitCode, CmdError> {
@@ -37,11 +38,15 @@ pub fn run(command: &BranchCommand, globals: &Globals) -> Result<ExitCode, CmdEr
                 None => store.branch(&args.branch)?,
             };
             let text = match args.json {
-                true => format!(
-                    "{:#}\n",
-                    json!({ "version": json::VERSION, "branch": to_json(&info) })
-                ),
-                false => shown(&info),
+                true => {
+                    let mut branch = to_json(&info);
+                    branch["used"] = used_json(usage(&store, &info));
+                    format!(
+                        "{:#}\n",
+                        json!({ "version": json::VERSION, "branch": branch })
+                    )
+                }
+                false => shown(&info, usage(&store, &info)),
             };
             say::answer(&text)?;
         }
@@ -76,6 +81,9 @@ fn create(args: &BranchCreateArgs, globals: &Globals) -> Result<(), CmdError> {
     };
     let new = NewBranch { workspace };
     let info = live::create_branch(&store, &args.branch, args.from.as_ref(), &new)?;
+    if let Some(disk) = args.disk {
+        store.set_limit(&info.name, limit::of_disk(disk))?;
+    }
     let from = match &info.parent {
         Some(parent) => format!(" from {parent}"),
         None => String::new(),
@@ -108,6 +116,7 @@ fn infos(store: &Store) -> Result<Vec<BranchInfo>, CmdError> {
 /// parent      BRANCH or BRANCH@SNAPSHOT; null: the base
 /// layers      how many it is made of
 /// snapshots   their names, oldest first
+/// limit       null, or { bytes, inodes: null where that is not limited }
 /// ```
 fn to_json(info: &BranchInfo) -> Value {
     let snapshots: Vec<&str> = info.snapshots.iter().map(|s| s.name.as_str()).collect();
@@ -118,6 +127,7 @@ fn to_json(info: &BranchInfo) -> Value {
         "parent": info.parent.as_ref().map(ToString::to_string),
         "layers": info.layers.len(),
         "snapshots": snapshots,
+        "limit": limit_json(info.limit),
     });
     if let Value::Object(object) = &mut value {
         put_bytes(object, "workspace", info.workspace.as_os_str().as_bytes());
@@ -125,17 +135,48 @@ fn to_json(info: &BranchInfo) -> Value {
     value
 }
 
-fn shown(info: &BranchInfo) -> String {
+/// What a branch with a limit takes up. One that cannot be counted is shown all the same.
+fn usage(store: &Store, info: &BranchInfo) -> Option<Usage> {
+    if info.limit.is_none() {
+        return None;
+    }
+    let usage = store.usage(&info.name);
+    usage
+        .inspect_err(|e| say!("agentfs: count what branch {} takes up: {e}", info.name))
+        .ok()
+}
+
+fn used_json(usage: Option<Usage>) -> Value {
+    usage.map_or(
+        Value::Null,
+        |usage| json!({ "bytes": usage.bytes, "inodes": usage.inodes }),
+    )
+}
+
+/// A limit in JSON; null: none.
+pub fn limit_json(limit: Limit) -> Value {
+    match limit.is_none() {
+        true => Value::Null,
+        false => json!({ "bytes": limit.bytes, "inodes": limit.inodes }),
+    }
+}
+
+fn shown(info: &BranchInfo, usage: Option<Usage>) -> String {
+    let used = usage.map_or_else(String::new, |usage| {
+        let bytes = table::size(usage.bytes);
+        format!(", {bytes} and {} inodes used", usage.inodes)
+    });
     let snapshots: Vec<&str> = info.snapshots.iter().map(|s| s.name.as_str()).collect();
     let parent = info.parent.as_ref();
     format!(
-        "branch      {}\nid          {:016x}\nparent      {}\ncreated     {}\nworkspace   {}\nlayers      {}\nsnapshots   {}\n",
+        "branch      {}\nid          {:016x}\nparent      {}\ncreated     {}\nworkspace   {}\nlayers      {}\nlimit       {}{used}\nsnapshots   {}\n",
         info.name,
         info.id,
         parent.map_or_else(|| "the host's files".into(), ToString::to_string),
         json::time(info.created),
         escape_word(info.workspace.as_os_str().as_bytes()),
         info.layers.len(),
+        limit::text(info.limit),
         match snapshots.is_empty() {
             true => "none".to_owned(),
             false => snapshots.join(" "),

@@ -34,6 +34,7 @@ pub fn run(args: &ExecArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         from: None,
         must_be_new: false,
         workspace: &info.workspace,
+        disk: None,
         view: &ViewArgs::default(),
         report: args.report,
         cmd: &args.cmd,

@@ -14,8 +14,9 @@ use agentfs_fsd::backstore::{BranchInfo, Listed, RunExit, Store, StoreError};
 use agentfs_fsd::core::types::Time;
 
 use crate::cli::LsArgs;
-use crate::cmd::{Globals, mount};
+use crate::cmd::{Globals, branch, mount};
 use crate::error::CmdError;
+use crate::limit;
 use crate::review::json::{self, put_bytes, put_words};
 use crate::review::loss::lost_words;
 use crate::review::style::escape_word;
@@ -165,6 +166,7 @@ pub fn mounted_at(info: &BranchInfo, owner: u32) -> Option<&Path> {
 fn columns(rows: &[Row], now: Time) -> String {
     const RIGHT: [usize; 2] = [4, 5];
     const WORKSPACE: usize = 6;
+    const LIMIT: usize = 7;
     let heading = [
         "NAME",
         "PARENT",
@@ -173,6 +175,7 @@ fn columns(rows: &[Row], now: Time) -> String {
         "SIZE",
         "AGE",
         "WORKSPACE",
+        "LIMIT",
         "COMMAND",
     ];
     let mut cells = vec![heading.map(str::to_owned).to_vec()];
@@ -198,11 +201,18 @@ fn columns(rows: &[Row], now: Time) -> String {
                 || "-".into(),
                 |info| escape_word(info.workspace.as_os_str().as_bytes()),
             ),
+            info.map_or_else(|| "-".into(), |info| limit::text(info.limit)),
             run.map_or_else(
                 || "-".into(),
                 |run| table::command(run.command.iter().map(|word| word.as_bytes())),
             ),
         ]);
+    }
+    let is_limited = |row: &Row| row.info.as_ref().is_some_and(|i| !i.limit.is_none());
+    if !rows.iter().any(is_limited) {
+        for row in &mut cells {
+            row.remove(LIMIT);
+        }
     }
     if workspaces.len() < 2 {
         for row in &mut cells {
@@ -253,6 +263,7 @@ fn counts(sum: &Summary) -> String {
 ///
 /// ```text
 /// name, parent (null: the base), workspace, created (RFC 3339)
+/// limit       null, or { bytes, inodes: null where that is not limited }
 /// state       new|running|exited|killed|interrupted|damaged|unreadable
 /// pid         while running; mounted_at: where, if what runs is a mount; exit_code if exited; signal,
 ///             signal_number if killed; why if damaged or unreadable
@@ -276,6 +287,7 @@ fn to_json(row: &Row) -> Value {
             info.workspace.as_os_str().as_bytes(),
         );
         object.insert("created".into(), json::time(info.created).into());
+        object.insert("limit".into(), branch::limit_json(info.limit));
     }
     let state = match &row.state {
         State::New => "new",

@@ -21,6 +21,7 @@ use crate::cmd::run::{Here, find};
 use crate::daemon::{self, Daemon};
 use crate::error::CmdError;
 use crate::hostmount::{self, Options};
+use crate::limit::Wanted;
 use crate::made::BranchGuard;
 use crate::probe;
 use crate::review::style::escape_word;
@@ -95,6 +96,11 @@ pub fn mount(args: &MountArgs, globals: &Globals) -> Result<ExitCode, CmdError> 
             Some(BranchGuard::new(&store, made))
         }
     };
+    let wanted = Wanted {
+        asked: args.disk,
+        ..Wanted::default()
+    };
+    wanted.settle(&store, &args.branch)?;
     start(&program, &store, &args.branch, &target, &base, &options)?;
     if let Some(made) = made {
         made.keep();

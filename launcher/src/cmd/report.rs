@@ -9,8 +9,9 @@ use serde_json::json;
 
 use crate::cli::{CmdArgs, ReportArgs};
 use crate::launch::Done;
+use crate::limit;
 use crate::proc::msg::End;
-use crate::review::{self, Summary};
+use crate::review::{self, Summary, table};
 use crate::say::{self, say};
 
 /// A run that is over.
@@ -57,7 +58,9 @@ pub fn after(run: &Run<'_>, cmd: &CmdArgs, how: ReportArgs) -> ExitCode {
         let summary = review::summary(run.store, run.branch, run.scope);
         match (how.json, summary) {
             (true, summary) => say!("{}", object(run, summary.ok())),
-            (false, Ok(summary)) => say::raw(&lines(run, &summary)),
+            (false, Ok(summary)) => {
+                say::raw(&(limit_words(run) + &lines(run, &summary)));
+            }
             (false, Err(e)) => say!("agentfs: count the changes of {}: {e}", run.branch),
         }
     } else if how.json {
@@ -80,6 +83,13 @@ fn object(run: &Run<'_>, summary: Option<Summary>) -> serde_json::Value {
         "status": outcome.end.status(),
         "exit": exit,
         "executed": outcome.not_executed.is_none(),
+        "limit": run.done.used.map(|used| json!({
+            "bytes": used.limit.bytes,
+            "inodes": used.limit.inodes,
+            "used_bytes": used.bytes,
+            "used_inodes": used.inodes,
+            "hit": used.refused > 0,
+        })),
         "changes": summary.map(|s| json!({
             "added": s.added,
             "modified": s.modified,
@@ -90,6 +100,22 @@ fn object(run: &Run<'_>, summary: Option<Summary>) -> serde_json::Value {
             "complete": s.complete,
         })),
     })
+}
+
+/// What is said of a limit that was in the way.
+fn limit_words(run: &Run<'_>) -> String {
+    let Some(used) = run.done.used.filter(|used| used.refused > 0) else {
+        return String::new();
+    };
+    let name = run.branch;
+    format!(
+        "agentfs: branch {name} reached its limit {}: {} and {} inodes are used, and what went beyond \
+         failed (ENOSPC)\n  fix: remove files, or give it more: agentfs run --branch {name} --disk \
+         LIMIT -- CMD\n",
+        limit::text(used.limit),
+        table::size(used.bytes),
+        used.inodes
+    )
 }
 
 fn lines(run: &Run<'_>, s: &Summary) -> String {
@@ -137,6 +163,7 @@ mod tests {
             outcome,
             joined: false,
             removed: false,
+            used: None,
         };
         Run {
             store,

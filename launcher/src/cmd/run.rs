@@ -3,15 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use agentfs_fsd::backstore::{BranchInfo, Store, StoreError};
+use agentfs_fsd::backstore::{BranchInfo, Limit, Store, StoreError};
 use agentfs_fsd::core::point::Point;
 use agentfs_fsd::core::types::BranchName;
+use agentfs_policy::Disk;
 use serde::Serialize;
 
 use crate::cli::{CmdArgs, ReportArgs, RunArgs, ViewArgs};
 use crate::cmd::{Globals, report};
 use crate::error::CmdError;
 use crate::launch::{self, Order};
+use crate::limit::Wanted;
 use crate::plan;
 use crate::say::{self, say};
 use crate::view::View;
@@ -63,6 +65,7 @@ pub fn run(args: &RunArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
         // A name that was made up is for a branch of this run's own.
         must_be_new: args.fresh || args.from.is_some() || args.branch.is_none(),
         workspace: &workspace,
+        disk: args.disk,
         view: &args.view,
         report: args.report,
         cmd: &args.cmd,
@@ -157,6 +160,7 @@ pub struct Job<'a> {
     /// A branch of the name that turns up meanwhile will not do.
     pub must_be_new: bool,
     pub workspace: &'a Path,
+    pub disk: Option<Disk>,
     pub view: &'a ViewArgs,
     pub report: ReportArgs,
     pub cmd: &'a CmdArgs,
@@ -170,7 +174,13 @@ impl Job<'_> {
             probe::preflight()?;
         }
         let view = View::load(self.view, self.workspace, &self.also_cow())?;
-        let plan = view.plan(self.branch.as_str(), &self.here.store, &self.here.cwd)?;
+        let wanted = Wanted {
+            asked: self.disk,
+            policy: view.disk(),
+        };
+        let plan = view
+            .plan(self.branch.as_str(), &self.here.store, &self.here.cwd)?
+            .limited(wanted.over(self.limit_before()?));
         if self.dry_run {
             return self.print(&plan);
         }
@@ -190,6 +200,7 @@ impl Job<'_> {
             must_be_new: self.must_be_new,
             workspace: self.workspace,
             plan: &plan,
+            wanted,
             policy: view.standing(),
             own_view: self.view.asks_for_something(),
             argv: &self.cmd.argv,
@@ -206,6 +217,19 @@ impl Job<'_> {
             done,
         };
         Ok(report::after(&run, self.cmd, self.report))
+    }
+
+    /// The limit that the branch has, or inherits.
+    fn limit_before(&self) -> Result<Limit, CmdError> {
+        let parent = self
+            .from
+            .zip(self.store)
+            .map(|(from, store)| store.branch(&from.branch));
+        Ok(match (self.info, parent) {
+            (Some(info), _) => info.limit,
+            (None, Some(parent)) => parent?.limit,
+            (None, None) => Limit::default(),
+        })
     }
 
     /// Further places that are copy-on-write whatever the policy says: the workspace that the branch

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::{Plan, SetupOp};
 use crate::idmap::IdMap;
+use crate::limit;
 
 /// The plan as text, one step a line.
 pub fn readable(plan: &Plan, branch: &str, command: &str) -> String {
@@ -19,6 +20,9 @@ pub fn readable(plan: &Plan, branch: &str, command: &str) -> String {
     let _ = writeln!(out, "ids        {ids}");
     for root in &plan.roots {
         let _ = writeln!(out, "copy-on-write  {}", root.display());
+    }
+    if !plan.limit.is_none() {
+        let _ = writeln!(out, "limit      {}", limit::text(plan.limit));
     }
     let _ = writeln!(out, "steps");
     for (number, op) in (1..).zip(&plan.steps) {

@@ -9,7 +9,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{self, SigSet, Signal};
 use nix::sys::signalfd::{SignalFd, siginfo};
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use crate::proc::msg::{End, Inner, Link};
@@ -159,9 +159,7 @@ impl Running<'_> {
             let (from_init, from_daemon) = self.ready(outcome.daemon_lost);
             if from_daemon {
                 outcome.daemon_lost = true;
-                // It may have died while the run was stopped for a snapshot: nobody else would wake it.
-                let cont = rustix::process::Signal::CONT;
-                let _ = rustix::process::pidfd_send_signal(&self.init, cont);
+                self.end_what_stands_still();
             }
             while let Some(info) = self.signals.next() {
                 self.pass_on(&info);
@@ -189,6 +187,20 @@ impl Running<'_> {
             self.tty.restore_modes();
         }
         outcome
+    }
+
+    /// Ends a run that the daemon had stopped for a snapshot when it died: nobody else would wake it,
+    /// and what it then wrote to open files could go where no layer of the branch is yet.
+    fn end_what_stands_still(&self) {
+        use rustix::process::Signal;
+        let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let state = waitid(Id::PIDFd(self.init.as_fd()), flags);
+        // Init is the first to be stopped. Stopped this moment, it is still the only one: it goes on.
+        let signal = match state {
+            Ok(WaitStatus::Stopped(..)) => Signal::KILL,
+            _ => Signal::CONT,
+        };
+        let _ = rustix::process::pidfd_send_signal(&self.init, signal);
     }
 
     /// Sleeps until something happens; whether init and whether the daemon have something to say.

@@ -161,7 +161,7 @@ fn unknown_keys_name_file_line_and_the_known_keys() {
 
 #[test]
 fn sections_that_nothing_enforces_are_refused() {
-    for section in ["network", "limits", "process"] {
+    for section in ["network", "process"] {
         let e = parse(Source::User, &format!("\n[{section}]\nx = 1")).unwrap_err();
         let text = e.to_string();
         assert!(text.starts_with("p.toml:2: section ["), "{text}");
@@ -391,4 +391,34 @@ fn the_examples_are_valid() {
     assert_eq!(ci.access(Path::new("/home/u/x")), Access::ReadOnly);
     assert_eq!(ci.access(Path::new("/home/u/.ssh/x")), Access::Hide);
     assert_eq!(ci.access(Path::new("/home/u/proj/x")), Access::Cow);
+}
+
+#[test]
+fn a_limit_is_merged_and_a_repository_only_tightens_it() {
+    let disk = |user: &str, repo: &str| {
+        let limits = |value: &str| match value {
+            "" => String::new(),
+            value => format!("\n[limits]\ndisk = '{value}'"),
+        };
+        let p = policy(&limits(user), &limits(repo)).unwrap();
+        let from: Vec<_> = p.disk_from.iter().map(ToString::to_string).collect();
+        (p.disk.to_string(), from.len())
+    };
+    assert_eq!(disk("", ""), ("none".into(), 0));
+    assert_eq!(disk("2G", ""), ("2G".into(), 1));
+    assert_eq!(disk("", "1G"), ("1G".into(), 1));
+    assert_eq!(disk("2G", "4G"), ("2G".into(), 1));
+    assert_eq!(disk("2G", "none"), ("2G".into(), 1));
+    assert_eq!(disk("2G", "4G,inodes=100k"), ("2G,inodes=100k".into(), 2));
+    assert_eq!(disk("none", "1G"), ("1G".into(), 1));
+    for (text, word) in [
+        ("[limits]\ndisk = 'much'", "write 2G"),
+        ("[limits]\ndisk = 5", "string"),
+        ("[limits]\nmemory = '1G'", "'memory' is not enforced"),
+        ("[limits]\npids = 5", "'pids' is not enforced"),
+        ("[limits]\nx = 5", "unknown field"),
+    ] {
+        let e = parse(Source::User, text).unwrap_err().to_string();
+        assert!(e.starts_with("p.toml:2: ") && e.contains(word), "{e}");
+    }
 }

@@ -2,16 +2,13 @@
 //! standard error and exit 1.
 
 use std::ffi::OsString;
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use agentfs_tests::load::Load;
+use agentfs_tests::crash::work;
 use agentfs_tests::manifest::Scope;
-use agentfs_tests::model::Model;
 use agentfs_tests::ops::Op;
 use agentfs_tests::realfs::RealTree;
-use agentfs_tests::{Manifest, gate, load};
+use agentfs_tests::{Manifest, gate, seeds};
 
 fn main() {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -22,13 +19,13 @@ fn main() {
             .to_owned()
     };
     let path = |i: usize| PathBuf::from(args.get(i).cloned().unwrap_or_default());
-    let number = |i: usize| text(i).parse::<u64>().expect("a number");
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     let result = match text(0).as_str() {
         "diff" => diff(&path(1), &path(2), &path(3)),
-        "load" => run_load(&path(1), &path(2), number(3)),
-        "verify" => verify(&path(1), number(2), number(3)),
+        "crash-write" => json(&path(1)).and_then(|part| work::write(&part, &path(2), &path(3))),
+        "crash-check" => crash_check(&path(1)),
         "fds" => fds(),
+        "fuzz-seeds" => seeds::write(&path(1), &path(2)),
         "gate" => gate::stand_between(&args[1..]).map(|status| std::process::exit(status)),
         "manifest" => {
             print!("{}", Manifest::of(&path(1)).lines());
@@ -45,8 +42,7 @@ fn main() {
 /// Does the operations of the JSON file `ops` to two directories that start out equal, and
 /// compares every answer and every tree.
 fn diff(ops: &Path, branch: &Path, plain: &Path) -> Result<(), String> {
-    let json = std::fs::read(ops).map_err(|e| format!("{}: {e}", ops.display()))?;
-    let ops: Vec<Op> = serde_json::from_slice(&json).map_err(|e| e.to_string())?;
+    let ops: Vec<Op> = json(ops)?;
     let (mut ours, mut theirs) = (RealTree::new(branch), RealTree::new(plain));
     let mut done = Vec::new();
     for op in ops {
@@ -73,27 +69,19 @@ fn diff(ops: &Path, branch: &Path, plain: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs the endless load of `seed` in `dir`; each done step adds one byte to the file `acks`.
-fn run_load(dir: &Path, acks: &Path, seed: u64) -> Result<(), String> {
-    let mut acks = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(acks)
-        .map_err(|e| format!("{}: {e}", acks.display()))?;
-    let mut tree = RealTree::new(dir);
-    for (step, expected) in Load::new(seed, Model::of(dir)) {
-        let got = tree.apply(&step);
-        if got != expected {
-            return Err(format!("{step:?}: expected {expected:?}, got {got:?}"));
-        }
-        acks.write_all(b".").map_err(|e| e.to_string())?;
-    }
-    Ok(())
+fn json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, String> {
+    let bytes = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    serde_json::from_slice(&bytes).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-/// Checks that `dir`, once empty, is in the state after `acked` steps of `seed`, or one more.
-fn verify(dir: &Path, acked: u64, seed: u64) -> Result<(), String> {
-    load::verify(&Model::of(dir), acked, seed)
+/// Prints how much of each part of a plan is in the working directory.
+fn crash_check(plan: &Path) -> Result<(), String> {
+    let found = work::check(&json(plan)?)?;
+    println!(
+        "{}",
+        serde_json::to_string(&found).map_err(|e| e.to_string())?
+    );
+    Ok(())
 }
 
 /// Prints the open descriptors (this listing's own not) and where they lead, one per line.

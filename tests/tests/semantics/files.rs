@@ -7,7 +7,7 @@ use agentfs_tests::wait::until;
 use agentfs_tests::{Sandbox, base};
 use nix::sys::signal::Signal;
 
-use crate::{LiveShell, claim, python, sh};
+use crate::{LiveShell, PRELUDE, claim, python, sh};
 
 #[test]
 fn s11_inode_numbers_stay() {
@@ -276,5 +276,68 @@ for name in ["new", "file"]:
 fcntl.fcntl(os.open(".", os.O_RDONLY), fcntl.F_NOTIFY, fcntl.DN_CREATE)
 "#,
         );
+    });
+}
+
+#[test]
+fn s54_a_limited_branch_takes_no_more() {
+    claim(|sandbox| {
+        let call = |disk: &str, script: &str| {
+            let args = [
+                "run", "-q", "--branch", "b", "--disk", disk, "--", "bash", "-ec", script,
+            ];
+            sandbox.call(&args).ok().out()
+        };
+        let used = "df -B1 --output=used . | tail -n 1";
+        let script = "df -B1 --output=size,itotal . | tail -n 1
+            truncate -s 1G sparse; fallocate -l 1M ahead; dd if=/dev/zero of=full bs=10k 2>/dev/null && exit 9
+            dd if=/dev/urandom of=ahead bs=1M count=1 conv=notrunc status=none
+            [ $(($(stat -c '%b * 512' full))) -gt 3000000 ]; rm full ahead; truncate -s 10 big; echo x >> big
+            i=0; while : > n$i; do i=$((i + 1)); done 2>/dev/null; [ $i -ge 90 ]; rm n*";
+        let out = call("4M,inodes=100", &format!("{script}; {used}"));
+        let words: Vec<u64> = out
+            .split_whitespace()
+            .map(|w| w.parse().expect("n"))
+            .collect();
+        assert_eq!(words[..2], [4 << 20, 100]);
+        assert!(words[2] < 1 << 16, "{out}");
+        let again = sandbox.sh("b", used).ok().out();
+        assert_eq!(again.trim(), words[2].to_string());
+    });
+}
+
+#[test]
+fn s55_a_mapping_that_finds_no_room_is_told_at_msync() {
+    claim(|sandbox| {
+        let program = format!(
+            "{PRELUDE}{}",
+            r#"
+f = os.open("new", RW); os.ftruncate(f, 8 << 20); page = mmap.mmap(f, 0)
+page[:5] = b"first"; assert err(page.flush) == 0
+for at in range(0, 8 << 20, 4096): page[at + 8:at + 12] = b"more"
+assert err(page.flush) == errno.ENOSPC
+page.close(); err(os.close, f)
+f = os.open("new", os.O_RDWR); assert os.pread(f, 5, 0) == b"first"; os.ftruncate(f, 0)
+os.posix_fallocate(f, 0, 1 << 20); page = mmap.mmap(f, 0)
+fill = os.open("fill", RW)
+while err(os.write, fill, bytes(4096)) == 0: pass
+for at in range(0, 1 << 20, 4096): page[at:at + 4] = b"sure"
+assert err(page.flush) == 0 and err(os.fsync, f) == 0
+assert os.pread(f, 4, (1 << 20) - 4096) == b"sure"
+"#
+        );
+        let args = [
+            "run",
+            "-q",
+            "--branch",
+            "b",
+            "--disk",
+            "4M",
+            "--",
+            "/usr/bin/python3",
+            "-c",
+            &program,
+        ];
+        sandbox.call(&args).ok();
     });
 }

@@ -1,5 +1,7 @@
 //! Changing what a file is: mode, owner, times, size.
 
+use std::sync::atomic::Ordering;
+
 use crate::core::access::{self, CAPABILITY_XATTR};
 use crate::core::acl::{self, Acl};
 use crate::core::change::Change;
@@ -159,6 +161,7 @@ impl FsCore {
             copy_up::make_writable(self, ino, &stream, &mut bytes, size)?;
             if let Some(object) = bytes.object() {
                 object.set_len(size)?;
+                self.charge(object.as_ref())?;
             }
             self.record_resize(caller, ino, &mut bytes, size)
         })();
@@ -179,6 +182,7 @@ impl FsCore {
         let stamp = bytes.stamp()?;
         let mut tree = crate::sync::lock(&self.tree);
         let mut change = Change::default();
+        change.frees_room();
         let record = tree.edit(&self.base, &mut change, ino)?;
         match stamp {
             Some(stamp) => stamp.fold_size(record),
@@ -228,6 +232,7 @@ impl FsCore {
                 return Ok(());
             };
             let mut change = Change::default();
+            change.frees_room();
             let record = tree.edit(&self.base, &mut change, ino)?;
             copy_up::fold_into(self, record, &bytes)?;
             record.dirty = false;
@@ -243,9 +248,12 @@ impl FsCore {
                 change.push(Delta::SetExtents(ino, Arc::new(extents.map.clone())));
             }
             tree.commit(change)?;
-            stream
-                .marked_dirty
-                .store(false, std::sync::atomic::Ordering::Release);
+            stream.marked_dirty.store(false, Ordering::Release);
+            if stream.replaces.swap(false, Ordering::AcqRel)
+                && let Some(object) = bytes.object_id()
+            {
+                tree.branch.sync_before_records(object);
+            }
         }
         // Somebody who is about to change the bytes may hold the stream without a handle: detached
         // now, the next open would make a second one beside it. That holder settles in its turn.

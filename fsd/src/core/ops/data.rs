@@ -2,10 +2,11 @@
 
 use rustix::fs::FallocateFlags;
 
-use crate::backstore::SeekFor;
+use crate::backstore::{ObjectFile, SeekFor};
 use crate::core::change::Change;
 use crate::core::copy_up;
 use crate::core::ops::attr::drop_privileges;
+use crate::core::quota;
 use crate::core::record::{Delta, ExtentSource, InodeRec};
 use crate::core::stream::{Bytes, Stream};
 use crate::core::types::{Caller, Fh, Ino};
@@ -18,7 +19,7 @@ const COPY_RANGE_MAX_BYTES: u64 = 64 << 20;
 const COPY_CHUNK_BYTES: u64 = 1 << 20;
 
 /// Offsets and sizes end here, as for any 64-bit file system.
-const SIZE_MAX: u64 = i64::MAX as u64;
+const SIZE_MAX: u64 = copy_up::KEEP_ALL_BYTES;
 
 impl FsCore {
     /// Reads at `offset` into `buf`; short only at the end of the file.
@@ -43,6 +44,25 @@ impl FsCore {
         data: &[u8],
         kill_suidgid: bool,
     ) -> Result<usize, FsError> {
+        self.write_as(ino, fh, offset, data, kill_suidgid, false)
+    }
+
+    /// Writes pages of the kernel's cache: all of them, as what is left out is not asked for again.
+    ///
+    /// Errors: as [`FsCore::write`]; then some of it may be written.
+    pub fn write_back(&self, ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<usize, FsError> {
+        self.write_as(ino, fh, offset, data, false, true)
+    }
+
+    fn write_as(
+        &self,
+        ino: Ino,
+        fh: Fh,
+        offset: u64,
+        data: &[u8],
+        kill_suidgid: bool,
+        whole: bool,
+    ) -> Result<usize, FsError> {
         let handle = self.handles.get(fh)?;
         if !handle.writes {
             return Err(FsError::WrongAccess(fh));
@@ -64,7 +84,16 @@ impl FsCore {
             } = &*bytes
             {
                 copy_up::mark_dirty(self, ino, stream)?;
-                return Ok(file.write_at(data, offset)?);
+                let end = offset + data.len() as u64;
+                let room = match self.byte_account() {
+                    None => return Ok(file.write_at(data, offset)?),
+                    Some(account) => account.try_reserve(quota::span(offset, end)),
+                };
+                if let Some(room) = room {
+                    let written = file.write_at(data, offset);
+                    room.settle(file.as_ref())?;
+                    return Ok(written?);
+                }
             }
         }
         let mut bytes = crate::sync::write(&stream.bytes);
@@ -72,8 +101,25 @@ impl FsCore {
         let Some(object) = bytes.object() else {
             return Ok(0);
         };
-        let written = object.write_at(data, offset)?;
-        self.map_own(ino, &mut bytes, offset, offset + written as u64)?;
+        let object = object.clone();
+        let size = object.len()?;
+        let written = match self.byte_account() {
+            None => object.write_at(data, offset)?,
+            Some(account) => quota::write(account, object.as_ref(), data, offset, whole)?,
+        };
+        let end = offset + written as u64;
+        if let Err(e) = self.map_own(ino, &mut bytes, offset, end) {
+            // A write that fails leaves the file as long as it was.
+            if end > size
+                && let Err(undo) = object.set_len(size)
+            {
+                tracing::warn!(%ino, error = %undo, "cannot cut off what a failed write has added");
+            }
+            if let Err(e) = self.charge(object.as_ref()) {
+                tracing::warn!(%ino, error = %e, "cannot tell what a failed write has left");
+            }
+            return Err(e);
+        }
         Ok(written)
     }
 
@@ -167,11 +213,32 @@ impl FsCore {
             Bytes::Extents(_) => self.fallocate_extents(ino, &mut bytes, mode, offset, end)?,
             _ => {
                 if let Some(object) = bytes.object() {
-                    object.allocate(mode.bits() as i32, offset, len)?;
+                    self.allocate(object.as_ref(), mode, offset, end)?;
                 }
             }
         }
         self.stamp_change(ino, stream, &bytes)
+    }
+
+    fn allocate(
+        &self,
+        object: &dyn ObjectFile,
+        mode: FallocateFlags,
+        offset: u64,
+        end: u64,
+    ) -> Result<(), FsError> {
+        let adds_none = FallocateFlags::PUNCH_HOLE
+            | FallocateFlags::COLLAPSE_RANGE
+            | FallocateFlags::INSERT_RANGE;
+        match self.byte_account() {
+            Some(account) if !mode.intersects(adds_none) => {
+                Ok(quota::allocate(account, object, mode, offset, end)?)
+            }
+            _ => {
+                object.allocate(mode.bits() as i32, offset, end - offset)?;
+                Ok(self.charge(object)?)
+            }
+        }
     }
 
     /// fallocate on a file of extents: the modes that need no bytes of its layers moved.
@@ -214,6 +281,7 @@ impl FsCore {
         let stamp = bytes.stamp()?;
         let mut tree = crate::sync::lock(&self.tree);
         let mut change = Change::default();
+        change.frees_room();
         let record = tree.edit(&self.base, &mut change, ino)?;
         if let Some(stamp) = stamp {
             record.set_size(stamp.size, stamp.blocks);
@@ -244,13 +312,22 @@ impl FsCore {
         let mut done = 0;
         while done < len {
             let want = buf.len().min((len - done) as usize);
-            let got = self.read(from.0, from.1, from.2 + done, &mut buf[..want])?;
-            if got == 0 {
-                break;
-            }
-            let put = self.write(to.0, to.1, to.2 + done, &buf[..got], kill)?;
+            let copied = self
+                .read(from.0, from.1, from.2 + done, &mut buf[..want])
+                .and_then(|got| {
+                    let put = match got {
+                        0 => 0,
+                        _ => self.write(to.0, to.1, to.2 + done, &buf[..got], kill)?,
+                    };
+                    Ok((got, put))
+                });
+            let (got, put) = match copied {
+                // As with write(2): an error after some bytes comes with the next call.
+                Err(_) if done > 0 => break,
+                other => other?,
+            };
             done += put as u64;
-            if put < got {
+            if put == 0 || put < got {
                 break;
             }
         }

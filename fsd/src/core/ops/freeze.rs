@@ -1,14 +1,13 @@
 //! Freezing a live branch: for snapshots, and for branches made from it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 
-use crate::backstore::{Frozen, Held, Kept};
+use crate::backstore::{Frozen, Held, Kept, Records};
 use crate::core::inode::{IoMode, Node};
 use crate::core::point::SnapshotName;
 use crate::core::record::{Content, ExtentSource, ObjectId};
 use crate::core::stream::Bytes;
-use crate::core::types::Ino;
 use crate::core::{FsCore, FsError};
 use crate::sync::lock;
 
@@ -24,9 +23,9 @@ pub enum FreezeFor {
 impl FsCore {
     /// Whether files are open that programs write to past us: then only who is stopped writes none.
     pub fn has_native_writers(&self) -> bool {
-        let tree = lock(&self.tree);
-        let is_native = |n: &&Node| n.writers > 0 && matches!(n.io, IoMode::Passthrough { .. });
-        tree.nodes.values().any(|n| is_native(&n))
+        let is_native = |n: &Node| n.writers > 0 && matches!(n.io, IoMode::Passthrough { .. });
+        let is_open = lock(&self.tree).nodes.values().any(is_native);
+        is_open || !self.mappings.left(&self.tree).is_empty()
     }
 
     /// Freezes the present state and goes on above it. No operation may be under way, which the
@@ -42,23 +41,29 @@ impl FsCore {
             FreezeFor::Snapshot(name) => tree.branch.snapshot(held, name, &kept)?,
         };
         let moved: HashMap<ObjectId, ObjectId> = frozen.moved.iter().copied().collect();
+        for (from, to) in &moved {
+            self.mappings.moved(*from, *to);
+        }
         for node in tree.nodes.values_mut() {
             if node.unlinked {
                 // No name leads to it: no snapshot shows it, so it is written on, wherever it is now.
                 follow(node, &moved);
                 continue;
             }
+            if let Some(record) = &node.record
+                && let Content::Object(id) = record.content
+                && let Some(to) = moved.get(&id)
+            {
+                let mut record = (**record).clone();
+                record.content = Content::Object(*to);
+                record.dirty = true;
+                node.record = Some(record.into());
+            }
             let Some(stream) = &node.stream else { continue };
             let mut bytes = crate::sync::write(&stream.bytes);
             match &mut *bytes {
                 Bytes::Object { id, own: true, .. } if moved.contains_key(id) => {
                     *id = moved[id];
-                    if let Some(record) = &node.record {
-                        let mut record = (**record).clone();
-                        record.content = Content::Object(*id);
-                        record.dirty = true;
-                        node.record = Some(record.into());
-                    }
                     stream.marked_dirty.store(true, Ordering::Release);
                     continue;
                 }
@@ -72,31 +77,29 @@ impl FsCore {
         Ok(frozen)
     }
 
-    /// The files that are open natively. The kernel takes no other object for them as long as they
-    /// are, so they keep theirs. Nothing is recorded here: whatever fails later, these files are
-    /// written on, and their records go on saying that the object is the truth for size and stamps.
+    /// The files that are open natively, or mapped. The kernel takes no other object for them as long
+    /// as they are, so they keep theirs. Nothing is recorded here: whatever fails later, these files
+    /// are written on, and their records go on saying that the object is the truth for size and
+    /// stamps.
     fn kept(&mut self) -> Result<Vec<Kept>, FsError> {
         let is_native =
             |n: &Node| n.opens > 0 && !n.unlinked && matches!(n.io, IoMode::Passthrough { .. });
+        let mut inos = BTreeSet::from_iter(self.mappings.left(&self.tree));
         let tree = lock(&self.tree);
-        let inos: Vec<Ino> = (tree.nodes.iter())
-            .filter(|(_, n)| is_native(n))
-            .map(|(ino, _)| *ino)
-            .collect();
-        drop(tree);
+        let open = tree.nodes.iter().filter(|(_, n)| is_native(n));
+        inos.extend(open.map(|(ino, _)| *ino));
         let mut kept = Vec::with_capacity(inos.len());
         for ino in inos {
-            let tree = lock(&self.tree);
-            let Some(stream) = tree.node(ino)?.stream.clone() else {
-                continue;
+            let record = match tree.nodes.get(&ino) {
+                Some(node) if node.unlinked => None,
+                Some(node) => node.record.clone(),
+                None => tree.branch.inode(ino)?,
             };
-            let bytes = crate::sync::read(&stream.bytes);
-            if !matches!(&*bytes, Bytes::Object { id, own: true, .. } if tree.branch.is_top(*id)) {
-                continue;
-            }
-            drop(bytes);
-            if let Some(record) = &tree.node(ino)?.record {
-                let record = (**record).clone();
+            if let Some(record) = record
+                && let Content::Object(id) = record.content
+                && tree.branch.is_top(id)
+            {
+                let record = (*record).clone();
                 kept.push(Kept { ino, record });
             }
         }

@@ -47,6 +47,7 @@ pub enum OpenIo {
 /// The access an open(2) asks for.
 #[derive(Clone, Copy)]
 struct Access {
+    reads: bool,
     writes: bool,
     truncates: bool,
     /// With O_EXCL.
@@ -65,6 +66,7 @@ impl Access {
         let flags = OFlags::from_bits_retain(flags as u32);
         let mode = flags & OFlags::RWMODE;
         Self {
+            reads: mode != OFlags::WRONLY,
             writes: mode == OFlags::WRONLY || mode == OFlags::RDWR,
             truncates: flags.contains(OFlags::TRUNC),
             exclusive: flags.contains(OFlags::EXCL),
@@ -207,7 +209,17 @@ impl FsCore {
         node.stream = Some(stream.clone());
         node.lookups += 1;
         let attr = tree.attr(&self.base, ino)?;
-        let opened = self.open_locked(tree, ino, stream, access)?;
+        let opened = match self.open_locked(tree, ino, stream, access) {
+            Ok(opened) => opened,
+            Err(e) => {
+                // The kernel never hears of the entry, so nobody else would take it away.
+                if let Err(undo) = self.unlink(caller, parent, name) {
+                    tracing::warn!(%ino, error = %undo, "cannot remove a file that was not opened");
+                }
+                self.forget(ino, 1);
+                return Err(e);
+            }
+        };
         Ok((
             Entry {
                 attr,
@@ -238,11 +250,13 @@ impl FsCore {
         };
         drop(tree);
         let passthrough_writer = access.writes && matches!(io, OpenIo::Passthrough { .. });
+        let maps = passthrough_writer && access.reads;
         let handle = Handle {
             ino,
             stream,
             writes: access.writes,
             executes: access.executes,
+            maps,
         };
         let opened = Opened {
             fh: self.handles.add(handle.clone()),
@@ -309,6 +323,11 @@ impl FsCore {
             return;
         };
         let ino = handle.ino;
+        if handle.maps
+            && let Some(object) = crate::sync::read(&handle.stream.bytes).object_id()
+        {
+            self.mappings.closed(ino, object);
+        }
         drop(handle.stream);
         {
             let mut tree = crate::sync::lock(&self.tree);

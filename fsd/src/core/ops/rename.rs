@@ -5,7 +5,7 @@ use crate::backstore::Records;
 use crate::core::change::Change;
 use crate::core::ops::attr::touch;
 use crate::core::ops::create::{add_subdir, plain};
-use crate::core::record::{Delta, Dentry};
+use crate::core::record::{Content, Delta, Dentry};
 use crate::core::superblock::Tree;
 use crate::core::types::{Caller, Ino, Kind, Name, RenameMode, Time};
 use crate::core::{FsCore, FsError};
@@ -182,6 +182,13 @@ impl FsCore {
         tree.commit(change)?;
         tree.set_parent(from.ino, new_dir);
         if let Some(target) = target {
+            if target.kind == Kind::File
+                && let Some(record) = &tree.node(from.ino)?.record
+                && let Content::Object(id) | Content::Extents { own: id, .. } = record.content
+            {
+                // Many a program replaces a file without fsync(2), and relies on one of the two.
+                tree.branch.sync_before_records(id);
+            }
             self.note_removal(tree, target.ino, new_dir, caller);
         }
         Ok(Moved([Some(from.ino), None]))

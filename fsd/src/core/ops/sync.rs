@@ -1,8 +1,10 @@
 //! Making things durable, looking after the journal, and the end of a branch's life.
 
 use crate::backstore::{Chore, ChoreDone, StoreError};
+use crate::core::stream::Stream;
 use crate::core::types::{FsStat, Ino};
-use crate::core::{FsCore, FsError};
+use crate::core::{FsCore, FsError, quota};
+use crate::sync::Arc;
 
 impl FsCore {
     /// Makes a file's bytes (and, unless `data_only`, its record) durable.
@@ -15,32 +17,40 @@ impl FsCore {
             (tree.node(ino)?.stream.clone(), tree.branch.journal_sync()?)
         };
         if let Some(stream) = stream {
-            let object = crate::sync::read(&stream.bytes).object().cloned();
-            if let Some(object) = object {
-                object.sync(data_only)?;
-            }
+            self.sync_bytes(ino, stream, data_only)?;
         }
         journal.sync()?;
         Ok(())
+    }
+
+    /// Waits until the bytes of a file are on the disk, without any lock.
+    fn sync_bytes(&self, ino: Ino, stream: Arc<Stream>, data_only: bool) -> Result<(), FsError> {
+        let synced = stream.sync(data_only);
+        drop(stream);
+        // A last close meanwhile has left the stream open for our sake.
+        let settled = self.settle(ino);
+        synced?;
+        settled
     }
 
     /// Makes everything acknowledged so far durable.
     ///
     /// Errors: `Store`.
     pub fn sync_all(&self) -> Result<(), FsError> {
-        let (streams, journal) = {
+        let (open, journal) = {
             let tree = crate::sync::lock(&self.tree);
-            let streams: Vec<_> = tree
-                .nodes
-                .values()
-                .filter_map(|n| n.stream.clone())
-                .collect();
-            (streams, tree.branch.journal_sync()?)
+            let open = tree.nodes.iter().filter(|(_, n)| n.stream.is_some());
+            let open: Vec<Ino> = open.map(|(ino, _)| *ino).collect();
+            (open, tree.branch.journal_sync()?)
         };
-        for stream in streams {
-            let object = crate::sync::read(&stream.bytes).object().cloned();
-            if let Some(object) = object {
-                object.sync(true)?;
+        // One at a time: a stream that is held here cannot be closed.
+        for ino in open {
+            let stream = {
+                let tree = crate::sync::lock(&self.tree);
+                tree.node(ino).ok().and_then(|n| n.stream.clone())
+            };
+            if let Some(stream) = stream {
+                self.sync_bytes(ino, stream, true)?;
             }
         }
         // Objects of files that are closed by now: nobody keeps a list of those.
@@ -59,12 +69,15 @@ impl FsCore {
     ///
     /// Errors: `Store`; the branch goes on, the next call tries again.
     pub fn maintain(&self) -> Result<(), FsError> {
+        // Keeps the list short, so that a snapshot has little to ask.
+        self.mappings.left(&self.tree);
         let journal = crate::sync::lock(&self.tree).branch.journal_sync()?;
         if let Err(e) = journal.sync() {
             // A journal whose sync failed once never syncs again; a checkpoint leaves it behind.
             tracing::error!(error = %e, "cannot sync the journal, a checkpoint takes its place");
         }
         let mut tree = crate::sync::lock(&self.tree);
+        tree.branch.follow_snapshots()?;
         if tree.branch.needs_checkpoint() {
             tree.branch.checkpoint()?;
         }
@@ -82,7 +95,7 @@ impl FsCore {
         crate::sync::lock(&self.tree).branch.take(done);
     }
 
-    /// Space and inodes, as the store's file system has them.
+    /// Space and inodes, as the store's file system has them and the limit of the branch allows.
     ///
     /// Errors: `Store`.
     pub fn statfs(&self) -> Result<FsStat, FsError> {
@@ -92,7 +105,7 @@ impl FsCore {
             path,
             source: e.into(),
         })?;
-        Ok(FsStat {
+        let mut shown = FsStat {
             blocks: stat.f_blocks,
             blocks_free: stat.f_bfree,
             blocks_available: stat.f_bavail,
@@ -100,7 +113,11 @@ impl FsCore {
             files_free: stat.f_ffree,
             block_bytes: stat.f_frsize as u32,
             name_max: 255,
-        })
+        };
+        if let Some(account) = &self.account {
+            quota::limit_stat(account, &mut shown);
+        }
+        Ok(shown)
     }
 
     /// Ends the branch's life in this process: records what open files still owe, checkpoints,

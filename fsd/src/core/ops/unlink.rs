@@ -58,6 +58,7 @@ impl FsCore {
         }
         let now = self.clock.now();
         let mut change = Change::default();
+        change.frees_room();
         self.drop_link(tree, &mut change, (parent, name), ino, now)?;
         self.hide_name(tree, &mut change, parent, name)?;
         let dir = tree.edit(&self.base, &mut change, parent)?;

@@ -42,6 +42,9 @@ impl Service for Fake {
     fn status(&self) -> (Vec<u32>, bool) {
         (vec![9], true)
     }
+    fn used(&self) -> Option<Used> {
+        None
+    }
     fn sync(&self) -> Result<(), Refusal> {
         Ok(())
     }
