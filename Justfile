@@ -72,6 +72,10 @@ test-fuse-mount-failures:
 test-fuse-mount-concurrent:
     scripts/fuse-suite.sh fuse-mount-concurrent mounts many one
 
+# Several branches on one mount: bound shells, their children, what is refused
+test-fuse-control-plane:
+    scripts/fuse-suite.sh fuse-control-plane control_plane ""
+
 # pjdfstest, the tests of one system call: "rename", "chmod"
 test-pjdfs-subset DIR:
     scripts/pjdfstest.sh {{DIR}}

@@ -118,7 +118,9 @@ if [ "$(id -u)" -eq 0 ]; then
   stage=$home/stage
   mkdir -p "$stage/bin"
   place() { cp -l "$@" 2>/dev/null || cp "$@"; }
-  place "$target"/debug/agentfs "$target"/debug/agentfs-fsd "$target"/debug/agentfs-test-helper "$stage/bin/"
+  for program in agentfs agentfs-control-cli agentfs-fsd agentfs-test-helper; do
+    place "$target/debug/$program" "$stage/bin/"
+  done
   cp -r "$target/fixtures" "$stage/fixtures"
   sysroot=$(rustc --print sysroot)
   as_user=(setpriv "--reuid=$user" "--regid=$user" --init-groups --reset-env env -C "$home")

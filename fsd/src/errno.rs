@@ -43,6 +43,8 @@ pub fn reply(error: &FsError) -> (Errno, Level) {
         FsError::InExecution(_) => (Errno::ETXTBSY, Level::DEBUG),
         FsError::ReadOnly => (Errno::EROFS, Level::DEBUG),
         FsError::UnknownCaller(_) => (Errno::EIO, Level::WARN),
+        FsError::Closed => (Errno::ENOTCONN, Level::DEBUG),
+        FsError::AcrossBranches(_) => (Errno::EXDEV, Level::DEBUG),
         FsError::Base { source, .. } => of_base(source),
         FsError::Store(error) => of_store(error),
     }

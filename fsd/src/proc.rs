@@ -71,6 +71,61 @@ pub fn shares_user_namespace(pid: u32) -> bool {
     }
 }
 
+/// What is known of a process by one of its threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Its pid.
+    pub process: u32,
+    /// The pid of its parent; 0: none that can be seen.
+    pub parent: u32,
+    /// Start time of the process, in clock ticks since boot.
+    pub start_ticks: u64,
+    /// Its real user.
+    pub uid: u32,
+    /// The user whose rights it has.
+    pub effective_uid: u32,
+}
+
+/// The process that the thread `id` belongs to.
+///
+/// Errors: `Gone`, `Io`.
+pub fn facts(id: u32) -> Result<Facts, ProcError> {
+    let status = open(id)?.status().map_err(|e| wrap(id, e))?;
+    let process = status.tgid.cast_unsigned();
+    Ok(Facts {
+        process,
+        parent: status.ppid.cast_unsigned(),
+        start_ticks: start_ticks(process)?,
+        uid: status.ruid,
+        effective_uid: status.euid,
+    })
+}
+
+/// The threads of a process; none, once it is gone.
+pub fn threads(process: u32) -> Vec<u32> {
+    numbers(&format!("/proc/{process}/task"))
+}
+
+/// The pids of all processes that can be seen.
+pub fn all() -> Vec<u32> {
+    numbers("/proc")
+}
+
+/// The entries of a directory that are numbers.
+fn numbers(dir: &str) -> Vec<u32> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+/// The time since boot, in the clock ticks of [`start_ticks`].
+pub fn now_ticks() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let ticks = procfs::ticks_per_second();
+    now.tv_sec.cast_unsigned() * ticks + now.tv_nsec.cast_unsigned() * ticks / 1_000_000_000
+}
+
 /// Whether the process that started at `start_ticks` still has `pid`.
 pub fn is_alive(pid: u32, start_ticks: u64) -> bool {
     self::start_ticks(pid).is_ok_and(|found| found == start_ticks)
@@ -124,6 +179,25 @@ mod tests {
         assert_eq!(found, own);
         assert!(is_alive(pid, ticks));
         assert!(shares_user_namespace(pid));
+    }
+
+    #[test]
+    fn a_thread_leads_to_its_process() {
+        let pid = std::process::id();
+        let (id, found) = std::thread::spawn(|| {
+            let id = rustix::thread::gettid().as_raw_nonzero().get() as u32;
+            (id, facts(id).expect("facts of a thread"))
+        })
+        .join()
+        .expect("join");
+        assert_ne!(id, pid);
+        assert_eq!(
+            (found.process, found.start_ticks),
+            (pid, start_ticks(pid).expect("start"))
+        );
+        assert_eq!(found.parent, std::os::unix::process::parent_id());
+        assert!(found.start_ticks <= now_ticks());
+        assert!(threads(pid).contains(&pid) && all().contains(&pid));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Refuses to read files or the environment (beyond what clap does); `main` dispatches on it.
 
+mod control;
 mod points;
 
 use std::ffi::{OsStr, OsString};
@@ -15,6 +16,7 @@ use agentfs_fsd::core::point::Point;
 use agentfs_fsd::core::types::BranchName;
 use agentfs_policy::Disk;
 
+pub use control::{ControlCli, ControlCommand};
 use points::PointParser;
 pub use points::{BranchCommand, BranchCreateArgs, RestoreArgs, SnapshotCommand};
 
@@ -137,6 +139,11 @@ Returns once the mount can be used; a daemon stays until `agentfs umount`. The b
 Options of -o, comma separated: allow_other (other users too), suid, dev (root only), noexec, ro, rw,
 remount (with ro or rw: change what is mounted), no_default_permissions, fsname=SOURCE, base=DIR,
 store=DIR.
+
+With --shared, DIR shows several branches, to each process the one that it is bound to, and to its
+children; to all others the default branch, to look at only. agentfs-control-cli binds:
+  agentfs mount --shared /mnt --base /srv/project
+  agentfs-control-cli --mount /mnt branch-bind --branch feature --pid $$
 
 With a link /sbin/mount.fuse.agentfs to agentfs, mount(8) and fstab can do it:
   mount -t fuse.agentfs feature /mnt -o base=/srv/project")]
@@ -351,11 +358,22 @@ pub struct DiffArgs {
 pub struct MountArgs {
     /// The branch to mount; made if it does not exist
     #[arg(value_name = "NAME", value_parser = NameParser, allow_hyphen_values = true)]
-    pub branch: BranchName,
+    #[arg(required_unless_present = "shared")]
+    pub branch: Option<BranchName>,
 
     /// Where to mount it: a directory that exists
-    #[arg(value_name = "MNT")]
-    pub mountpoint: PathBuf,
+    #[arg(value_name = "MNT", required_unless_present = "shared")]
+    pub mountpoint: Option<PathBuf>,
+
+    /// Mount several branches at DIR, to each process the one that it is bound to
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["branch", "mountpoint"])]
+    pub shared: Option<PathBuf>,
+
+    /// With --shared, the branch of whoever is bound to none; made if it does not exist [default: one
+    /// named after DIR, the same at each mount of it]
+    #[arg(long, value_name = "NAME", value_parser = NameParser, allow_hyphen_values = true)]
+    #[arg(requires = "shared")]
+    pub default_branch: Option<BranchName>,
 
     /// The directory of the host to show there [default: the branch's workspace, or for a new one
     /// the workspace you are in]

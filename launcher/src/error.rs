@@ -202,6 +202,12 @@ fn told_fix(e: &CtlError) -> &'static str {
                 "free space where the store is, or drop branches with `agentfs rm`"
             }
             ErrorCode::Busy => "try again when it is less busy",
+            ErrorCode::NotShared => "mount it with `agentfs mount --shared DIR` to bind processes",
+            ErrorCode::NoSuchBranch => {
+                "`agentfs-control-cli --mount DIR branch-list` lists the branches"
+            }
+            ErrorCode::NoSuchProcess => "name a process that is alive, by its pid on the host",
+            ErrorCode::ForeignProcess => "bind a process of your own, or have root make the mount",
             ErrorCode::Locked => "`agentfs ls` shows what runs on it; end that, or wait for it",
             _ => "",
         },

@@ -42,6 +42,11 @@ pub fn agentfs() -> PathBuf {
     program("agentfs")
 }
 
+/// What controls a mount.
+pub fn control_cli() -> PathBuf {
+    program("agentfs-control-cli")
+}
+
 /// The daemon.
 pub fn daemon() -> PathBuf {
     program("agentfs-fsd")

@@ -57,7 +57,10 @@ impl Moment {
             | Request::Usage
             | Request::Sync
             | Request::Snapshot { .. }
-            | Request::BranchOff { .. } => None,
+            | Request::BranchOff { .. }
+            | Request::BindTo { .. }
+            | Request::Unbind { .. }
+            | Request::Bindings => None,
         }
     }
 }

@@ -21,6 +21,8 @@ pub mod pty;
 pub mod realfs;
 pub mod sandbox;
 pub mod seeds;
+pub mod several;
+pub mod shell;
 pub mod wait;
 
 pub use cmd::Done;
@@ -28,3 +30,5 @@ pub use manifest::Manifest;
 pub use mounted::Mounted;
 pub use need::need;
 pub use sandbox::Sandbox;
+pub use several::Several;
+pub use shell::Shell;

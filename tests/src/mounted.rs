@@ -163,8 +163,28 @@ impl Drop for Mounted {
     }
 }
 
+/// Set to 1 it has [`mount`] make shared mounts, and this process bound to the branch: what a mount of
+/// one branch answers, a shared one must answer too.
+const SHARED: &str = "AGENTFS_TEST_SHARED";
+
+fn mount_shared(sandbox: &Sandbox, branch: &str, mnt: &Path, base: &Path, options: &str) -> Done {
+    let mut command = sandbox.agentfs(&["mount", "--default-branch", branch, "--shared"]);
+    command.arg(mnt).arg("--base").arg(base);
+    let done = crate::cmd::run(command.args(["-o", options]));
+    if done.code() != 0 {
+        return done;
+    }
+    let mut bind = sandbox.host(crate::bins::control_cli());
+    bind.arg("--mount").arg(mnt);
+    bind.args(["branch-bind", "--branch", branch, "--pid"]);
+    crate::cmd::run(bind.arg(std::process::id().to_string()))
+}
+
 /// Calls `agentfs mount`.
 pub fn mount(sandbox: &Sandbox, branch: &str, mnt: &Path, base: &Path, options: &str) -> Done {
+    if std::env::var_os(SHARED).is_some_and(|set| set == "1") {
+        return mount_shared(sandbox, branch, mnt, base, options);
+    }
     let mut command = sandbox.agentfs(&["mount", branch]);
     command.arg(mnt).arg("--base").arg(base);
     crate::cmd::run(command.args(["-o", options]))

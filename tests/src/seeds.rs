@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use agentfs_fsd::core::types::BranchName;
-use agentfs_fsd::ctl::msg::{ErrorCode, MountSpec, OnlyIds, Reply, Request, VERSION};
+use agentfs_fsd::ctl::msg::{BoundProcess, ErrorCode, MountSpec, OnlyIds, Reply, Request, VERSION};
 
 /// Inputs larger than this teach a fuzzer little.
 const MAX_BYTES: usize = 4096;
@@ -101,6 +101,7 @@ fn messages() -> Vec<(u8, String)> {
             uid: 1000,
             gid: 1000,
         }),
+        shared: true,
         passthrough: true,
         policy: Some("p".into()),
     };
@@ -123,6 +124,13 @@ fn messages() -> Vec<(u8, String)> {
             name: name(),
             workspace: "/w".into(),
         },
+        Request::BindTo {
+            branch: name(),
+            pid: 7,
+            start_ticks: 8,
+        },
+        Request::Unbind { pid: 7 },
+        Request::Bindings,
         Request::Session,
     ];
     let replies = [
@@ -134,6 +142,19 @@ fn messages() -> Vec<(u8, String)> {
         Reply::Ok,
         Reply::Joined { policy: None },
         Reply::Bound { groups: vec![1, 2] },
+        Reply::BoundTo {
+            pid: 7,
+            groups: vec![1, 2],
+        },
+        Reply::Bindings {
+            default: name(),
+            open: vec![name()],
+            bound: vec![BoundProcess {
+                pid: 7,
+                branch: name(),
+            }],
+            hears_forks: true,
+        },
         Reply::Status {
             processes: vec![7],
             sessions: 1,

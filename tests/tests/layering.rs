@@ -109,7 +109,7 @@ fn imports_point_down() {
             &[
                 "launcher/src/cli.rs",
                 "launcher/src/cli/",
-                "launcher/src/main.rs",
+                "launcher/src/lib.rs",
             ],
         ),
     ];

@@ -205,7 +205,7 @@ fn the_count_survives_runs_kills_and_snapshots() {
     for _ in 0..3 {
         let run = sandbox.start_sh(
             "b",
-            "echo go; while rm -f f; do dd if=/dev/zero of=f bs=3k 2>/dev/null || true; done",
+            "echo go; while rm -f f && ls >/dev/null; do dd if=/dev/zero of=f bs=3k 2>/dev/null || true; done",
         );
         until("it writes", || !run.stdout_now().is_empty());
         let daemons = sandbox.daemons();

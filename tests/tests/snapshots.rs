@@ -592,7 +592,7 @@ fn a_mapping_that_outlives_its_descriptor_writes_into_no_snapshot() {
     }
     let (sandbox, _) = Sandbox::small();
     let (begun, go) = (sandbox.out().join("begun"), sandbox.out().join("go"));
-    let script = "import ctypes, os, sys, time
+    let script = "import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
 def store(byte):
@@ -600,7 +600,7 @@ def store(byte):
     assert libc.msync(ctypes.c_void_p(at), ctypes.c_long(8192), 4) == 0
 def wait(step):
     open(sys.argv[1] + step, 'w')
-    while not os.path.exists(sys.argv[2] + step): time.sleep(0.01)
+    while not os.path.exists(sys.argv[2] + step): os.sched_yield()
 f = os.open('mapped', os.O_RDWR | os.O_CREAT)
 os.write(f, b'-' * 8192)
 at = libc.mmap(None, ctypes.c_long(8192), 3, 1, f, ctypes.c_long(0))

@@ -1,7 +1,14 @@
 //! What of the permission rules is left to a FUSE server: the kernel checks the rest
 //! (`default_permissions`) with the caller's full credentials before a request is sent.
 //!
-//! Supplementary groups are looked up only where an answer hinges on them.
+//! Where the kernel does not check, as on a shared mount, [`Checked`] does all of it, by the rules in
+//! `check`. Supplementary groups are looked up only where an answer hinges on them.
+
+mod check;
+mod checked;
+
+pub use check::Want;
+pub use checked::Checked;
 
 use crate::core::FsCore;
 use crate::core::FsError;
@@ -12,6 +19,9 @@ const SGID: u32 = 0o2000;
 const GROUP_EXEC: u32 = 0o010;
 
 /// Numbers of capabilities. Source: capabilities(7).
+const CAP_CHOWN: u8 = 0;
+const CAP_DAC_OVERRIDE: u8 = 1;
+const CAP_DAC_READ_SEARCH: u8 = 2;
 const CAP_FOWNER: u8 = 3;
 const CAP_FSETID: u8 = 4;
 const CAP_SYS_ADMIN: u8 = 21;

@@ -121,6 +121,37 @@ impl Acl {
         self.set(OTHER, mode);
     }
 
+    /// Whether the list gives somebody who is not the owner all of `want` (bits of rwx): a user that
+    /// `is_user` knows, in the groups that `in_group` knows; `None` stands for the file's own group.
+    /// Source: posix_acl_permission of the kernel, acl(5).
+    pub fn permits<E>(
+        &self,
+        want: u32,
+        is_user: impl Fn(u32) -> bool,
+        in_group: impl Fn(Option<u32>) -> Result<bool, E>,
+    ) -> Result<bool, E> {
+        let mask = self.get(MASK).unwrap_or(7);
+        let gives = |e: &Entry, mask: u32| u32::from(e.perm) & mask & want == want;
+        let mut in_one = false;
+        for e in &self.entries {
+            match e.tag {
+                USER if is_user(e.id) => return Ok(gives(e, mask)),
+                GROUP_OBJ | GROUP => {
+                    let id = (e.tag == GROUP).then_some(e.id);
+                    if in_group(id)? {
+                        in_one = true;
+                        if gives(e, 7) {
+                            return Ok(gives(e, mask));
+                        }
+                    }
+                }
+                OTHER => return Ok(!in_one && gives(e, 7)),
+                _ => {}
+            }
+        }
+        Ok(false)
+    }
+
     /// The list for a reader who knows few ids: entries of users and groups are under the id that
     /// `user` and `group` give for theirs, or left out where they give none.
     #[cfg(any(test, feature = "fuse"))]
@@ -250,6 +281,33 @@ mod tests {
         let none = list.shown(|_| None, |_| None);
         assert_eq!(none.mode(), list.mode());
         assert_eq!(Acl::parse(&none.to_bytes()), Some(none));
+    }
+
+    #[test]
+    fn a_list_decides_as_acl_5_says() {
+        let bytes = acl(&[
+            (1, 7, NONE),
+            (2, 7, 1000),
+            (2, 0, 1001),
+            (4, 4, NONE),
+            (8, 6, 50),
+            (8, 1, 60),
+            (16, 5, NONE),
+            (32, 2, NONE),
+        ]);
+        let list = Acl::parse(&bytes).unwrap();
+        let may = |uid: u32, groups: &[Option<u32>], want: u32| {
+            let member = |id| Ok::<_, ()>(groups.contains(&id));
+            list.permits(want, |id| id == uid, member).unwrap()
+        };
+        // The mask cuts named users and groups, and the owning group.
+        assert!(may(1000, &[], 5) && !may(1000, &[], 2));
+        assert!(!may(1001, &[Some(50)], 4), "the entry of a user is final");
+        assert!(may(1, &[Some(50)], 4) && !may(1, &[Some(50)], 2));
+        // Any one group must give all that is wanted.
+        assert!(may(1, &[None, Some(60)], 1) && !may(1, &[None, Some(60)], 5));
+        // Others: only who is in no group.
+        assert!(may(1, &[], 2) && !may(1, &[], 4) && !may(1, &[Some(60)], 2));
     }
 
     #[test]

@@ -92,6 +92,12 @@ pub enum FsError {
     /// The caller's process could not be identified.
     #[error("unknown caller, pid {0}")]
     UnknownCaller(u32),
+    /// The branch was closed: its mount is ending.
+    #[error("the branch is closed")]
+    Closed,
+    /// The two are on different branches.
+    #[error("{0} across branches")]
+    AcrossBranches(&'static str),
     /// The base refused or failed.
     #[error("{op} in the base: {source}")]
     Base {

@@ -126,6 +126,13 @@ impl FsCore {
         self.processes.register(pid, start_ticks)
     }
 
+    /// As [`FsCore::register_process`], for a process whose supplementary groups the caller knows:
+    /// they count wherever procfs does not show it (an API user, another pid namespace).
+    pub fn register_process_with_groups(&self, pid: u32, start_ticks: u64, groups: Vec<u32>) {
+        self.processes
+            .register_with_groups(pid, start_ticks, groups);
+    }
+
     /// Registered processes that still run.
     pub fn live_processes(&self) -> Vec<u32> {
         self.processes.live()

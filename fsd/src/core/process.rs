@@ -31,13 +31,30 @@ impl Processes {
         Ok(groups)
     }
 
+    /// Registers a process that has these supplementary groups, for where procfs does not show it.
+    pub fn register_with_groups(&self, pid: u32, start_ticks: u64, groups: Vec<u32>) {
+        crate::sync::lock(&self.groups).insert((pid, start_ticks), groups);
+    }
+
     /// The supplementary groups of a caller, as procfs says now: a process may give groups back
-    /// between two requests, and what hinges on them is seldom asked.
+    /// between two requests, and what hinges on them is seldom asked. Of one that procfs does not
+    /// show, those it was registered with.
     ///
     /// Errors: `UnknownCaller`.
     pub fn groups(&self, pid: u32) -> Result<Vec<u32>, FsError> {
-        let start = start_of(pid).ok_or(FsError::UnknownCaller(pid))?;
-        groups_of(pid, start)
+        match start_of(pid) {
+            Some(start) => groups_of(pid, start),
+            None => self.registered(pid).ok_or(FsError::UnknownCaller(pid)),
+        }
+    }
+
+    fn registered(&self, pid: u32) -> Option<Vec<u32>> {
+        let table = crate::sync::lock(&self.groups);
+        let of_pid = table.iter().filter(|((known, _), _)| *known == pid);
+        // The newest, of several that had the number.
+        of_pid
+            .max_by_key(|((_, start), _)| *start)
+            .map(|(_, groups)| groups.clone())
     }
 
     /// Registered pids that still run.
@@ -76,5 +93,18 @@ mod tests {
             Err(FsError::UnknownCaller(_))
         ));
         assert!(matches!(table.groups(0), Err(FsError::UnknownCaller(0))));
+    }
+
+    #[test]
+    fn groups_given_count_where_procfs_shows_nothing() {
+        let table = Processes::default();
+        // No number that Linux gives out.
+        let unseen = u32::MAX - 1;
+        table.register_with_groups(unseen, 7, vec![4, 5]);
+        table.register_with_groups(unseen, 9, vec![6]);
+        assert_eq!(table.groups(unseen).unwrap(), [6]);
+        let own = std::process::id();
+        table.register_with_groups(own, start_of(own).unwrap(), vec![u32::MAX]);
+        assert!(!table.groups(own).unwrap().contains(&u32::MAX));
     }
 }

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::core::point::SnapshotName;
 use crate::core::types::BranchName;
-use crate::ctl::msg::{MountSpec, Reply, Request, Used, VERSION};
+use crate::ctl::msg::{BoundProcess, MountSpec, Reply, Request, Used, VERSION};
 use crate::ctl::{CtlError, wire};
 
 /// A connection to a branch's daemon that has said hello.
@@ -30,6 +30,19 @@ pub struct Status {
     pub sessions: u32,
     /// Whether the mount is served.
     pub mounted: bool,
+}
+
+/// Who sees what on a shared mount: what [`Client::bindings`] tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bindings {
+    /// The branch of who is bound to none.
+    pub default: BranchName,
+    /// The branches that are open, the default one among them.
+    pub open: Vec<BranchName>,
+    /// The processes that were bound and live.
+    pub bound: Vec<BoundProcess>,
+    /// Whether the kernel tells of forks.
+    pub hears_forks: bool,
 }
 
 /// The namespaces of a live run, to enter with setns(2).
@@ -176,6 +189,56 @@ impl Client {
     /// Errors: `Refused` with `Exists` when the name is in use.
     pub fn branch_off(&self, name: BranchName, workspace: PathBuf) -> Result<(), CtlError> {
         self.expect_ok("branch", &Request::BranchOff { name, workspace }, &[])
+    }
+
+    /// Shows `branch` to a process of a shared mount and to its children to come; returns the pid of
+    /// the process and its groups.
+    ///
+    /// Errors: `Refused` with `NotShared`, `NoSuchBranch`, `Locked` (another daemon has the branch),
+    /// `NoSuchProcess`, `ForeignProcess`.
+    pub fn bind_to(
+        &self,
+        branch: BranchName,
+        pid: u32,
+        start_ticks: u64,
+    ) -> Result<(u32, Vec<u32>), CtlError> {
+        let request = Request::BindTo {
+            branch,
+            pid,
+            start_ticks,
+        };
+        match exchange(&self.socket, &request, &[])? {
+            (Reply::BoundTo { pid, groups }, _) => Ok((pid, groups)),
+            _ => Err(CtlError::Unexpected("bind to a branch")),
+        }
+    }
+
+    /// Shows a process of a shared mount the default branch again.
+    ///
+    /// Errors: `Refused` with `NotShared`, `NoSuchProcess`.
+    pub fn unbind(&self, pid: u32) -> Result<(), CtlError> {
+        self.expect_ok("unbind", &Request::Unbind { pid }, &[])
+    }
+
+    /// Who sees what on a shared mount. Errors: `Refused` with `NotShared`.
+    pub fn bindings(&self) -> Result<Bindings, CtlError> {
+        match exchange(&self.socket, &Request::Bindings, &[])? {
+            (
+                Reply::Bindings {
+                    default,
+                    open,
+                    bound,
+                    hears_forks,
+                },
+                _,
+            ) => Ok(Bindings {
+                default,
+                open,
+                bound,
+                hears_forks,
+            }),
+            _ => Err(CtlError::Unexpected("bindings")),
+        }
     }
 
     /// Makes this connection a session: the daemon lives while one is open.

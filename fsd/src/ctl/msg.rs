@@ -14,9 +14,12 @@ use crate::core::types::BranchName;
 use crate::escaped;
 
 /// Version of the messages; both sides must speak the same one.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Largest frame, in bytes.
 pub const MAX_BYTES: u32 = 1 << 20;
+
+/// The first word of the run record of a mount, where a run has its command; the mount point follows.
+pub const MOUNT_WORD: &str = "mount";
 
 /// What a client asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +64,22 @@ pub enum Request {
         #[serde(with = "escaped::path")]
         workspace: PathBuf,
     },
+    /// On a shared mount, shows a branch to a process and to its children to come.
+    BindTo {
+        /// The branch; opened if it is not yet.
+        branch: BranchName,
+        /// Pid in the host's pid namespace.
+        pid: u32,
+        /// Start time in clock ticks since boot, field 22 of `/proc/<pid>/stat`.
+        start_ticks: u64,
+    },
+    /// On a shared mount, shows a process the default branch again, to look at only.
+    Unbind {
+        /// Pid in the host's pid namespace.
+        pid: u32,
+    },
+    /// Asks which branches a shared mount shows to whom.
+    Bindings,
     /// Counts this connection as a session: the daemon lives while one is open.
     /// It ends by closing the connection.
     Session,
@@ -88,6 +107,10 @@ pub struct MountSpec {
     pub only_ids: Option<OnlyIds>,
     /// Whether file bytes may go by FUSE passthrough (needs a privileged daemon).
     pub passthrough: bool,
+    /// Whether the mount is to show several branches, to each process the one it is bound to. This one
+    /// is the default then.
+    #[serde(default)]
+    pub shared: bool,
     /// A digest of the policy that the view was made by, told to who wants to join.
     #[serde(default)]
     pub policy: Option<String>,
@@ -100,6 +123,16 @@ pub struct MountSpec {
 pub struct OnlyIds {
     pub uid: u32,
     pub gid: u32,
+}
+
+/// A process that is bound to a branch of a shared mount, by name and not as a child of one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BoundProcess {
+    /// Its pid, in the host's pid namespace.
+    pub pid: u32,
+    /// The branch that it sees.
+    pub branch: BranchName,
 }
 
 /// What the daemon answers.
@@ -126,6 +159,24 @@ pub enum Reply {
     Bound {
         /// Supplementary groups of the process, host ids.
         groups: Vec<u32>,
+    },
+    /// To BindTo: the process that is bound, and its supplementary groups.
+    BoundTo {
+        /// Its pid: that of the process, where a thread was named.
+        pid: u32,
+        /// Host ids.
+        groups: Vec<u32>,
+    },
+    /// To Bindings.
+    Bindings {
+        /// The branch of who is bound to none.
+        default: BranchName,
+        /// The branches that are open, the default one among them.
+        open: Vec<BranchName>,
+        /// The processes that were bound and live.
+        bound: Vec<BoundProcess>,
+        /// Whether the kernel tells of forks; else children are known by their parents.
+        hears_forks: bool,
     },
     /// To Status.
     Status {
@@ -185,6 +236,11 @@ pub enum ErrorCode {
     NoSpace,
     NotMounted,
     NoSuchProcess,
+    /// The process is another user's.
+    ForeignProcess,
+    NoSuchBranch,
+    /// The mount shows one branch to everybody: nothing can be bound.
+    NotShared,
     /// The name is in use.
     Exists,
     /// The run would not stand still for it; another try may do.

@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use crate::core::point::SnapshotName;
 use crate::core::types::BranchName;
-use crate::ctl::client::{open_parent, short_address};
+use crate::ctl::client::{Bindings, open_parent, short_address};
 use crate::ctl::msg::{ErrorCode, MountSpec, Reply, Request, Used, VERSION};
 use crate::ctl::{CtlError, wire};
 use crate::sync::{Arc, Mutex, lock};
@@ -46,6 +46,12 @@ impl Refusal {
     }
 }
 
+/// The answer of a mount that shows one branch to everybody.
+pub fn not_shared(branch: &BranchName) -> Refusal {
+    let message = format!("the mount is not shared: it shows branch {branch} to every process");
+    Refusal::new(ErrorCode::NotShared, message)
+}
+
 /// What the daemon does on request. Called from several threads.
 pub trait Service: Send + Sync + 'static {
     /// The branch served.
@@ -71,6 +77,23 @@ pub trait Service: Send + Sync + 'static {
     fn snapshot(&self, name: Option<SnapshotName>) -> Result<SnapshotName, Refusal>;
     /// Makes a branch of this one.
     fn branch_off(&self, name: &BranchName, workspace: PathBuf) -> Result<(), Refusal>;
+    /// Shows a branch to a process of a shared mount; returns its pid and groups.
+    fn bind_to(
+        &self,
+        _branch: &BranchName,
+        _pid: u32,
+        _start_ticks: u64,
+    ) -> Result<(u32, Vec<u32>), Refusal> {
+        Err(not_shared(self.branch()))
+    }
+    /// Shows the default branch of a shared mount to a process.
+    fn unbind(&self, _pid: u32) -> Result<(), Refusal> {
+        Err(not_shared(self.branch()))
+    }
+    /// Who sees what on a shared mount.
+    fn bindings(&self) -> Result<Bindings, Refusal> {
+        Err(not_shared(self.branch()))
+    }
     /// The last session ended.
     fn sessions_over(&self);
     /// The last connection ended.
@@ -94,17 +117,19 @@ struct Connections {
 }
 
 impl<S: Service> Server<S> {
-    /// Serves the connection `first`, and `listener`'s if there is one, each in a thread.
+    /// Serves the connection `first`, and `listener`'s, if there are such, each in a thread.
     pub fn start(
         service: Arc<S>,
-        first: OwnedFd,
+        first: Option<OwnedFd>,
         listener: Option<UnixListener>,
     ) -> io::Result<Arc<Self>> {
         let server = Arc::new(Self {
             service,
             connections: Mutex::default(),
         });
-        server.admit(first.into())?;
+        if let Some(first) = first {
+            server.admit(first.into())?;
+        }
         if let Some(listener) = listener {
             let accepting = Arc::clone(&server);
             thread::Builder::new()
@@ -247,6 +272,21 @@ impl<S: Service> Server<S> {
                 .service
                 .branch_off(&name, workspace)
                 .map(|()| Reply::Ok),
+            Request::BindTo {
+                branch,
+                pid,
+                start_ticks,
+            } => self
+                .service
+                .bind_to(&branch, pid, start_ticks)
+                .map(|(pid, groups)| Reply::BoundTo { pid, groups }),
+            Request::Unbind { pid } => self.service.unbind(pid).map(|()| Reply::Ok),
+            Request::Bindings => self.service.bindings().map(|b| Reply::Bindings {
+                default: b.default,
+                open: b.open,
+                bound: b.bound,
+                hears_forks: b.hears_forks,
+            }),
             Request::Session => {
                 lock(&self.connections).sessions.insert(id);
                 Ok(Reply::Ok)

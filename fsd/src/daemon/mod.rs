@@ -1,13 +1,16 @@
 //! The life of the daemon: detach, open the branch, serve until the end comes, close the branch.
 //!
 //! `startup` cuts the process loose from the one that started it, `service` answers the control
-//! requests, `pause` stops a run while it is frozen, `chores` tends its frozen layers, `refusal` words what goes wrong for a client, `logging` writes `fsd.log`.
+//! requests, `pause` stops a run while it is frozen, `chores` tends its frozen layers, `shared` opens the
+//! branches of a mount of several, `refusal` words what goes wrong for a client, `logging` writes
+//! `fsd.log`.
 
 mod chores;
 mod logging;
 mod pause;
 mod refusal;
 mod service;
+mod shared;
 mod startup;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -97,7 +100,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
         events,
         opened.options,
     ));
-    let server = match Server::start(Arc::clone(&daemon), control, Some(listener)) {
+    let server = match Server::start(Arc::clone(&daemon), Some(control), Some(listener)) {
         Ok(server) => server,
         Err(error) => {
             error!(%error, "no thread to serve the control socket");

@@ -3,6 +3,7 @@
 use std::io;
 
 use agentfs_fsd::backstore::StoreError;
+use agentfs_fsd::bind::BindError;
 use agentfs_fsd::core::error::FsError;
 use agentfs_fsd::ctl::CtlError;
 use agentfs_fsd::ctl::msg::ErrorCode;
@@ -21,8 +22,8 @@ pub(super) fn of_store(error: &StoreError) -> Refusal {
         StoreError::NewerFormat { .. } => ErrorCode::NewerFormat,
         StoreError::Locked { .. } => ErrorCode::Locked,
         StoreError::BranchExists(_) | StoreError::SnapshotExists { .. } => ErrorCode::Exists,
-        StoreError::NoBranch(_)
-        | StoreError::NoSnapshot { .. }
+        StoreError::NoBranch(_) => ErrorCode::NoSuchBranch,
+        StoreError::NoSnapshot { .. }
         | StoreError::Needed { .. }
         | StoreError::TooManySnapshots(_) => ErrorCode::NotAllowed,
     };
@@ -37,6 +38,17 @@ pub(super) fn of_core(error: &FsError) -> Refusal {
         FsError::UnknownCaller(_) => ErrorCode::NoSuchProcess,
         FsError::Invalid(_) | FsError::BadName(_) => ErrorCode::Malformed,
         _ => ErrorCode::Io,
+    };
+    Refusal::new(code, error)
+}
+
+/// A process that could not be bound.
+pub(super) fn of_bind(error: &BindError) -> Refusal {
+    let code = match error {
+        BindError::Gone(_) | BindError::Reused(_) | BindError::NotBound(_) => {
+            ErrorCode::NoSuchProcess
+        }
+        BindError::Foreign { .. } => ErrorCode::ForeignProcess,
     };
     Refusal::new(code, error)
 }

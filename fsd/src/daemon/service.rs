@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::mpsc::Sender;
 use std::thread;
 
@@ -9,8 +10,9 @@ use agentfs_fsd::backstore::{Frozen, Held, LiveBranch, NewBranch, Store};
 use agentfs_fsd::core::point::SnapshotName;
 use agentfs_fsd::core::types::BranchName;
 use agentfs_fsd::core::{CoreConfig, FreezeFor, FsCore};
+use agentfs_fsd::ctl::client::Bindings;
 use agentfs_fsd::ctl::msg::{ErrorCode, MountSpec, Used};
-use agentfs_fsd::ctl::server::{Refusal, Service};
+use agentfs_fsd::ctl::server::{Refusal, Service, not_shared};
 use agentfs_fsd::fuse::{Face, FuseSession, OneUser, Options};
 use agentfs_fsd::sync::{Arc, Gate, Mutex, lock};
 use rustix::fs::FileType;
@@ -18,6 +20,7 @@ use tracing::{info, warn};
 
 use crate::daemon::chores::Chores;
 use crate::daemon::pause::Paused;
+use crate::daemon::shared::{Setting, SharedMount};
 use crate::daemon::{Event, refusal};
 
 /// `statfs` type of an overlayfs, which counts as one level of stacking. Source: statfs(2).
@@ -40,6 +43,10 @@ pub(super) struct Daemon {
     /// Held while the state is frozen, and while a command is bound.
     freezing: Mutex<()>,
     chores: Chores,
+    /// The mount of several branches that this is one of.
+    shared: OnceLock<Arc<SharedMount>>,
+    /// Opened beside the branch that the daemon was started for.
+    is_beside: bool,
 }
 
 /// What is known of the mount.
@@ -76,7 +83,48 @@ impl Daemon {
             mount: Mutex::default(),
             freezing: Mutex::default(),
             chores: Chores::default(),
+            shared: OnceLock::new(),
+            is_beside: false,
         }
+    }
+
+    /// A further branch of a shared mount, attached already.
+    pub(super) fn beside(
+        name: BranchName,
+        core: FsCore,
+        store: Store,
+        events: Sender<Event>,
+        options: Options,
+        mount: Arc<SharedMount>,
+    ) -> Self {
+        let gate = Gate::default();
+        gate.open(core);
+        Self {
+            name,
+            store,
+            events,
+            options,
+            waiting: Mutex::default(),
+            core: Arc::new(gate),
+            mount: Mutex::new(Mount {
+                served: true,
+                ..Mount::default()
+            }),
+            freezing: Mutex::default(),
+            chores: Chores::default(),
+            shared: OnceLock::from(mount),
+            is_beside: true,
+        }
+    }
+
+    /// The core, once there is one.
+    pub(super) fn core(&self) -> Arc<Gate<FsCore>> {
+        Arc::clone(&self.core)
+    }
+
+    /// The shared mount that this daemon was started for.
+    fn own_shared(&self) -> Option<&Arc<SharedMount>> {
+        self.shared.get().filter(|_| !self.is_beside)
     }
 
     /// Whether a mount is served, whose end will end the daemon.
@@ -92,6 +140,9 @@ impl Daemon {
         {
             self.chores.start(chore, Arc::clone(&self.core));
         }
+        if let Some(shared) = self.own_shared() {
+            shared.maintain();
+        }
     }
 
     /// Closes the branch. From here on every request finds it gone.
@@ -99,12 +150,15 @@ impl Daemon {
         lock(&self.mount).namespaces = None;
         // The end does it itself, or leaves it to the next one.
         self.chores.stop();
+        // The default branch last: who unmounts waits for it.
+        let others = self.own_shared().map_or(Ok(()), |s| s.close_others());
         let waiting = lock(&self.waiting).take();
-        match (self.core.close(), waiting) {
+        let own = match (self.core.close(), waiting) {
             (Some(core), _) => core.close().map_err(|e| refusal::of_core(&e)),
             (None, Some(live)) => live.close().map_err(|e| refusal::of_store(&e)),
             (None, None) => Ok(()),
-        }
+        };
+        own.and(others)
     }
 
     /// How deep passthrough may stack: one level, or two where the store itself lies on an
@@ -153,8 +207,11 @@ impl Daemon {
             passthrough_depth: passthrough.then(|| self.passthrough_depth()),
             ..self.options
         };
-        let session =
-            FuseSession::start(Arc::clone(&self.core), face, device, options).map_err(failed)?;
+        let session = match self.own_shared() {
+            Some(mount) => FuseSession::start_shared(mount.shared(), device, options),
+            None => FuseSession::start(Arc::clone(&self.core), face, device, options),
+        };
+        let session = session.map_err(failed)?;
         lock(&self.mount).served = true;
         let events = self.events.clone();
         let spawned = thread::Builder::new().name("fuse".into()).spawn(move || {
@@ -191,8 +248,10 @@ impl Service for Daemon {
                 "the branch was handed to a mount already",
             )
         })?;
-        info!(roots = ?mount.roots, passthrough = mount.passthrough, "attach");
-        let passthrough = mount.passthrough;
+        info!(roots = ?mount.roots, passthrough = mount.passthrough, mount.shared, "attach");
+        // Where pages are one branch's, the kernel must not write past us to another's.
+        let passthrough = mount.passthrough && !mount.shared;
+        let id = live.info().id;
         let shown = mount.root.unwrap_or_else(|| PathBuf::from("/"));
         let config = CoreConfig {
             roots: mount.roots,
@@ -201,10 +260,23 @@ impl Service for Daemon {
             base: PathBuf::from("/"),
             passthrough,
         };
+        let setting = Setting {
+            store: self.store.clone(),
+            config: config.clone(),
+            shown: shown.clone(),
+            events: self.events.clone(),
+            options: self.options,
+        };
         let core = FsCore::new(live, config).map_err(|e| refusal::of_core(&e))?;
         let passthrough = core.opens_natively();
         let root = core.enter(&shown).map_err(|e| refusal::of_core(&e))?;
         self.core.open(core);
+        if mount.shared {
+            let default = (self.name.clone(), id);
+            let several = SharedMount::new(setting, default, self.core(), root)?;
+            // Set once, as the branch is attached once.
+            let _ = self.shared.set(Arc::new(several));
+        }
         let one_user = match mount.only_ids {
             Some(ids) => Some(OneUser {
                 uid: ids.uid,
@@ -295,6 +367,32 @@ impl Service for Daemon {
             .branch_off(&held, name, &live, &frozen.shared, new)
             .map(|_| info!(branch = %name, "branched off"))
             .map_err(failed)
+    }
+
+    fn bind_to(
+        &self,
+        branch: &BranchName,
+        pid: u32,
+        start_ticks: u64,
+    ) -> Result<(u32, Vec<u32>), Refusal> {
+        match self.shared.get() {
+            Some(shared) => shared.bind_to(branch, pid, start_ticks),
+            None => Err(not_shared(&self.name)),
+        }
+    }
+
+    fn unbind(&self, pid: u32) -> Result<(), Refusal> {
+        match self.shared.get() {
+            Some(shared) => shared.unbind(pid),
+            None => Err(not_shared(&self.name)),
+        }
+    }
+
+    fn bindings(&self) -> Result<Bindings, Refusal> {
+        match self.shared.get() {
+            Some(shared) => Ok(shared.bindings()),
+            None => Err(not_shared(&self.name)),
+        }
     }
 
     fn sessions_over(&self) {

@@ -2,7 +2,7 @@
 //!
 //! `session` negotiates with the kernel and runs the reader threads, `adapter` turns one request
 //! into one call of the core by one of the ways in `calls` (`opening`, `listing` and `xattr` have
-//! families of their own), `convert` maps the two sides' types, `backing` keeps what passthrough
+//! families of their own), `shared` does so for a mount of several branches, `convert` maps the two sides' types, `backing` keeps what passthrough
 //! needs, `stale` takes back what the kernel was told, `mapped` knows what it must not keep,
 //! `workers` runs what would block a reader. Nothing here decides what a branch answers, and
 //! nothing here touches the mount from a thread that serves it.
@@ -16,6 +16,7 @@ mod mapped;
 mod opening;
 mod request;
 mod session;
+mod shared;
 mod stale;
 mod workers;
 mod xattr;

@@ -13,6 +13,7 @@ use crate::sync::Gate;
 
 /// Names of the operations, as spans and log lines show them.
 pub(super) mod op {
+    pub(in crate::fuse) const ACCESS: &str = "access";
     pub(in crate::fuse) const CREATE: &str = "create";
     pub(in crate::fuse) const FALLOCATE: &str = "fallocate";
     pub(in crate::fuse) const FORGET: &str = "forget";
@@ -33,6 +34,7 @@ pub(super) mod op {
     pub(in crate::fuse) const READDIR: &str = "readdir";
     pub(in crate::fuse) const READDIRPLUS: &str = "readdirplus";
     pub(in crate::fuse) const READLINK: &str = "readlink";
+    pub(in crate::fuse) const RELEASEDIR: &str = "releasedir";
     pub(in crate::fuse) const RELEASE: &str = "release";
     pub(in crate::fuse) const REMOVEXATTR: &str = "removexattr";
     pub(in crate::fuse) const RENAME: &str = "rename";
@@ -73,6 +75,11 @@ impl Meta {
         core: &Gate<FsCore>,
         call: impl FnOnce(&FsCore) -> Result<T, FsError>,
     ) -> Result<T, Errno> {
+        self.run(|| core.with(call).unwrap_or(Err(FsError::Closed)))
+    }
+
+    /// Runs `call`, as [`Meta::serve`] does. Errors: the same.
+    pub(super) fn run<T>(self, call: impl FnOnce() -> Result<T, FsError>) -> Result<T, Errno> {
         let Meta {
             op,
             unique,
@@ -81,13 +88,12 @@ impl Meta {
         } = self;
         let span = debug_span!("request", op, unique, ino, pid);
         let _entered = span.enter();
-        match catch_unwind(AssertUnwindSafe(|| core.with(call))) {
-            Ok(Some(Ok(value))) => {
+        match catch_unwind(AssertUnwindSafe(call)) {
+            Ok(Ok(value)) => {
                 trace!("done");
                 Ok(value)
             }
-            Ok(Some(Err(error))) => Err(self.failed(&error)),
-            Ok(None) => Err(Errno::ENOTCONN),
+            Ok(Err(error)) => Err(self.failed(&error)),
             Err(_) => {
                 error!(
                     op,

@@ -15,6 +15,8 @@ use crate::core::FsCore;
 use crate::core::types::Ino;
 use crate::fuse::adapter::Adapter;
 use crate::fuse::convert::OneUser;
+use crate::fuse::shared::SharedAdapter;
+use crate::shared::Shared;
 use crate::sync::{Arc, Gate};
 
 const MIB: u64 = 1 << 20;
@@ -63,6 +65,15 @@ const WANTED: &[InitFlags] = &[
     // No file handles to give out: open_by_handle_at(2) could name inodes the core has dropped,
     // and get around directory permissions.
     InitFlags::FUSE_NO_EXPORT_SUPPORT,
+];
+
+/// Of these, what a shared mount must do without: all that has the kernel keep or share what differs
+/// by caller, and the lists, with which the kernel would check permissions by itself.
+const NOT_SHARED: &[InitFlags] = &[
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    InitFlags::FUSE_POSIX_ACL,
 ];
 
 /// An environment variable with a number in it.
@@ -129,6 +140,8 @@ pub struct Options {
     /// How many file systems may be stacked below a passthrough file; `None`: no passthrough.
     /// A kernel that has none gets its files cached.
     pub passthrough_depth: Option<u32>,
+    /// Whether several branches are shown.
+    pub shared: bool,
 }
 
 impl Options {
@@ -139,12 +152,14 @@ impl Options {
             max_background: MAX_BACKGROUND.value()? as u16,
             readers: readers(thread::available_parallelism().map_or(1, usize::from)),
             passthrough_depth: None,
+            shared: false,
         })
     }
 
     /// Fills in the reply to INIT.
     pub(super) fn negotiate(&self, config: &mut KernelConfig) -> io::Result<()> {
-        for flag in WANTED {
+        let is_wanted = |flag: &&InitFlags| !(self.shared && NOT_SHARED.contains(flag));
+        for flag in WANTED.iter().filter(is_wanted) {
             if config.add_capabilities(*flag).is_err() {
                 debug!(?flag, "the kernel has no such feature");
             }
@@ -195,7 +210,13 @@ pub struct Face {
 
 /// A mount that has been greeted and waits to be served.
 #[derive(Debug)]
-pub struct FuseSession(Session<Adapter>);
+pub struct FuseSession(Shows);
+
+#[derive(Debug)]
+enum Shows {
+    One(Box<Session<Adapter>>),
+    Several(Box<Session<SharedAdapter>>),
+}
 
 impl FuseSession {
     /// Answers INIT on `device`, which must be mounted already and will look like `face`.
@@ -207,21 +228,48 @@ impl FuseSession {
         device: OwnedFd,
         options: Options,
     ) -> io::Result<Self> {
-        let mut config = Config::default();
-        config.n_threads = Some(options.readers);
         let adapter = Adapter::new(core, face, options);
         let stale = adapter.stale();
-        // Who may use the mount is for the kernel to decide, by its user_id and allow_other.
-        let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
+        let session = begin(adapter, device, options)?;
         stale.reach(session.notifier());
-        info!(?options, "the mount is served");
-        Ok(Self(session))
+        Ok(Self(Shows::One(Box::new(session))))
+    }
+
+    /// As [`FuseSession::start`], for several branches.
+    pub fn start_shared(
+        shared: Arc<Shared>,
+        device: OwnedFd,
+        options: Options,
+    ) -> io::Result<Self> {
+        let options = Options {
+            passthrough_depth: None,
+            shared: true,
+            ..options
+        };
+        let session = begin(SharedAdapter::new(shared, options), device, options)?;
+        Ok(Self(Shows::Several(Box::new(session))))
     }
 
     /// Serves until the mount is gone, on threads of its own.
     pub fn run(self) -> io::Result<()> {
-        self.0.run()
+        match self.0 {
+            Shows::One(session) => session.run(),
+            Shows::Several(session) => session.run(),
+        }
     }
+}
+
+fn begin<F: fuser::Filesystem>(
+    adapter: F,
+    device: OwnedFd,
+    options: Options,
+) -> io::Result<Session<F>> {
+    let mut config = Config::default();
+    config.n_threads = Some(options.readers);
+    // Who may use the mount is for the kernel to decide, by its user_id and allow_other.
+    let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
+    info!(?options, "the mount is served");
+    Ok(session)
 }
 
 #[cfg(test)]

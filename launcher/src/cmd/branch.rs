@@ -96,7 +96,7 @@ fn create(args: &BranchCreateArgs, globals: &Globals) -> Result<(), CmdError> {
     Ok(())
 }
 
-fn infos(store: &Store) -> Result<Vec<BranchInfo>, CmdError> {
+pub fn infos(store: &Store) -> Result<Vec<BranchInfo>, CmdError> {
     let mut infos = Vec::new();
     for listed in store.list()? {
         match listed {
@@ -118,7 +118,7 @@ fn infos(store: &Store) -> Result<Vec<BranchInfo>, CmdError> {
 /// snapshots   their names, oldest first
 /// limit       null, or { bytes, inodes: null where that is not limited }
 /// ```
-fn to_json(info: &BranchInfo) -> Value {
+pub fn to_json(info: &BranchInfo) -> Value {
     let snapshots: Vec<&str> = info.snapshots.iter().map(|s| s.name.as_str()).collect();
     let mut value = json!({
         "name": info.name.as_str(),

@@ -94,6 +94,7 @@ pub fn run(args: &DoctorArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     checks.push(Check::new("open files", files()));
     checks.push(Check::new("open /dev/fuse", device()));
     checks.extend(set_up());
+    checks.push(Check::new("events of forks", forks()).optional());
     checks.push(Check::new(
         "daemon found",
         daemon::program().map_or_else(refused, shown),
@@ -209,6 +210,17 @@ fn files() -> Result<String, (String, String)> {
         Ok(Some(files)) => Ok(format!("{files} allowed")),
         Ok(None) => Ok("not limited".into()),
         Err(e) => refused(e),
+    }
+}
+
+/// What a shared mount knows children by.
+fn forks() -> Result<String, (String, String)> {
+    match agentfs_fsd::bind::Connector::open() {
+        Ok(_) => Ok("yes".into()),
+        Err(e) => Err((
+            format!("{e}; a shared mount knows children by their parents, and no daemons"),
+            "use Linux 6.6 or newer, in the initial pid and network namespaces".into(),
+        )),
     }
 }
 

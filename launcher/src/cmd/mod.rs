@@ -1,6 +1,7 @@
 //! One file per subcommand. Each takes its arguments and the globals, and answers an exit status.
 
 pub mod branch;
+pub mod control;
 pub mod diff;
 pub mod doctor;
 pub mod exec;

@@ -34,16 +34,26 @@ const TURN_PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(5);
 /// Stands before the branch's name in the mount table.
 const SOURCE_PREFIX: &str = "agentfs:";
-/// Where to learn what can be unmounted.
+/// Where to learn what is mounted.
 const MOUNTS_SHOWN: &str = "`agentfs ls` shows what is mounted";
 /// The first word of the run record of a mount, where a run has its command.
-pub const RECORD_WORD: &str = "mount";
+pub const RECORD_WORD: &str = agentfs_fsd::ctl::msg::MOUNT_WORD;
 
 /// Mounts a branch, or changes the options of a mounted one.
 pub fn mount(args: &MountArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     let mut options = Options::parse(args.options.iter().map(OsString::as_os_str))?;
     let make = "make the directory first, with mkdir";
-    let target = real_dir("mount point", &args.mountpoint, make)?;
+    let mountpoint = args.shared.as_ref().or(args.mountpoint.as_ref());
+    let mountpoint = mountpoint.ok_or_else(|| {
+        CmdError::refused(
+            "mount",
+            "no mount point was named",
+            "agentfs mount NAME MNT",
+        )
+    })?;
+    let target = real_dir("mount point", mountpoint, make)?;
+    // There the branches' attributes differ: the daemon checks, the kernel cannot.
+    options.default_permissions &= args.shared.is_none();
     if options.remount {
         if hostmount::ours_at(&target)?.is_none() {
             return Err(not_ours(&target));
@@ -62,10 +72,14 @@ pub fn mount(args: &MountArgs, globals: &Globals) -> Result<ExitCode, CmdError> 
     refuse_taken(&target)?;
     let here = Here::look(&globals)?;
     let store = Store::open_or_create(&here.store)?;
-    let info = find(&store, &args.branch)?;
-    if let Some(pid) = store.live_owner(&args.branch).ok().flatten() {
+    let branch = match args.branch.as_ref().or(args.default_branch.as_ref()) {
+        Some(branch) => branch.clone(),
+        None => default_branch(&target)?,
+    };
+    let info = find(&store, &branch)?;
+    if let Some(pid) = store.live_owner(&branch).ok().flatten() {
         return Err(CmdError::refused(
-            format!("branch {}", args.branch),
+            format!("branch {branch}"),
             format!("is live, its daemon is pid {pid}"),
             "wait for its runs to end, or unmount it where it is mounted",
         ));
@@ -92,7 +106,7 @@ pub fn mount(args: &MountArgs, globals: &Globals) -> Result<ExitCode, CmdError> 
             let new = NewBranch {
                 workspace: base.clone(),
             };
-            let made = store.create_branch(&args.branch, None, new)?;
+            let made = store.create_branch(&branch, None, new)?;
             Some(BranchGuard::new(&store, made))
         }
     };
@@ -100,12 +114,45 @@ pub fn mount(args: &MountArgs, globals: &Globals) -> Result<ExitCode, CmdError> 
         asked: args.disk,
         ..Wanted::default()
     };
-    wanted.settle(&store, &args.branch)?;
-    start(&program, &store, &args.branch, &target, &base, &options)?;
+    wanted.settle(&store, &branch)?;
+    let place = Place {
+        target: &target,
+        base: &base,
+        shared: args.shared.is_some(),
+    };
+    start(&program, &store, &branch, place, &options)?;
     if let Some(made) = made {
         made.keep();
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The branch that a shared mount at this place has for who is bound to none: the same each time.
+fn default_branch(target: &Path) -> Result<BranchName, CmdError> {
+    use sha2::Digest;
+    /// So that the whole is a branch name.
+    const WORD_BYTES: usize = 48;
+    let hash = sha2::Sha256::digest(target.as_os_str().as_bytes());
+    let hash: String = hash[..4].iter().map(|b| format!("{b:02x}")).collect();
+    let word = target.file_name().unwrap_or_default().as_bytes();
+    let word: String = (word.iter().take(WORD_BYTES))
+        .map(|b| char::from(*b))
+        .map(|c| match c {
+            c if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') => c,
+            _ => '-',
+        })
+        .collect();
+    let word = word.trim_start_matches(['.', '_', '-']);
+    let word = if word.is_empty() { "shared" } else { word };
+    Ok(BranchName::new(&format!("{word}-{hash}"))?)
+}
+
+/// Where a branch is mounted, and how.
+#[derive(Clone, Copy, Debug)]
+struct Place<'a> {
+    target: &'a Path,
+    base: &'a Path,
+    shared: bool,
 }
 
 /// The directory to show: as asked, else the branch's workspace, else that of the caller.
@@ -129,18 +176,11 @@ fn start(
     program: &Path,
     store: &Store,
     branch: &BranchName,
-    target: &Path,
-    base: &Path,
+    place: Place<'_>,
     options: &Options,
 ) -> Result<(), CmdError> {
     let (mut daemon, connection) = Daemon::start(program, store, branch)?;
-    let started = serve(
-        &mut daemon,
-        connection,
-        (store, branch),
-        (target, base),
-        options,
-    );
+    let started = serve(&mut daemon, connection, (store, branch), place, options);
     if started.is_err() {
         // It lets go of the branch, so that a new one can be taken back.
         daemon.end();
@@ -152,9 +192,10 @@ fn serve(
     daemon: &mut Daemon,
     connection: OwnedFd,
     (store, branch): (&Store, &BranchName),
-    (target, base): (&Path, &Path),
+    place: Place<'_>,
     options: &Options,
 ) -> Result<(), CmdError> {
+    let Place { target, base, .. } = place;
     let client = Client::over(connection).map_err(|e| daemon.error(CmdError::daemon(branch, e)))?;
     store.add_hidden(branch, &[Hidden::whole(store.path())])?;
     let source = options
@@ -162,7 +203,7 @@ fn serve(
         .clone()
         .unwrap_or_else(|| format!("{SOURCE_PREFIX}{branch}").into());
     let device = hostmount::mount_at(target, &source, options)?;
-    if let Err(e) = attach(store, &client, &device, target, base) {
+    if let Err(e) = attach(store, &client, &device, place) {
         // Nobody serves it: whoever looked at it would hang.
         drop(device);
         let undone = hostmount::unmount(target, true);
@@ -189,17 +230,17 @@ fn attach(
     store: &Store,
     client: &Client,
     device: &OwnedFd,
-    target: &Path,
-    base: &Path,
+    place: Place<'_>,
 ) -> Result<(), agentfs_fsd::ctl::CtlError> {
     let spec = MountSpec {
-        root: Some(base.to_owned()),
+        root: Some(place.base.to_owned()),
         // A mount on the host knows the host's ids.
         only_ids: None,
-        mountpoint: Some(target.to_owned()),
-        roots: vec![base.to_owned()],
+        mountpoint: Some(place.target.to_owned()),
+        roots: vec![place.base.to_owned()],
         policy: None,
         conceal: vec![store.path().to_owned()],
+        shared: place.shared,
         // The kernel gives it to root alone.
         passthrough: rustix::process::geteuid().is_root(),
     };
@@ -239,7 +280,7 @@ pub fn umount(args: &UmountArgs, globals: &Globals) -> Result<ExitCode, CmdError
 }
 
 /// The branches that living daemons serve at `target`.
-fn served_at(store: &Store, target: &Path) -> Result<Vec<(BranchInfo, RunRecord)>, CmdError> {
+pub fn served_at(store: &Store, target: &Path) -> Result<Vec<(BranchInfo, RunRecord)>, CmdError> {
     let words: [OsString; 2] = [RECORD_WORD.into(), target.into()];
     let mut served = Vec::new();
     for listed in store.list()? {
@@ -280,7 +321,7 @@ fn await_close(store: &Store, info: &BranchInfo, run: &RunRecord) -> Result<(), 
     Ok(store.put_run(&info.name, &ended)?)
 }
 
-fn not_ours(target: &Path) -> CmdError {
+pub fn not_ours(target: &Path) -> CmdError {
     CmdError::refused(
         format!("{}", target.display()),
         "no branch is mounted there",
@@ -368,6 +409,22 @@ pub fn helper_args(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shared_mount_finds_its_branch_again() {
+        let name = |path: &str| default_branch(Path::new(path)).unwrap().to_string();
+        assert_eq!(name("/mnt"), name("/mnt"));
+        assert!(name("/mnt").starts_with("mnt-") && name("/mnt") != name("/x/mnt"));
+        for odd in [
+            "/",
+            "/..x",
+            "/a b\n",
+            &format!("/{}", "y".repeat(255)),
+            "/\u{e4}",
+        ] {
+            assert!(name(odd).len() <= 64, "{odd}");
+        }
+    }
 
     #[test]
     fn a_mount_helpers_arguments_become_ours() {

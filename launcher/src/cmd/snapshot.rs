@@ -96,7 +96,7 @@ fn open(globals: &Globals, branch: &BranchName) -> Result<Store, CmdError> {
     Ok(store.ok_or_else(|| StoreError::NoBranch(branch.to_string()))?)
 }
 
-fn infos(store: &Store) -> Result<Vec<BranchInfo>, CmdError> {
+pub fn infos(store: &Store) -> Result<Vec<BranchInfo>, CmdError> {
     let infos = store.list()?.into_iter().filter_map(|listed| match listed {
         Listed::Branch(info) => Some(info),
         Listed::Damaged { .. } => None,
@@ -162,7 +162,7 @@ fn columns(info: &BranchInfo, all: &[BranchInfo], now: Time) -> String {
 /// layers      how many it is made of
 /// branches    names of those made from it
 /// ```
-fn to_json(info: &BranchInfo, snapshot: &Snapshot, all: &[BranchInfo]) -> Value {
+pub fn to_json(info: &BranchInfo, snapshot: &Snapshot, all: &[BranchInfo]) -> Value {
     json!({
         "name": snapshot.name.as_str(),
         "point": format!("{}@{}", info.name, snapshot.name),

@@ -127,6 +127,14 @@ impl FsCore {
         }
     }
 
+    /// Takes one more reference to `ino`, which somebody holds already. The caller owes a forget.
+    ///
+    /// Errors: `Stale`.
+    pub fn hold(&self, ino: Ino) -> Result<(), FsError> {
+        crate::sync::lock(&self.tree).node_mut(ino)?.lookups += 1;
+        Ok(())
+    }
+
     /// Gives back `count` references to `ino`.
     pub fn forget(&self, ino: Ino, count: u64) {
         let mut tree = crate::sync::lock(&self.tree);

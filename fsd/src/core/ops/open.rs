@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::OFlags;
 
 use crate::backstore::ObjectFile;
+use crate::core::access::Want;
 use crate::core::base::{replaced, state};
 use crate::core::copy_up;
 use crate::core::handle::Handle;
@@ -46,7 +47,7 @@ pub enum OpenIo {
 
 /// The access an open(2) asks for.
 #[derive(Clone, Copy)]
-struct Access {
+pub(in crate::core) struct Access {
     reads: bool,
     writes: bool,
     truncates: bool,
@@ -62,7 +63,7 @@ struct Access {
 const OPEN_EXEC: u32 = 0x20;
 
 impl Access {
-    fn of(flags: i32) -> Self {
+    pub(in crate::core) fn of(flags: i32) -> Self {
         let flags = OFlags::from_bits_retain(flags as u32);
         let mode = flags & OFlags::RWMODE;
         Self {
@@ -72,6 +73,16 @@ impl Access {
             exclusive: flags.contains(OFlags::EXCL),
             executes: flags.bits() & OPEN_EXEC != 0,
             direct: flags.contains(OFlags::DIRECT),
+        }
+    }
+
+    /// The rights that it takes. Who executes a file need not be able to read it.
+    pub(in crate::core) fn want(flags: i32) -> Want {
+        let access = Self::of(flags);
+        Want {
+            read: access.reads && !access.executes,
+            write: access.writes || access.truncates,
+            execute: access.executes,
         }
     }
 }

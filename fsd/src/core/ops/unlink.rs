@@ -144,6 +144,13 @@ impl FsCore {
         Ok(())
     }
 
+    /// Whether the directory could be removed, by what is in it.
+    ///
+    /// Errors: `Stale`, `NotADirectory`, `Base`, `Store`.
+    pub fn is_empty(&self, ino: Ino) -> Result<bool, FsError> {
+        self.is_empty_dir(&mut crate::sync::lock(&self.tree), ino)
+    }
+
     /// Whether the merged directory has no entry.
     fn is_empty_dir(&self, tree: &mut Tree, ino: Ino) -> Result<bool, FsError> {
         self.load_listing(tree, ino)?;

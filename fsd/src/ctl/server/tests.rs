@@ -71,7 +71,7 @@ fn start(listener: Option<UnixListener>) -> Running {
     let (near, far) = UnixStream::pair().expect("socketpair");
     let (calls, called) = mpsc::sync_channel(64);
     let branch = BranchName::new("feature").expect("a good name");
-    let server = Server::start(Arc::new(Fake { branch, calls }), far.into(), listener);
+    let server = Server::start(Arc::new(Fake { branch, calls }), Some(far.into()), listener);
     (server.expect("start"), near, called)
 }
 
@@ -95,6 +95,7 @@ fn every_request_reaches_the_service() {
         roots: vec!["/w".into()],
         conceal: vec![],
         passthrough: false,
+        shared: false,
         policy: None,
     };
     let null = std::fs::File::open("/dev/null").expect("open");

@@ -1,0 +1,609 @@
+//! The adapter of a shared mount: one FUSE request in, one call of [`Shared`], one reply out.
+//!
+//! The kernel keeps nothing that differs by caller: every entry and every set of attributes is good for
+//! no time at all, and no name is kept as missing. Pages may be kept, as a file's node is one branch's.
+//! What is the same for every mount (ioctl, flush, ...) is answered as the other adapter does.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
+    Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags,
+    PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use crate::core::access::Want;
+use crate::core::error::FsError;
+use crate::core::types::{Attr, Fh, Kind, Name, SetAttr};
+use crate::fuse::convert::{
+    caller, file_attr, file_type, new_mode, no_file_attributes, rdev_in, rename_mode, time_in,
+    time_set,
+};
+use crate::fuse::request::{Meta, op};
+use crate::fuse::session::Options;
+use crate::fuse::workers::Workers;
+use crate::fuse::xattr::answer_query;
+use crate::shared::Shared;
+use crate::sync::Arc;
+
+/// How long the kernel may trust what it is told.
+const NOW: Duration = Duration::ZERO;
+const CACHED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE.union(FopenFlags::FOPEN_NOFLUSH);
+/// The host has changed what the page cache holds.
+const FRESH: FopenFlags = FopenFlags::FOPEN_NOFLUSH;
+
+thread_local! {
+    /// What a read is answered from: one buffer per reader, as large as its largest read.
+    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Serves one mount of several branches.
+#[derive(Debug)]
+pub struct SharedAdapter {
+    shared: Arc<Shared>,
+    options: Options,
+    workers: Workers,
+}
+
+impl SharedAdapter {
+    pub(super) fn new(shared: Arc<Shared>, options: Options) -> Self {
+        Self {
+            shared,
+            options,
+            workers: Workers::default(),
+        }
+    }
+
+    fn call<T>(
+        &self,
+        op: &'static str,
+        request: &Request,
+        node: INodeNo,
+        call: impl FnOnce(&Shared) -> Result<T, FsError>,
+    ) -> Result<T, Errno> {
+        Meta::of(op, request, node).run(|| call(&self.shared))
+    }
+
+    /// Runs a call that may block for long on a worker, which gives the answer.
+    fn call_aside<T>(
+        &self,
+        op: &'static str,
+        request: &Request,
+        node: INodeNo,
+        call: impl FnOnce(&Shared) -> Result<T, FsError> + Send + 'static,
+        answer: impl FnOnce(Result<T, Errno>) + Send + 'static,
+    ) {
+        let meta = Meta::of(op, request, node);
+        let shared = Arc::clone(&self.shared);
+        self.workers.run(move || answer(meta.run(|| call(&shared))));
+    }
+}
+
+fn entry(reply: ReplyEntry, result: Result<Attr, Errno>) {
+    match result {
+        Ok(attr) => reply.entry(&NOW, &file_attr(&attr), Generation(0)),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn done(reply: ReplyEmpty, result: Result<(), Errno>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn name_of(name: &OsStr) -> Result<Name, FsError> {
+    Ok(Name::new(name.as_bytes())?)
+}
+
+impl Filesystem for SharedAdapter {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        self.options.negotiate(config)
+    }
+
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let found = self.call(op::LOOKUP, req, parent, |shared| {
+            shared.lookup(&caller(req), parent.0, &name_of(name)?)
+        });
+        entry(reply, found);
+    }
+
+    fn forget(&self, req: &Request, node: INodeNo, lookups: u64) {
+        let _ = self.call(op::FORGET, req, node, |shared| {
+            shared.forget(node.0, lookups);
+            Ok(())
+        });
+    }
+
+    fn getattr(&self, req: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        let call = |shared: &Shared| shared.getattr(&caller(req), node.0);
+        match self.call(op::GETATTR, req, node, call) {
+            Ok(attr) => reply.attr(&NOW, &file_attr(&attr)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            perm: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            size,
+            atime: atime.map(time_set),
+            mtime: mtime.map(time_set),
+            ctime: ctime.map(time_in),
+        };
+        let fh = fh.map(|fh| Fh(fh.0));
+        let call = |shared: &Shared| shared.setattr(&caller(req), node.0, fh, &set);
+        match self.call(op::SETATTR, req, node, call) {
+            Ok(attr) => reply.attr(&NOW, &file_attr(&attr)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readlink(&self, req: &Request, node: INodeNo, reply: ReplyData) {
+        let call = |shared: &Shared| shared.readlink(&caller(req), node.0);
+        match self.call(op::READLINK, req, node, call) {
+            Ok(target) => reply.data(&target),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let made = self.call(op::MKNOD, req, parent, |shared| {
+            let kind = Kind::from_mode(mode).ok_or(FsError::Invalid("file type"))?;
+            let at = (parent.0, &name_of(name)?);
+            let mode = new_mode(mode, umask);
+            shared.mknod(&caller(req), at, kind, mode, rdev_in(rdev))
+        });
+        entry(reply, made);
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let made = self.call(op::MKDIR, req, parent, |shared| {
+            let at = (parent.0, &name_of(name)?);
+            shared.mkdir(&caller(req), at, new_mode(mode, umask))
+        });
+        entry(reply, made);
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let target = target.as_os_str().as_bytes();
+        let made = self.call(op::SYMLINK, req, parent, |shared| {
+            shared.symlink(&caller(req), (parent.0, &name_of(name)?), target)
+        });
+        entry(reply, made);
+    }
+
+    fn link(&self, req: &Request, node: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let made = self.call(op::LINK, req, node, |shared| {
+            shared.link(&caller(req), node.0, (parent.0, &name_of(name)?))
+        });
+        entry(reply, made);
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let gone = self.call(op::UNLINK, req, parent, |shared| {
+            shared.unlink(&caller(req), parent.0, &name_of(name)?)
+        });
+        done(reply, gone);
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let gone = self.call(op::RMDIR, req, parent, |shared| {
+            shared.rmdir(&caller(req), parent.0, &name_of(name)?)
+        });
+        done(reply, gone);
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        to: INodeNo,
+        to_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let moved = self.call(op::RENAME, req, parent, |shared| {
+            let mode = rename_mode(flags)?;
+            let (from, new) = ((parent.0, &name_of(name)?), (to.0, &name_of(to_name)?));
+            shared.rename(&caller(req), from, new, mode)
+        });
+        done(reply, moved);
+    }
+
+    fn open(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let call = |shared: &Shared| shared.open(&caller(req), node.0, flags.0);
+        match self.call(op::OPEN, req, node, call) {
+            Ok(opened) => {
+                let how = if opened.is_changed { FRESH } else { CACHED };
+                reply.opened(FileHandle(opened.fh.0), how);
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let made = self.call(op::CREATE, req, parent, |shared| {
+            let at = (parent.0, &name_of(name)?);
+            shared.create(&caller(req), at, new_mode(mode, umask), flags)
+        });
+        match made {
+            Ok((attr, opened)) => {
+                let (attr, handle) = (file_attr(&attr), FileHandle(opened.fh.0));
+                reply.created(&NOW, &attr, Generation(0), handle, CACHED);
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn read(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        READ_BUFFER.with_borrow_mut(|buffer| {
+            let size = size as usize;
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            let room = &mut buffer[..size];
+            match self.call(op::READ, req, node, |shared| {
+                shared.of_file(node.0, |core, ino| core.read(ino, Fh(fh.0), offset, room))
+            }) {
+                Ok(bytes) => reply.data(&buffer[..bytes]),
+                Err(errno) => reply.error(errno),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        tracing::trace!(target: "agentfs::write", ino = node.0, offset, bytes = data.len());
+        let written = self.call(op::WRITE, req, node, |shared| {
+            shared.of_file(node.0, |core, ino| {
+                if kill {
+                    core.kill_privileges(&caller(req), ino)?;
+                }
+                core.write(ino, Fh(fh.0), offset, data, false)
+            })
+        });
+        match written {
+            Ok(bytes) => reply.written(bytes as u32),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn release(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        let released = self.call(op::RELEASE, req, node, |shared| {
+            shared.of_file(node.0, |core, _| {
+                core.release(Fh(fh.0));
+                Ok(())
+            })
+        });
+        done(reply, released);
+    }
+
+    fn fsync(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        _: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let call =
+            move |shared: &Shared| shared.of_file(node.0, |core, ino| core.fsync(ino, datasync));
+        self.call_aside(op::FSYNC, req, node, call, |result| done(reply, result));
+    }
+
+    fn fsyncdir(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let call = move |shared: &Shared| shared.fsync_dir(fh.0, datasync);
+        self.call_aside(op::FSYNCDIR, req, node, call, |result| done(reply, result));
+    }
+
+    fn fallocate(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let caller = caller(req);
+        let call = move |shared: &Shared| {
+            shared.of_file(node.0, |core, ino| {
+                core.fallocate(&caller, ino, Fh(fh.0), mode, offset, length)
+            })
+        };
+        self.call_aside(op::FALLOCATE, req, node, call, |result| done(reply, result));
+    }
+
+    fn lseek(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let found = self.call(op::LSEEK, req, node, |shared| {
+            shared.of_file(node.0, |core, ino| {
+                core.lseek(ino, Fh(fh.0), offset, whence)
+            })
+        });
+        match found {
+            Ok(offset) => reply.offset(offset),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    // A listing is of the branch that it was begun on, so it needs a handle; and the kernel keeps none,
+    // as the next reader may see another branch.
+    fn opendir(&self, req: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        let call = |shared: &Shared| shared.opendir(&caller(req), node.0);
+        match self.call(op::OPENDIR, req, node, call) {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdir(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let mut taken = 0u32;
+        let listed = self.call(op::READDIR, req, node, |shared| {
+            shared.readdir(fh.0, offset, &mut |e| {
+                let (kind, name) = (file_type(e.kind), OsStr::from_bytes(e.name.as_bytes()));
+                let took = !reply.add(INodeNo(e.ino.0), e.cookie, kind, name);
+                taken += u32::from(took);
+                took
+            })
+        });
+        match listed {
+            Err(errno) if taken == 0 => reply.error(errno),
+            _ => reply.ok(),
+        }
+    }
+
+    fn releasedir(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        _: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        let released = self.call(op::RELEASEDIR, req, node, |shared| {
+            shared.releasedir(fh.0);
+            Ok(())
+        });
+        done(reply, released);
+    }
+
+    fn statfs(&self, req: &Request, node: INodeNo, reply: ReplyStatfs) {
+        match self.call(op::STATFS, req, node, Shared::statfs) {
+            Ok(s) => reply.statfs(
+                s.blocks,
+                s.blocks_free,
+                s.blocks_available,
+                s.files,
+                s.files_free,
+                s.block_bytes,
+                s.name_max,
+                s.block_bytes,
+            ),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let set = self.call(op::SETXATTR, req, node, |shared| {
+            shared.setxattr(&caller(req), node.0, name.as_bytes(), value, flags)
+        });
+        done(reply, set);
+    }
+
+    fn getxattr(&self, req: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let value = self.call(op::GETXATTR, req, node, |shared| {
+            shared.getxattr(&caller(req), node.0, name.as_bytes())
+        });
+        answer_query(reply, size, value);
+    }
+
+    fn listxattr(&self, req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        let names = self.call(op::LISTXATTR, req, node, |shared| {
+            shared.listxattr(&caller(req), node.0)
+        });
+        answer_query(reply, size, names);
+    }
+
+    fn removexattr(&self, req: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let removed = self.call(op::REMOVEXATTR, req, node, |shared| {
+            shared.removexattr(&caller(req), node.0, name.as_bytes())
+        });
+        done(reply, removed);
+    }
+
+    /// access(2) and chdir(2): the kernel does not decide here.
+    fn access(&self, req: &Request, node: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        let allowed = self.call(op::ACCESS, req, node, |shared| {
+            let want = Want::of_bits(mask.bits().cast_unsigned());
+            shared.access(&caller(req), node.0, want)
+        });
+        done(reply, allowed);
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn bmap(&self, _: &Request, _: INodeNo, _: u32, _: u64, reply: ReplyBmap) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        cmd: u32,
+        in_data: &[u8],
+        out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        match no_file_attributes(cmd, in_data) {
+            Ok(zeros) => reply.ioctl(0, &zeros[..zeros.len().min(out_size as usize)]),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn poll(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: PollNotifier,
+        _: PollEvents,
+        _: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        out: INodeNo,
+        out_fh: FileHandle,
+        out_offset: u64,
+        len: u64,
+        _: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let from = (node.0, Fh(fh.0), offset);
+        let to = (out.0, Fh(out_fh.0), out_offset);
+        let caller = caller(req);
+        let call = move |shared: &Shared| shared.copy_range(&caller, from, to, len);
+        self.call_aside(op::COPY_FILE_RANGE, req, node, call, move |copied| {
+            match copied {
+                // The core copies less than 4 GiB at a time; a program that wants more asks again.
+                Ok(bytes) => reply.written(bytes as u32),
+                Err(errno) => reply.error(errno),
+            }
+        });
+    }
+}
