@@ -140,10 +140,7 @@ impl Tree {
             names += 1;
         }
         if names > 0 && node.record.is_some() {
-            self.branch.each_dentry(&mut |_, _, dentry| {
-                names += u32::from(matches!(dentry, Dentry::Present { ino: to, .. } if to == ino));
-                Ok(())
-            })?;
+            names += self.names.of(&self.branch, ino)?;
         }
         Ok(names)
     }
@@ -271,10 +268,12 @@ impl Tree {
             .collect();
         deltas.extend(others);
         if !deltas.is_empty() {
+            let renamed = self.names.before(&self.branch, &names)?;
             match frees {
                 true => self.branch.commit(deltas)?,
                 false => self.branch.commit_within(deltas)?,
             }
+            self.names.after(&self.branch, renamed);
         }
         // What is recorded goes by its place, whatever directory the host puts there.
         for dir in pinned {

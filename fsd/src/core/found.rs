@@ -212,12 +212,7 @@ impl Tree {
         if at == Some(ino) {
             return Ok(true);
         }
-        let mut found = false;
-        self.branch.each_dentry(&mut |_, _, dentry| {
-            found |= matches!(dentry, Dentry::Present { ino: to, .. } if to == ino);
-            Ok(())
-        })?;
-        Ok(found)
+        Ok(self.names.of(&self.branch, ino)? > 0)
     }
 
     /// Stats the base object of an inode that the branch has no record of: the one that was seen.

@@ -12,6 +12,7 @@ use crate::core::base::{self, BaseDir, BaseLoc, BaseStat, BaseTree};
 use crate::core::exposed::Exposed;
 use crate::core::inode::Node;
 use crate::core::listing::Listings;
+use crate::core::names::NameCounts;
 use crate::core::record::{Content, InodeRec, full_blocks};
 use crate::core::stream::ObjectStamp;
 use crate::core::types::{Attr, Ino, Kind};
@@ -25,6 +26,8 @@ pub struct Tree {
     pub nodes: HashMap<Ino, Node>,
     /// Listings being read.
     pub listings: Listings,
+    /// Names of the branch's own by file.
+    pub(super) names: NameCounts,
     /// Indexes in the inode scheme by host device, as met since the branch was opened; the branch
     /// records them by a key that outlives the device number. Index 0 is never used.
     pub(super) devices: HashMap<u64, u16>,
@@ -37,6 +40,7 @@ impl Tree {
             branch,
             nodes: HashMap::new(),
             listings: Listings::default(),
+            names: NameCounts::default(),
             devices: HashMap::new(),
         };
         let loc = BaseLoc::Path(Arc::from(b"/".as_slice()));

@@ -13,6 +13,7 @@ mod blocks;
 mod crash;
 mod files;
 mod host;
+mod links;
 mod names;
 mod quota;
 

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use super::*;
 
 impl Bench {
-    fn host(&self, path: &str) -> PathBuf {
+    pub(super) fn host(&self, path: &str) -> PathBuf {
         self.base.path().join(path)
     }
 
     /// As an editor saves: another file under the name.
-    fn save_anew(&self, path: &str, data: &str) {
+    pub(super) fn save_anew(&self, path: &str, data: &str) {
         fs::write(self.host("saved"), data).unwrap();
         fs::rename(self.host("saved"), self.host(path)).unwrap();
     }
