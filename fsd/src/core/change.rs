@@ -145,6 +145,30 @@ impl Tree {
         Ok(names)
     }
 
+    /// The names that the branch itself will have for `ino` once `change` is committed and the name
+    /// `gone`, which leads there now, is taken away. Counts none for what the branch has made and for
+    /// directories: the records of those say it.
+    ///
+    /// Errors: `Store`.
+    pub(super) fn names_left(
+        &self,
+        change: &Change,
+        ino: Ino,
+        gone: (Ino, &Name),
+    ) -> Result<u32, FsError> {
+        if ino >= Ino::FIRST_NEW || self.node(ino)?.kind == Kind::Dir {
+            return Ok(0);
+        }
+        let leads_there =
+            |dentry: &Dentry| matches!(dentry, Dentry::Present { ino: to, .. } if *to == ino);
+        let is_put =
+            |d: &&Delta| matches!(d, Delta::PutDentry(_, _, dentry) if leads_there(dentry));
+        let put = change.others.iter().filter(is_put).count();
+        let names = self.names.of(&self.branch, ino)?.saturating_add(put as u32);
+        let has_gone = self.branch.dentry(gone.0, gone.1)?;
+        Ok(names.saturating_sub(u32::from(has_gone.is_some_and(|d| leads_there(&d)))))
+    }
+
     /// Whether the base has the object of `node` as `name` in `dir` still, and the branch does not
     /// say anything of that name.
     fn still_leads_to(

@@ -9,6 +9,57 @@ fn mode(perm: u32) -> SetAttr {
     }
 }
 
+#[test]
+fn a_link_that_the_host_adds_goes_without_the_branchs_file() {
+    for how in ["unlink", "over", "written", "moved", "later", "of two"] {
+        let mut bench = Bench::new(|base| fs::write(base.join("x"), "base").unwrap());
+        bench.write("x", 0, b"mine");
+        let mut left = "x";
+        if how == "moved" {
+            bench.rename(("", "x"), ("", "x2")).unwrap();
+            left = "x2";
+        }
+        fs::hard_link(bench.host("x"), bench.host("z")).unwrap();
+        if how == "later" {
+            bench.reopen(true);
+        }
+        let links = match how {
+            "over" => {
+                bench.create("", "t", b"t");
+                bench.rename(("", "t"), ("", "z")).unwrap();
+                1
+            }
+            "written" => {
+                bench.write("z", 0, b"mine");
+                bench.unlink("", "z");
+                1
+            }
+            "of two" => {
+                fs::hard_link(bench.host("x"), bench.host("y")).unwrap();
+                bench.walk("y").unwrap();
+                bench.unlink("", "z");
+                2
+            }
+            _ => {
+                bench.unlink("", "z");
+                1
+            }
+        };
+        for clean in [false, true] {
+            assert_eq!(bench.walk(left).unwrap().nlink, links, "{how}");
+            assert_eq!(bench.read(left), b"mine", "{how}");
+            assert_eq!(bench.damage(), Vec::<String>::new(), "{how}");
+            bench.reopen(clean);
+        }
+        bench.unlink("", left);
+        if how == "of two" {
+            bench.unlink("", "y");
+        }
+        assert_eq!(bench.damage(), Vec::<String>::new(), "{how}");
+        assert!(!bench.names("").contains(&left.to_owned()));
+    }
+}
+
 /// Counting them anew for each change would take the square of their number.
 #[test]
 fn names_are_counted_once_and_rightly() {
