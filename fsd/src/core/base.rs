@@ -462,6 +462,13 @@ impl BaseTree {
         found.map_err(base_error("read attributes"))
     }
 
+    /// Reads all extended attributes of a file that is open.
+    pub fn xattrs_open(&self, file: &File) -> Result<Xattrs, FsError> {
+        let list = |buf: &mut [u8]| rfs::flistxattr(file, buf);
+        let get = |name: &[u8], buf: &mut [u8]| rfs::fgetxattr(file, name, buf);
+        collect_xattrs(list, get).map_err(base_error("read attributes"))
+    }
+
     /// The origin record of the object at `loc`.
     pub fn origin(&self, loc: &BaseLoc, stat: &BaseStat) -> Origin {
         Origin {
@@ -492,13 +499,23 @@ fn split_path(path: &[u8]) -> (&[u8], &[u8]) {
 fn xattrs_in(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<Xattrs> {
     let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
     path.extend_from_slice(name);
-    let names = match sized(|buf| rfs::llistxattr(path.as_slice(), buf)) {
+    let list = |buf: &mut [u8]| rfs::llistxattr(path.as_slice(), buf);
+    let get = |name: &[u8], buf: &mut [u8]| rfs::lgetxattr(path.as_slice(), name, buf);
+    collect_xattrs(list, get)
+}
+
+/// All extended attributes that `list` names and `get` may read.
+fn collect_xattrs(
+    list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+    get: impl Fn(&[u8], &mut [u8]) -> rustix::io::Result<usize>,
+) -> rustix::io::Result<Xattrs> {
+    let names = match sized(list) {
         Err(rustix::io::Errno::OPNOTSUPP) => return Ok(Xattrs::new()),
         names => names?,
     };
     let mut found = Xattrs::new();
     for name in names.split(|b| *b == 0).filter(|n| !n.is_empty()) {
-        match sized(|buf| rfs::lgetxattr(path.as_slice(), name, buf)) {
+        match sized(|buf| get(name, buf)) {
             Ok(value) => {
                 found.insert(Arc::from(name), Arc::from(value));
             }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::fs::File;
 use std::sync::Arc;
 
 use crate::backstore::Records;
@@ -31,6 +32,8 @@ pub struct Change {
     forsaken: Vec<(Ino, Name)>,
     /// Inodes that lose their last link.
     unlinked: Vec<Ino>,
+    /// Inodes that get a record by this change, and no name.
+    nameless: Vec<Ino>,
     /// No limit of the branch refuses it.
     frees: bool,
 }
@@ -70,15 +73,18 @@ impl Tree {
         match &node.record {
             Some(record) => Ok(InodeRec::clone(record)),
             None => {
+                let (stat, file) = self.seen_object(base, ino)?;
                 let loc = node.base.as_ref().ok_or(FsError::Stale(ino))?;
-                record_from_base(base, loc, self.seen_stat(base, ino)?)
+                record_from_base(base, loc, stat, file.as_deref())
             }
         }
     }
 
     /// The record of `ino` to be edited within `change`; made from the base if need be.
     ///
-    /// Also sees to it that the inode will be found under the branch's own dentries.
+    /// Also sees to it that the inode will be found under the branch's own dentries. A file that is
+    /// open, and of which the host has no name left, is unlinked by that: nothing could lead to its
+    /// record. One that the host has moved is found by its record, where it is looked at there.
     /// Errors: `Stale`, `Base`, `Store`.
     pub fn edit<'c>(
         &self,
@@ -89,9 +95,16 @@ impl Tree {
         if let Entry::Vacant(slot) = change.records.entry(ino) {
             slot.insert(self.record_of(base, ino)?);
             let names = self.place(base, change, ino)?;
+            let node = self.node(ino)?;
             if let Some(record) = change.records.get_mut(&ino)
                 && record.kind != Kind::Dir
             {
+                if node.record.is_none() && !node.unlinked && names == 0 {
+                    change.nameless.push(ino);
+                    if record.nlink == 0 {
+                        change.unlinked.push(ino);
+                    }
+                }
                 // Links that the host has made or removed since: none may outlive the record.
                 record.nlink = record.nlink.max(names);
             }
@@ -109,6 +122,10 @@ impl Tree {
             return Ok(0);
         }
         change.placed.push(ino);
+        let is_open = node
+            .stream
+            .as_ref()
+            .is_some_and(|s| s.base_file().is_some());
         let mut names = 0;
         for (dir, name) in &node.unplaced {
             if change
@@ -118,10 +135,11 @@ impl Tree {
             {
                 continue;
             }
-            // The record was made by this one just now.
+            // The record was made by this one just now, of what is there.
             let is_origin = node.record.is_none()
+                && !is_open
                 && matches!(&node.base, Some(BaseLoc::Child(d, n)) if d.ino == dir.ino && n == name);
-            if is_origin {
+            if is_origin && self.branch.dentry(dir.ino, name)?.is_none() {
                 self.pin(base, change, dir)?;
             } else if !self.still_leads_to(base, node, dir, name)? {
                 continue;
@@ -213,7 +231,7 @@ impl Tree {
             if !dir.is(&stat) {
                 return Err(base::replaced());
             }
-            let record = record_from_base(base, &loc, stat)?;
+            let record = record_from_base(base, &loc, stat, None)?;
             let present = Dentry::Present {
                 ino: dir.ino,
                 kind: Kind::Dir,
@@ -244,7 +262,8 @@ impl Tree {
 
     /// Commits `change` as one frame, then makes it visible.
     ///
-    /// Errors: `Store`; then nothing has changed.
+    /// Errors: `Store`; ESTALE inside `Base` where a name is to be given to a file that the host has
+    /// removed meanwhile; then nothing has changed.
     pub fn commit(&mut self, change: Change) -> Result<(), FsError> {
         let Change {
             records,
@@ -252,9 +271,17 @@ impl Tree {
             placed,
             pinned,
             unlinked,
+            nameless,
             frees,
             forsaken: _,
         } = change;
+        let leads_nowhere = |delta: &Delta| match delta {
+            Delta::PutDentry(_, _, Dentry::Present { ino, .. }) => unlinked.contains(ino),
+            _ => false,
+        };
+        if !unlinked.is_empty() && others.iter().any(leads_nowhere) {
+            return Err(base::replaced());
+        }
         let mut deltas = Vec::with_capacity(records.len() + others.len() + 2 * unlinked.len());
         let mut new_records = Vec::with_capacity(records.len());
         for (ino, record) in records {
@@ -282,7 +309,9 @@ impl Tree {
         }
         others.retain(|delta| match delta {
             // Of a file that lives on without a name nothing is recorded.
-            Delta::PutExtent(ino, ..) | Delta::SetExtents(ino, _) => !self.is_unlinked(*ino),
+            Delta::PutExtent(ino, ..) | Delta::SetExtents(ino, _) => {
+                !self.is_unlinked(*ino) && !unlinked.contains(ino)
+            }
             _ => true,
         });
         let names: Vec<Delta> = others
@@ -302,6 +331,11 @@ impl Tree {
         // What is recorded goes by its place, whatever directory the host puts there.
         for dir in pinned {
             dir.go_by_name();
+        }
+        for ino in nameless {
+            if let Some(node) = self.nodes.get_mut(&ino) {
+                node.nameless = true;
+            }
         }
         self.show(new_records, &names, &placed, &unlinked);
         Ok(())
@@ -341,6 +375,9 @@ impl Tree {
             match delta {
                 Delta::PutDentry(dir, name, Dentry::Present { ino, kind }) => {
                     self.listings.added(*dir, name, *ino, *kind);
+                    if let Some(node) = self.nodes.get_mut(ino) {
+                        node.nameless = false;
+                    }
                 }
                 Delta::PutDentry(dir, name, Dentry::Whiteout) | Delta::DelDentry(dir, name) => {
                     self.listings.removed(*dir, name);
@@ -352,7 +389,13 @@ impl Tree {
 }
 
 /// A record that says of the base object at `loc`, of which `stat` was had, what the base says of it.
-fn record_from_base(base: &BaseTree, loc: &BaseLoc, stat: BaseStat) -> Result<InodeRec, FsError> {
+/// `file`: it is open, and may be elsewhere by now.
+fn record_from_base(
+    base: &BaseTree,
+    loc: &BaseLoc,
+    stat: BaseStat,
+    file: Option<&File>,
+) -> Result<InodeRec, FsError> {
     let print = stat.fingerprint;
     let symlink = match stat.kind {
         Kind::Symlink => Some(base.readlink(loc)?),
@@ -381,6 +424,9 @@ fn record_from_base(base: &BaseTree, loc: &BaseLoc, stat: BaseStat) -> Result<In
             Content::Empty
         },
         symlink,
-        xattrs: base.xattrs(loc)?,
+        xattrs: match file {
+            Some(file) => base.xattrs_open(file)?,
+            None => base.xattrs(loc)?,
+        },
     })
 }

@@ -24,13 +24,16 @@ impl FsCore {
         &self,
         caller: &Caller,
         ino: Ino,
-        _fh: Option<Fh>,
+        fh: Option<Fh>,
         set: &SetAttr,
     ) -> Result<Attr, FsError> {
         if *set == SetAttr::default() {
             self.change_nothing(caller, ino)?;
         }
         if let Some(size) = set.size {
+            if fh.is_none() {
+                self.check_name(&mut crate::sync::lock(&self.tree), ino)?;
+            }
             self.truncate(caller, ino, size)?;
         }
         let mut tree = crate::sync::lock(&self.tree);
