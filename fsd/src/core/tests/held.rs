@@ -82,6 +82,27 @@ fn a_change_by_descriptor_is_of_that_file_and_not_of_its_name() {
 }
 
 #[test]
+fn an_append_goes_to_the_end_of_the_file_that_is_open() {
+    let bench = one_file("0123456789");
+    let ino = bench.walk("f").unwrap().ino;
+    bench.core().setattr(&ME, ino, None, &mode(0o600)).unwrap();
+    let (_, held) = bench.opened("f");
+    bench.save_anew("f", "abc");
+    assert_eq!(bench.walk("f").unwrap().size, 10);
+    // As the kernel appends: at the size that it was told.
+    let open = || bench.core().open(&ME, ino, O_WRONLY);
+    let opened = open().or_else(|_| open()).unwrap();
+    let size = bench.core().getattr(ino).unwrap().size;
+    bench
+        .core()
+        .write(ino, opened.fh, size, b"XY", false)
+        .unwrap();
+    bench.core().release(opened.fh);
+    bench.core().release(held);
+    assert_eq!(bench.read("f"), b"0123456789XY");
+}
+
+#[test]
 fn what_is_open_is_written_on_whatever_the_host_does_with_its_name() {
     for how in ["removed", "saved anew", "moved", "rotated", "moved dir"] {
         for large in [false, true] {
