@@ -229,3 +229,29 @@ fn a_name_that_the_host_gave_to_another_is_looked_up_again_before_writing() {
         }
     }
 }
+
+#[test]
+fn what_the_host_has_removed_is_looked_up_again() {
+    for is_large in [false, true] {
+        let bench = one_file("base");
+        if is_large {
+            fs::write(bench.host("f"), vec![b'B'; 3 << 20]).unwrap();
+            bench.write("f", 0, b"mine");
+        }
+        let ino = bench.walk("f").unwrap().ino;
+        fs::remove_file(bench.host("f")).unwrap();
+        let core = bench.core();
+        let mut errors = vec![core.open(&ME, ino, O_RDONLY).map(drop)];
+        if !is_large {
+            errors.push(core.getattr(ino).map(drop));
+            errors.push(core.open(&ME, ino, O_WRONLY | O_TRUNC).map(drop));
+            errors.push(core.setattr(&ME, ino, None, &mode(0o600)).map(drop));
+            errors.push(core.getxattr(ino, b"user.x").map(drop));
+            errors.push(core.listxattr(ino).map(drop));
+        }
+        for result in errors {
+            let (errno, _) = crate::errno::reply(&result.unwrap_err());
+            assert_eq!(errno.code(), nix::libc::ESTALE);
+        }
+    }
+}
