@@ -395,6 +395,8 @@ impl BaseTree {
     }
 
     /// Reads the target of the symlink at `loc`.
+    ///
+    /// Errors: `Base`; ESTALE inside it when something else stands there now.
     pub fn readlink(&self, loc: &BaseLoc) -> Result<Arc<[u8]>, FsError> {
         let target = match loc {
             BaseLoc::Child(dir, name) => {
@@ -404,9 +406,12 @@ impl BaseTree {
                 .open_path(path, OFlags::PATH)
                 .and_then(|fd| rfs::readlinkat(&fd, b"".as_slice(), Vec::new())),
         };
-        target
-            .map(|t| Arc::from(t.as_bytes()))
-            .map_err(base_error("readlink"))
+        match target {
+            Ok(target) => Ok(Arc::from(target.as_bytes())),
+            // Something else stands there now.
+            Err(rustix::io::Errno::INVAL) => Err(replaced()),
+            Err(e) => Err(base_error("readlink")(e)),
+        }
     }
 
     /// Lists the directory `dir`, dots left out. Names that no `Name` can hold cannot occur.

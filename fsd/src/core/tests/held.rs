@@ -231,6 +231,35 @@ fn a_name_that_the_host_gave_to_another_is_looked_up_again_before_writing() {
 }
 
 #[test]
+fn a_symlink_that_the_host_replaces_is_looked_up_again() {
+    use std::os::unix::fs::symlink;
+    for how in ["link", "file", "dir", "nothing"] {
+        let bench = Bench::new(|base| symlink("there", base.join("l")).unwrap());
+        let ino = bench.walk("l").unwrap().ino;
+        assert_eq!(&*bench.core().readlink(ino).unwrap(), b"there");
+        let path = bench.host("l");
+        fs::remove_file(&path).unwrap();
+        // Not the inode that was just given back.
+        fs::write(bench.host("other"), "").unwrap();
+        match how {
+            "link" => symlink("elsewhere", path).unwrap(),
+            "file" => fs::write(path, "x").unwrap(),
+            "dir" => fs::create_dir(path).unwrap(),
+            _ => {}
+        }
+        let target = bench.core().readlink(ino).unwrap_err();
+        let (errno, _) = crate::errno::reply(&target);
+        assert_eq!(errno.code(), nix::libc::ESTALE, "{how}: {target:?}");
+        let again = bench.walk("l");
+        assert_eq!(again.is_ok(), how != "nothing");
+        if how == "link" {
+            let target = bench.core().readlink(again.unwrap().ino).unwrap();
+            assert_eq!(&*target, b"elsewhere");
+        }
+    }
+}
+
+#[test]
 fn what_the_host_has_removed_is_looked_up_again() {
     for is_large in [false, true] {
         let bench = one_file("base");
