@@ -260,7 +260,8 @@ impl Tree {
     /// git and the landing of a branch do). `name` in `dir` is its place on the host by its name on
     /// the branch. A file of which the branch has no bytes of its own goes by its name: to the place
     /// where the file has the length that it had, else to where it came from. A directory goes to
-    /// its place if the one it came from is no more.
+    /// its place if the one it came from is no more. A file of which the host has a part goes where
+    /// that very file is: by another of its names.
     pub fn anchor(
         &mut self,
         base: &BaseTree,
@@ -277,7 +278,14 @@ impl Tree {
             return Ok(());
         };
         let is_dir = node.kind == Kind::Dir;
-        if !(is_dir || record.content == Content::Base) || node.stream.is_some() {
+        let is_partly = matches!(
+            record.content,
+            Content::Extents {
+                base_bytes: 1..,
+                ..
+            }
+        );
+        if !(is_dir || is_partly || record.content == Content::Base) || node.stream.is_some() {
             return Ok(());
         }
         let at = |loc: BaseLoc| {
@@ -295,7 +303,10 @@ impl Tree {
         let as_long = |found: &(BaseLoc, BaseStat)| {
             !is_dir && found.1.fingerprint.size == origin.fingerprint.size
         };
+        let is_it =
+            |found: &(BaseLoc, BaseStat)| is_same(&origin.fingerprint, &found.1.fingerprint);
         let found = match here {
+            here if is_partly => here.filter(is_it).or(there.filter(is_it)),
             Some(here) if as_long(&here) => Some(here),
             here => there.or(here),
         };

@@ -60,6 +60,29 @@ fn a_link_that_the_host_adds_goes_without_the_branchs_file() {
     }
 }
 
+#[test]
+fn a_large_file_is_read_by_whichever_of_its_names_the_host_still_has() {
+    for is_anew in [false, true] {
+        let mut bench = Bench::new(|base| {
+            fs::write(base.join("x"), vec![b'B'; 3 << 20]).unwrap();
+            fs::hard_link(base.join("x"), base.join("y")).unwrap();
+        });
+        bench.walk("y").unwrap();
+        bench.walk("x").unwrap();
+        bench.write("x", 0, b"mine");
+        bench.reopen(true);
+        match is_anew {
+            true => bench.save_anew("x", "another"),
+            false => fs::remove_file(bench.host("x")).unwrap(),
+        }
+        for name in ["y", "x"] {
+            let held = bench.read(name);
+            assert_eq!(held.len(), 3 << 20);
+            assert!(held.starts_with(b"mineBBBB"), "{name}");
+        }
+    }
+}
+
 /// Counting them anew for each change would take the square of their number.
 #[test]
 fn names_are_counted_once_and_rightly() {
