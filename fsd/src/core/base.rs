@@ -57,19 +57,26 @@ pub type Xattrs = BTreeMap<Arc<[u8]>, Arc<[u8]>>;
 pub struct BaseTree {
     /// The directory that plays the host's `/`.
     root: OwnedFd,
-    /// (dev, ino) of objects that are answered with "no such entry".
-    concealed: HashSet<(u64, u64)>,
+    /// Objects that are answered with "no such entry".
+    concealed: HashSet<Which>,
     /// Places answered with "no such entry" unseen, by name. Concealed paths, whatever the host
     /// puts there later, and our own mount, where a look would be a request to ourselves.
     unseen: HashMap<Name, Vec<Parent>>,
     open_dirs: Mutex<OpenDirs>,
 }
 
+/// Which object: device, inode number and birth time, for the host gives the numbers out again.
+type Which = (u64, u64, Time);
+
+fn which(print: &Fingerprint) -> Which {
+    (print.dev, print.ino, print.btime)
+}
+
 /// The directory that holds a place.
 #[derive(Debug)]
 struct Parent {
-    /// (dev, ino) of the one that was there first, wherever it is moved.
-    first: Option<(u64, u64)>,
+    /// The one that was there first, wherever it is moved.
+    first: Option<Which>,
     /// Where it is, as the kernel names it: for one that comes to be there later.
     path: PathBuf,
 }
@@ -141,9 +148,9 @@ impl BaseTree {
         for path in &config.conceal {
             let bytes = path.as_os_str().as_bytes();
             // Follows symlinks on purpose: what must be hidden is what the path leads to.
-            match rfs::statat(&fd, relative(bytes), AtFlags::empty()) {
-                Ok(st) => {
-                    concealed.insert((st.st_dev, st.st_ino));
+            match followed(&fd, relative(bytes)) {
+                Ok(at) => {
+                    concealed.insert(at);
                 }
                 Err(e) if is_out_of_reach(e) => {}
                 Err(e) => return Err(base_error("look up a concealed path")(e)),
@@ -156,8 +163,8 @@ impl BaseTree {
         })?;
         for path in config.conceal.iter().chain(&config.mountpoint) {
             let (dir, name) = split_path(path.as_os_str().as_bytes());
-            let first = match rfs::statat(&fd, relative(dir), AtFlags::empty()) {
-                Ok(st) => Some((st.st_dev, st.st_ino)),
+            let first = match followed(&fd, relative(dir)) {
+                Ok(at) => Some(at),
                 Err(e) if is_out_of_reach(e) => None,
                 Err(e) => return Err(base_error("look up a concealed place")(e)),
             };
@@ -181,8 +188,7 @@ impl BaseTree {
         let Some(parents) = self.unseen.get(name) else {
             return Ok(());
         };
-        let st = rfs::fstat(&dir)?;
-        let here = Some((st.st_dev, st.st_ino));
+        let here = Some(which(&base_stat(&statx(&dir, b"")?).fingerprint));
         if parents.iter().any(|parent| parent.first == here) || is_at(dir, parents)? {
             return Err(rustix::io::Errno::NOENT);
         }
@@ -196,13 +202,12 @@ impl BaseTree {
 
     /// Whether this object must stay invisible.
     pub fn is_concealed(&self, stat: &BaseStat) -> bool {
-        self.concealed
-            .contains(&(stat.fingerprint.dev, stat.fingerprint.ino))
+        self.concealed.contains(&which(&stat.fingerprint))
     }
 
     /// Whether anything is concealed on some device under this inode number.
     pub fn may_conceal(&self, host_ino: u64) -> bool {
-        self.concealed.iter().any(|(_, ino)| *ino == host_ino)
+        self.concealed.iter().any(|(_, ino, _)| *ino == host_ino)
     }
 
     /// Opens the directory `dir` (O_PATH), from the cache where it can.
@@ -554,13 +559,17 @@ fn sized(
     }
 }
 
+const STATX: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
+
 fn statx(dir: impl AsFd, name: &[u8]) -> rustix::io::Result<Statx> {
-    rfs::statx(
-        dir,
-        name,
-        AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT,
-        StatxFlags::BASIC_STATS | StatxFlags::BTIME,
-    )
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT;
+    rfs::statx(dir, name, flags, STATX)
+}
+
+/// Which object `path` leads to.
+fn followed(dir: impl AsFd, path: &[u8]) -> rustix::io::Result<Which> {
+    let found = rfs::statx(dir, path, AtFlags::empty(), STATX)?;
+    Ok(which(&base_stat(&found).fingerprint))
 }
 
 fn kind_of(file_type: FileType) -> Kind {
