@@ -116,9 +116,10 @@ impl Tree {
                     state = base::state(&now);
                     attr.size = now.size;
                     attr.blocks = stat.blocks;
-                    // And so is the time that they are from, unless the branch has set another.
+                    // And so is the time that they are from, unless the branch has set one. (Of one that was
+                    // set before that was recorded it tells only if it is another.)
                     let origin = record.origin.as_ref().map(|o| o.fingerprint.mtime);
-                    if origin == Some(record.mtime) {
+                    if record.object_mtime.is_none() && origin == Some(record.mtime) {
                         attr.mtime = now.mtime;
                     }
                     attr.ctime = attr.ctime.max(now.ctime);
