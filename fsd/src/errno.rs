@@ -83,11 +83,17 @@ fn of_store(error: &StoreError) -> (Errno, Level) {
 
 /// The errno of a base that refused or failed: as [`of_io`], and what the host's own permission
 /// bits or a changed tree answer, which is the program's business and no fault.
+///
+/// What the host has removed is ESTALE. A lookup has its own word for that, so it is of something
+/// that the kernel holds: told that there is nothing, it keeps the name, and who wants to make the
+/// file is told so for ever; told that it is stale, it looks the path up again.
 fn of_base(source: &io::Error) -> (Errno, Level) {
     match source.raw_os_error().map(Errno::from_i32) {
         Some(e @ (Errno::EACCES | Errno::EPERM)) => (e, Level::DEBUG),
-        Some(e @ (Errno::ENOENT | Errno::ENOTDIR | Errno::ESTALE)) => (e, Level::DEBUG),
-        Some(e @ (Errno::ELOOP | Errno::ENAMETOOLONG)) => (e, Level::DEBUG),
+        Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ESTALE) => {
+            (Errno::ESTALE, Level::DEBUG)
+        }
+        Some(e @ Errno::ENAMETOOLONG) => (e, Level::DEBUG),
         Some(e @ (Errno::EOPNOTSUPP | Errno::ENODATA | Errno::ENXIO)) => (e, Level::DEBUG),
         _ => of_io(source),
     }
@@ -188,7 +194,9 @@ mod tests {
             (FsError::UnknownCaller(3), Errno::EIO, Level::WARN),
             (base(Errno::EACCES), Errno::EACCES, Level::DEBUG),
             (base(Errno::EPERM), Errno::EPERM, Level::DEBUG),
-            (base(Errno::ENOENT), Errno::ENOENT, Level::DEBUG),
+            (base(Errno::ENOENT), Errno::ESTALE, Level::DEBUG),
+            (base(Errno::ENOTDIR), Errno::ESTALE, Level::DEBUG),
+            (base(Errno::ELOOP), Errno::ESTALE, Level::DEBUG),
             (base(Errno::ENOSPC), Errno::ENOSPC, Level::WARN),
             (base(Errno::EINVAL), Errno::EIO, Level::ERROR),
             (store(Errno::ENOSPC), Errno::ENOSPC, Level::WARN),

@@ -57,19 +57,26 @@ pub type Xattrs = BTreeMap<Arc<[u8]>, Arc<[u8]>>;
 pub struct BaseTree {
     /// The directory that plays the host's `/`.
     root: OwnedFd,
-    /// (dev, ino) of objects that are answered with "no such entry".
-    concealed: HashSet<(u64, u64)>,
+    /// Objects that are answered with "no such entry".
+    concealed: HashSet<Which>,
     /// Places answered with "no such entry" unseen, by name. Concealed paths, whatever the host
     /// puts there later, and our own mount, where a look would be a request to ourselves.
     unseen: HashMap<Name, Vec<Parent>>,
     open_dirs: Mutex<OpenDirs>,
 }
 
+/// Which object: device, inode number and birth time, for the host gives the numbers out again.
+type Which = (u64, u64, Time);
+
+fn which(print: &Fingerprint) -> Which {
+    (print.dev, print.ino, print.btime)
+}
+
 /// The directory that holds a place.
 #[derive(Debug)]
 struct Parent {
-    /// (dev, ino) of the one that was there first, wherever it is moved.
-    first: Option<(u64, u64)>,
+    /// The one that was there first, wherever it is moved.
+    first: Option<Which>,
     /// Where it is, as the kernel names it: for one that comes to be there later.
     path: PathBuf,
 }
@@ -141,9 +148,9 @@ impl BaseTree {
         for path in &config.conceal {
             let bytes = path.as_os_str().as_bytes();
             // Follows symlinks on purpose: what must be hidden is what the path leads to.
-            match rfs::statat(&fd, relative(bytes), AtFlags::empty()) {
-                Ok(st) => {
-                    concealed.insert((st.st_dev, st.st_ino));
+            match followed(&fd, relative(bytes)) {
+                Ok(at) => {
+                    concealed.insert(at);
                 }
                 Err(e) if is_out_of_reach(e) => {}
                 Err(e) => return Err(base_error("look up a concealed path")(e)),
@@ -156,8 +163,8 @@ impl BaseTree {
         })?;
         for path in config.conceal.iter().chain(&config.mountpoint) {
             let (dir, name) = split_path(path.as_os_str().as_bytes());
-            let first = match rfs::statat(&fd, relative(dir), AtFlags::empty()) {
-                Ok(st) => Some((st.st_dev, st.st_ino)),
+            let first = match followed(&fd, relative(dir)) {
+                Ok(at) => Some(at),
                 Err(e) if is_out_of_reach(e) => None,
                 Err(e) => return Err(base_error("look up a concealed place")(e)),
             };
@@ -181,8 +188,7 @@ impl BaseTree {
         let Some(parents) = self.unseen.get(name) else {
             return Ok(());
         };
-        let st = rfs::fstat(&dir)?;
-        let here = Some((st.st_dev, st.st_ino));
+        let here = Some(which(&base_stat(&statx(&dir, b"")?).fingerprint));
         if parents.iter().any(|parent| parent.first == here) || is_at(dir, parents)? {
             return Err(rustix::io::Errno::NOENT);
         }
@@ -196,13 +202,12 @@ impl BaseTree {
 
     /// Whether this object must stay invisible.
     pub fn is_concealed(&self, stat: &BaseStat) -> bool {
-        self.concealed
-            .contains(&(stat.fingerprint.dev, stat.fingerprint.ino))
+        self.concealed.contains(&which(&stat.fingerprint))
     }
 
     /// Whether anything is concealed on some device under this inode number.
     pub fn may_conceal(&self, host_ino: u64) -> bool {
-        self.concealed.iter().any(|(_, ino)| *ino == host_ino)
+        self.concealed.iter().any(|(_, ino, _)| *ino == host_ino)
     }
 
     /// Opens the directory `dir` (O_PATH), from the cache where it can.
@@ -395,6 +400,8 @@ impl BaseTree {
     }
 
     /// Reads the target of the symlink at `loc`.
+    ///
+    /// Errors: `Base`; ESTALE inside it when something else stands there now.
     pub fn readlink(&self, loc: &BaseLoc) -> Result<Arc<[u8]>, FsError> {
         let target = match loc {
             BaseLoc::Child(dir, name) => {
@@ -404,9 +411,12 @@ impl BaseTree {
                 .open_path(path, OFlags::PATH)
                 .and_then(|fd| rfs::readlinkat(&fd, b"".as_slice(), Vec::new())),
         };
-        target
-            .map(|t| Arc::from(t.as_bytes()))
-            .map_err(base_error("readlink"))
+        match target {
+            Ok(target) => Ok(Arc::from(target.as_bytes())),
+            // Something else stands there now.
+            Err(rustix::io::Errno::INVAL) => Err(replaced()),
+            Err(e) => Err(base_error("readlink")(e)),
+        }
     }
 
     /// Lists the directory `dir`, dots left out. Names that no `Name` can hold cannot occur.
@@ -462,6 +472,13 @@ impl BaseTree {
         found.map_err(base_error("read attributes"))
     }
 
+    /// Reads all extended attributes of a file that is open.
+    pub fn xattrs_open(&self, file: &File) -> Result<Xattrs, FsError> {
+        let list = |buf: &mut [u8]| rfs::flistxattr(file, buf);
+        let get = |name: &[u8], buf: &mut [u8]| rfs::fgetxattr(file, name, buf);
+        collect_xattrs(list, get).map_err(base_error("read attributes"))
+    }
+
     /// The origin record of the object at `loc`.
     pub fn origin(&self, loc: &BaseLoc, stat: &BaseStat) -> Origin {
         Origin {
@@ -492,13 +509,23 @@ fn split_path(path: &[u8]) -> (&[u8], &[u8]) {
 fn xattrs_in(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<Xattrs> {
     let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
     path.extend_from_slice(name);
-    let names = match sized(|buf| rfs::llistxattr(path.as_slice(), buf)) {
+    let list = |buf: &mut [u8]| rfs::llistxattr(path.as_slice(), buf);
+    let get = |name: &[u8], buf: &mut [u8]| rfs::lgetxattr(path.as_slice(), name, buf);
+    collect_xattrs(list, get)
+}
+
+/// All extended attributes that `list` names and `get` may read.
+fn collect_xattrs(
+    list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+    get: impl Fn(&[u8], &mut [u8]) -> rustix::io::Result<usize>,
+) -> rustix::io::Result<Xattrs> {
+    let names = match sized(list) {
         Err(rustix::io::Errno::OPNOTSUPP) => return Ok(Xattrs::new()),
         names => names?,
     };
     let mut found = Xattrs::new();
     for name in names.split(|b| *b == 0).filter(|n| !n.is_empty()) {
-        match sized(|buf| rfs::lgetxattr(path.as_slice(), name, buf)) {
+        match sized(|buf| get(name, buf)) {
             Ok(value) => {
                 found.insert(Arc::from(name), Arc::from(value));
             }
@@ -532,13 +559,17 @@ fn sized(
     }
 }
 
+const STATX: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
+
 fn statx(dir: impl AsFd, name: &[u8]) -> rustix::io::Result<Statx> {
-    rfs::statx(
-        dir,
-        name,
-        AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT,
-        StatxFlags::BASIC_STATS | StatxFlags::BTIME,
-    )
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT;
+    rfs::statx(dir, name, flags, STATX)
+}
+
+/// Which object `path` leads to.
+fn followed(dir: impl AsFd, path: &[u8]) -> rustix::io::Result<Which> {
+    let found = rfs::statx(dir, path, AtFlags::empty(), STATX)?;
+    Ok(which(&base_stat(&found).fingerprint))
 }
 
 fn kind_of(file_type: FileType) -> Kind {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::fs::File;
 use std::sync::Arc;
 
 use crate::backstore::Records;
@@ -31,6 +32,8 @@ pub struct Change {
     forsaken: Vec<(Ino, Name)>,
     /// Inodes that lose their last link.
     unlinked: Vec<Ino>,
+    /// Inodes that get a record by this change, and no name.
+    nameless: Vec<Ino>,
     /// No limit of the branch refuses it.
     frees: bool,
 }
@@ -70,15 +73,18 @@ impl Tree {
         match &node.record {
             Some(record) => Ok(InodeRec::clone(record)),
             None => {
+                let (stat, file) = self.seen_object(base, ino)?;
                 let loc = node.base.as_ref().ok_or(FsError::Stale(ino))?;
-                record_from_base(base, loc, self.seen_stat(base, ino)?)
+                record_from_base(base, loc, stat, file.as_deref())
             }
         }
     }
 
     /// The record of `ino` to be edited within `change`; made from the base if need be.
     ///
-    /// Also sees to it that the inode will be found under the branch's own dentries.
+    /// Also sees to it that the inode will be found under the branch's own dentries. A file that is
+    /// open, and of which the host has no name left, is unlinked by that: nothing could lead to its
+    /// record. One that the host has moved is found by its record, where it is looked at there.
     /// Errors: `Stale`, `Base`, `Store`.
     pub fn edit<'c>(
         &self,
@@ -89,9 +95,16 @@ impl Tree {
         if let Entry::Vacant(slot) = change.records.entry(ino) {
             slot.insert(self.record_of(base, ino)?);
             let names = self.place(base, change, ino)?;
+            let node = self.node(ino)?;
             if let Some(record) = change.records.get_mut(&ino)
                 && record.kind != Kind::Dir
             {
+                if node.record.is_none() && !node.unlinked && names == 0 {
+                    change.nameless.push(ino);
+                    if record.nlink == 0 {
+                        change.unlinked.push(ino);
+                    }
+                }
                 // Links that the host has made or removed since: none may outlive the record.
                 record.nlink = record.nlink.max(names);
             }
@@ -109,6 +122,10 @@ impl Tree {
             return Ok(0);
         }
         change.placed.push(ino);
+        let is_open = node
+            .stream
+            .as_ref()
+            .is_some_and(|s| s.base_file().is_some());
         let mut names = 0;
         for (dir, name) in &node.unplaced {
             if change
@@ -118,10 +135,11 @@ impl Tree {
             {
                 continue;
             }
-            // The record was made by this one just now.
+            // The record was made by this one just now, of what is there.
             let is_origin = node.record.is_none()
+                && !is_open
                 && matches!(&node.base, Some(BaseLoc::Child(d, n)) if d.ino == dir.ino && n == name);
-            if is_origin {
+            if is_origin && self.branch.dentry(dir.ino, name)?.is_none() {
                 self.pin(base, change, dir)?;
             } else if !self.still_leads_to(base, node, dir, name)? {
                 continue;
@@ -140,12 +158,33 @@ impl Tree {
             names += 1;
         }
         if names > 0 && node.record.is_some() {
-            self.branch.each_dentry(&mut |_, _, dentry| {
-                names += u32::from(matches!(dentry, Dentry::Present { ino: to, .. } if to == ino));
-                Ok(())
-            })?;
+            names += self.names.of(&self.branch, ino)?;
         }
         Ok(names)
+    }
+
+    /// The names that the branch itself will have for `ino` once `change` is committed and the name
+    /// `gone`, which leads there now, is taken away. Counts none for what the branch has made and for
+    /// directories: the records of those say it.
+    ///
+    /// Errors: `Store`.
+    pub(super) fn names_left(
+        &self,
+        change: &Change,
+        ino: Ino,
+        gone: (Ino, &Name),
+    ) -> Result<u32, FsError> {
+        if ino >= Ino::FIRST_NEW || self.node(ino)?.kind == Kind::Dir {
+            return Ok(0);
+        }
+        let leads_there =
+            |dentry: &Dentry| matches!(dentry, Dentry::Present { ino: to, .. } if *to == ino);
+        let is_put =
+            |d: &&Delta| matches!(d, Delta::PutDentry(_, _, dentry) if leads_there(dentry));
+        let put = change.others.iter().filter(is_put).count();
+        let names = self.names.of(&self.branch, ino)?.saturating_add(put as u32);
+        let has_gone = self.branch.dentry(gone.0, gone.1)?;
+        Ok(names.saturating_sub(u32::from(has_gone.is_some_and(|d| leads_there(&d)))))
     }
 
     /// Whether the base has the object of `node` as `name` in `dir` still, and the branch does not
@@ -192,7 +231,7 @@ impl Tree {
             if !dir.is(&stat) {
                 return Err(base::replaced());
             }
-            let record = record_from_base(base, &loc, stat)?;
+            let record = record_from_base(base, &loc, stat, None)?;
             let present = Dentry::Present {
                 ino: dir.ino,
                 kind: Kind::Dir,
@@ -223,7 +262,8 @@ impl Tree {
 
     /// Commits `change` as one frame, then makes it visible.
     ///
-    /// Errors: `Store`; then nothing has changed.
+    /// Errors: `Store`; ESTALE inside `Base` where a name is to be given to a file that the host has
+    /// removed meanwhile; then nothing has changed.
     pub fn commit(&mut self, change: Change) -> Result<(), FsError> {
         let Change {
             records,
@@ -231,9 +271,17 @@ impl Tree {
             placed,
             pinned,
             unlinked,
+            nameless,
             frees,
             forsaken: _,
         } = change;
+        let leads_nowhere = |delta: &Delta| match delta {
+            Delta::PutDentry(_, _, Dentry::Present { ino, .. }) => unlinked.contains(ino),
+            _ => false,
+        };
+        if !unlinked.is_empty() && others.iter().any(leads_nowhere) {
+            return Err(base::replaced());
+        }
         let mut deltas = Vec::with_capacity(records.len() + others.len() + 2 * unlinked.len());
         let mut new_records = Vec::with_capacity(records.len());
         for (ino, record) in records {
@@ -261,7 +309,9 @@ impl Tree {
         }
         others.retain(|delta| match delta {
             // Of a file that lives on without a name nothing is recorded.
-            Delta::PutExtent(ino, ..) | Delta::SetExtents(ino, _) => !self.is_unlinked(*ino),
+            Delta::PutExtent(ino, ..) | Delta::SetExtents(ino, _) => {
+                !self.is_unlinked(*ino) && !unlinked.contains(ino)
+            }
             _ => true,
         });
         let names: Vec<Delta> = others
@@ -271,14 +321,21 @@ impl Tree {
             .collect();
         deltas.extend(others);
         if !deltas.is_empty() {
+            let renamed = self.names.before(&self.branch, &names)?;
             match frees {
                 true => self.branch.commit(deltas)?,
                 false => self.branch.commit_within(deltas)?,
             }
+            self.names.after(&self.branch, renamed);
         }
         // What is recorded goes by its place, whatever directory the host puts there.
         for dir in pinned {
             dir.go_by_name();
+        }
+        for ino in nameless {
+            if let Some(node) = self.nodes.get_mut(&ino) {
+                node.nameless = true;
+            }
         }
         self.show(new_records, &names, &placed, &unlinked);
         Ok(())
@@ -318,6 +375,9 @@ impl Tree {
             match delta {
                 Delta::PutDentry(dir, name, Dentry::Present { ino, kind }) => {
                     self.listings.added(*dir, name, *ino, *kind);
+                    if let Some(node) = self.nodes.get_mut(ino) {
+                        node.nameless = false;
+                    }
                 }
                 Delta::PutDentry(dir, name, Dentry::Whiteout) | Delta::DelDentry(dir, name) => {
                     self.listings.removed(*dir, name);
@@ -329,7 +389,13 @@ impl Tree {
 }
 
 /// A record that says of the base object at `loc`, of which `stat` was had, what the base says of it.
-fn record_from_base(base: &BaseTree, loc: &BaseLoc, stat: BaseStat) -> Result<InodeRec, FsError> {
+/// `file`: it is open, and may be elsewhere by now.
+fn record_from_base(
+    base: &BaseTree,
+    loc: &BaseLoc,
+    stat: BaseStat,
+    file: Option<&File>,
+) -> Result<InodeRec, FsError> {
     let print = stat.fingerprint;
     let symlink = match stat.kind {
         Kind::Symlink => Some(base.readlink(loc)?),
@@ -358,6 +424,9 @@ fn record_from_base(base: &BaseTree, loc: &BaseLoc, stat: BaseStat) -> Result<In
             Content::Empty
         },
         symlink,
-        xattrs: base.xattrs(loc)?,
+        xattrs: match file {
+            Some(file) => base.xattrs_open(file)?,
+            None => base.xattrs(loc)?,
+        },
     })
 }

@@ -42,10 +42,11 @@ fn open_bytes(core: &FsCore, tree: &Tree, ino: Ino, keep: bool) -> Result<Bytes,
         .record
         .as_ref()
         .map_or(Content::Base, |r| r.content.clone());
-    let open_base = || -> Result<(File, u64), FsError> {
+    let open_base = || -> Result<(Arc<File>, u64), FsError> {
         let loc = node.base.as_ref().ok_or(FsError::Stale(ino))?;
         let seen = node.seen.as_ref().ok_or(FsError::Stale(ino))?;
-        core.base.open_file(loc, seen)
+        let (file, state) = core.base.open_file(loc, seen)?;
+        Ok((Arc::new(file), state))
     };
     Ok(match content {
         Content::Empty => Bytes::Empty,

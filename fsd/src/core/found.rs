@@ -1,15 +1,16 @@
 //! How objects of the base become inodes of the branch, and stay them: their numbers, the records
 //! that are about them, and where they are found again when the host has replaced or moved them.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use crate::backstore::Records;
 use crate::core::FsError;
 use crate::core::base::{self, BaseDir, BaseLoc, BaseStat, BaseTree};
+use crate::core::change::Change;
 use crate::core::inode::Node;
 use crate::core::number;
 use crate::core::record::{Content, Delta, Dentry, Fingerprint, InodeRec};
-use crate::core::stream::Bytes;
 use crate::core::superblock::{Tree, node_of_record};
 use crate::core::types::{Ino, Kind, Name};
 
@@ -212,44 +213,55 @@ impl Tree {
         if at == Some(ino) {
             return Ok(true);
         }
-        let mut found = false;
-        self.branch.each_dentry(&mut |_, _, dentry| {
-            found |= matches!(dentry, Dentry::Present { ino: to, .. } if to == ino);
-            Ok(())
-        })?;
-        Ok(found)
+        Ok(self.names.of(&self.branch, ino)? > 0)
     }
 
     /// Stats the base object of an inode that the branch has no record of: the one that was seen.
     ///
     /// Errors: `Base`; ESTALE inside it when something else stands there now.
     pub fn seen_stat(&self, base: &BaseTree, ino: Ino) -> Result<BaseStat, FsError> {
+        Ok(self.seen_object(base, ino)?.0)
+    }
+
+    /// As [`Tree::seen_stat`], with the file itself if it is open: whoever has it goes on with what he
+    /// opened, wherever that is by now. Else it is at its place.
+    pub fn seen_object(&self, base: &BaseTree, ino: Ino) -> Result<SeenObject, FsError> {
         let node = self.node(ino)?;
-        let loc = node.base.as_ref().ok_or(FsError::Stale(ino))?;
-        let is_seen = |stat: &BaseStat| {
-            let same = |seen: Fingerprint| is_same(&seen, &stat.fingerprint);
-            stat.kind == node.kind && node.seen.is_none_or(same)
-        };
-        let found = match base.stat(loc) {
-            Ok(stat) if is_seen(&stat) => return Ok(stat),
-            Ok(_) => base::replaced(),
-            Err(e) => e,
-        };
-        // Whoever has it open goes on with what he opened.
-        if let Some(stream) = &node.stream
-            && let Ok(bytes) = stream.bytes.try_read()
-            && let Bytes::Base { file, .. } = &*bytes
-        {
-            return base.stat_open(file);
+        if let Some(file) = node.stream.as_ref().and_then(|s| s.base_file()) {
+            return Ok((base.stat_open(&file)?, Some(file)));
         }
-        Err(found)
+        let stat = base.stat(node.base.as_ref().ok_or(FsError::Stale(ino))?)?;
+        let same = |seen: Fingerprint| is_same(&seen, &stat.fingerprint);
+        if stat.kind != node.kind || !node.seen.is_none_or(same) {
+            return Err(base::replaced());
+        }
+        Ok((stat, None))
+    }
+
+    /// Sees whether a base object that the branch has no record of is where it was found last, and the
+    /// directories above it too.
+    ///
+    /// Errors: `Base`; ESTALE inside it when others stand there now.
+    pub fn check_place(&self, base: &BaseTree, ino: Ino) -> Result<(), FsError> {
+        let node = self.node(ino)?;
+        let (Some(loc), Some(seen)) = (&node.base, &node.seen) else {
+            return Ok(());
+        };
+        if !is_same(seen, &base.stat(loc)?.fingerprint) {
+            return Err(base::replaced());
+        }
+        match loc {
+            BaseLoc::Child(dir, _) => self.pin(base, &mut Change::default(), dir),
+            BaseLoc::Path(_) => Ok(()),
+        }
     }
 
     /// Finds the base object of a recorded inode again, if the host has replaced it (as editors,
     /// git and the landing of a branch do). `name` in `dir` is its place on the host by its name on
     /// the branch. A file of which the branch has no bytes of its own goes by its name: to the place
     /// where the file has the length that it had, else to where it came from. A directory goes to
-    /// its place if the one it came from is no more.
+    /// its place if the one it came from is no more. A file of which the host has a part goes where
+    /// that very file is: by another of its names.
     pub fn anchor(
         &mut self,
         base: &BaseTree,
@@ -266,7 +278,14 @@ impl Tree {
             return Ok(());
         };
         let is_dir = node.kind == Kind::Dir;
-        if !(is_dir || record.content == Content::Base) || node.stream.is_some() {
+        let is_partly = matches!(
+            record.content,
+            Content::Extents {
+                base_bytes: 1..,
+                ..
+            }
+        );
+        if !(is_dir || is_partly || record.content == Content::Base) || node.stream.is_some() {
             return Ok(());
         }
         let at = |loc: BaseLoc| {
@@ -284,7 +303,10 @@ impl Tree {
         let as_long = |found: &(BaseLoc, BaseStat)| {
             !is_dir && found.1.fingerprint.size == origin.fingerprint.size
         };
+        let is_it =
+            |found: &(BaseLoc, BaseStat)| is_same(&origin.fingerprint, &found.1.fingerprint);
         let found = match here {
+            here if is_partly => here.filter(is_it).or(there.filter(is_it)),
             Some(here) if as_long(&here) => Some(here),
             here => there.or(here),
         };
@@ -302,6 +324,9 @@ impl Tree {
         Ok(())
     }
 }
+
+/// A base object: what stat(2) says of it, and the file if it is open.
+pub type SeenObject = (BaseStat, Option<Arc<File>>);
 
 /// What the branch has under an inode number, as seen from one base object.
 enum Holds {

@@ -40,6 +40,9 @@ pub struct Node {
     pub children: u32,
     /// Its last link is gone; it lives on for its handles and is never recorded again.
     pub unlinked: bool,
+    /// It was changed while it was open, and no name led to it any more: the names by which the kernel
+    /// holds it may be others' by now.
+    pub nameless: bool,
     /// For a directory above the exposed roots: what of it is shown.
     pub exposed: Option<Arc<Exposed>>,
     /// The bytes, while a handle or a change needs them.
@@ -130,6 +133,7 @@ impl Node {
             parent: None,
             children: 0,
             unlinked: false,
+            nameless: false,
             exposed: None,
             stream: None,
             io: IoMode::Cached,

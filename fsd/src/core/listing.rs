@@ -8,8 +8,13 @@ use std::hash::{Hash, Hasher};
 
 use crate::core::types::{Ino, Kind, Name};
 
-/// Listings kept at most; a further one drops the one unused for longest.
-const KEPT_MAX: usize = 16;
+/// Listings kept at least, whatever their size.
+const KEPT_MIN: usize = 16;
+/// What the kept listings may weigh beyond that, in entries: some tens of megabytes. A further one
+/// drops those unused for longest.
+const KEPT_ENTRIES_MAX: usize = 1 << 18;
+/// What a listing weighs beside its entries.
+const LISTING_WEIGHT: usize = 8;
 /// Cookies of `.` and `..`; those of entries are larger.
 pub const DOT_COOKIE: u64 = 1;
 /// See [`DOT_COOKIE`].
@@ -69,57 +74,134 @@ impl Listing {
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
+
+    fn weight(&self) -> usize {
+        self.entries.len() + LISTING_WEIGHT
+    }
 }
 
 /// The listings in use. Guarded by the tree lock.
 #[derive(Debug, Default)]
 pub struct Listings {
     by_dir: HashMap<Ino, Listing>,
+    /// The same by last use.
+    by_use: BTreeMap<u64, Ino>,
+    /// Of all together, in entries.
+    weight: usize,
     clock: u64,
 }
 
 impl Listings {
     /// The listing of `dir`, if it is kept.
     pub fn get(&mut self, dir: Ino) -> Option<&Listing> {
-        self.clock += 1;
         let listing = self.by_dir.get_mut(&dir)?;
+        self.clock += 1;
+        self.by_use.remove(&listing.used);
+        self.by_use.insert(self.clock, dir);
         listing.used = self.clock;
         Some(listing)
     }
 
-    /// Keeps `listing`, perhaps dropping another.
+    /// Keeps `listing`, perhaps dropping others.
     pub fn keep(&mut self, dir: Ino, mut listing: Listing) {
-        if self.by_dir.len() >= KEPT_MAX {
-            let oldest = self
-                .by_dir
-                .iter()
-                .min_by_key(|(_, l)| l.used)
-                .map(|(ino, _)| *ino);
-            if let Some(oldest) = oldest {
-                self.by_dir.remove(&oldest);
-            }
+        self.forget(dir);
+        let weight = listing.weight();
+        while self.by_dir.len() >= KEPT_MIN && self.weight + weight > KEPT_ENTRIES_MAX {
+            let Some((_, oldest)) = self.by_use.first_key_value() else {
+                break;
+            };
+            self.forget(*oldest);
         }
         self.clock += 1;
         listing.used = self.clock;
+        self.by_use.insert(self.clock, dir);
+        self.weight += weight;
         self.by_dir.insert(dir, listing);
     }
 
     /// Drops the listing of `dir`: the next read builds it anew.
     pub fn forget(&mut self, dir: Ino) {
-        self.by_dir.remove(&dir);
+        if let Some(listing) = self.by_dir.remove(&dir) {
+            self.by_use.remove(&listing.used);
+            self.weight -= listing.weight();
+        }
     }
 
     /// Notes that `dir` now has this entry.
     pub fn added(&mut self, dir: Ino, name: &Name, ino: Ino, kind: Kind) {
         if let Some(listing) = self.by_dir.get_mut(&dir) {
+            self.weight -= listing.weight();
             listing.insert(name.clone(), ino, kind);
+            self.weight += listing.weight();
         }
     }
 
     /// Notes that `dir` no longer has this entry.
     pub fn removed(&mut self, dir: Ino, name: &Name) {
         if let Some(listing) = self.by_dir.get_mut(&dir) {
+            self.weight -= listing.weight();
             listing.remove(name);
+            self.weight += listing.weight();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(entries: usize) -> Listing {
+        let mut listing = Listing::default();
+        for n in 0..entries {
+            let name = Name::new(n.to_string().as_bytes()).unwrap();
+            listing.insert(name, Ino(n as u64), Kind::File);
+        }
+        listing
+    }
+
+    fn kept(listings: &mut Listings, dirs: std::ops::Range<u64>) -> usize {
+        dirs.filter(|dir| listings.get(Ino(*dir)).is_some()).count()
+    }
+
+    #[test]
+    fn many_directories_can_be_read_side_by_side() {
+        let mut listings = Listings::default();
+        for dir in 0..200 {
+            listings.keep(Ino(dir), of(500));
+        }
+        assert_eq!(kept(&mut listings, 0..200), 200);
+        assert_eq!(listings.weight, 200 * (500 + LISTING_WEIGHT));
+    }
+
+    #[test]
+    fn large_ones_are_bounded_and_the_used_ones_stay() {
+        let mut listings = Listings::default();
+        for dir in 0..40 {
+            listings.keep(Ino(dir), of(20_000));
+            assert!(listings.get(Ino(0)).is_some(), "in use");
+        }
+        assert_eq!(kept(&mut listings, 0..40), KEPT_MIN);
+        for dir in 40..5000 {
+            listings.keep(Ino(dir), Listing::default());
+        }
+        assert!(listings.weight <= KEPT_ENTRIES_MAX);
+        assert_eq!(kept(&mut listings, 40..5000), 4960);
+    }
+
+    #[test]
+    fn what_is_dropped_weighs_nothing() {
+        let mut listings = Listings::default();
+        let name = Name::new(b"new").unwrap();
+        listings.keep(Ino(1), of(3));
+        listings.keep(Ino(1), of(2));
+        listings.added(Ino(1), &name, Ino(9), Kind::File);
+        listings.added(Ino(1), &name, Ino(9), Kind::File);
+        assert_eq!(listings.weight, 3 + LISTING_WEIGHT);
+        listings.removed(Ino(1), &name);
+        listings.removed(Ino(1), &name);
+        assert_eq!(listings.weight, 2 + LISTING_WEIGHT);
+        listings.forget(Ino(1));
+        listings.forget(Ino(1));
+        assert_eq!((listings.weight, listings.by_use.len()), (0, 0));
     }
 }

@@ -18,6 +18,7 @@ mod handle;
 mod inode;
 mod listing;
 mod mappings;
+mod names;
 pub(crate) mod number;
 mod ops;
 mod place;

@@ -101,7 +101,8 @@ pub struct InodeRec {
     pub ctime: Time,
     /// Birth time.
     pub btime: Time,
-    /// The object's own mtime when `mtime` was last set or folded; a different one is newer.
+    /// The object's own mtime when `mtime` was last set or folded; a different one is newer. Of
+    /// [`Content::Base`]: the origin's, if the branch has set `mtime`; `None`: the host says it.
     pub object_mtime: Option<Time>,
     /// Writers may have changed the object since the last fold (also over a crash).
     pub dirty: bool,

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::backstore::{ObjectFile, SeekFor, StoreError};
@@ -28,6 +29,8 @@ pub struct Stream {
     pub promotions: AtomicU64,
     /// The value of `promotions` at which the objects of lower layers were made durable.
     pub durable_below: AtomicU64,
+    /// The file of [`Bytes::Base`], for whoever must not wait for the bytes.
+    base: Weak<File>,
 }
 
 /// Where the bytes lie.
@@ -38,7 +41,7 @@ pub enum Bytes {
     /// In the base.
     Base {
         /// Open for reading.
-        file: File,
+        file: Arc<File>,
         /// [`crate::core::base::state`] of it at that time.
         state: u64,
     },
@@ -63,7 +66,7 @@ pub struct Extents {
     /// It belongs to the top layer: it may be written.
     pub writable: bool,
     /// The base object, while any of it shows.
-    pub base: Option<File>,
+    pub base: Option<Arc<File>>,
     /// Where the base ends: beyond, no extent means zeros.
     pub base_bytes: u64,
     /// Extents above the base.
@@ -148,13 +151,23 @@ fn read_object(file: &dyn ObjectFile, buf: &mut [u8], offset: u64) -> Result<usi
 impl Stream {
     /// A stream over these bytes.
     pub fn new(bytes: Bytes, marked_dirty: bool) -> Self {
+        let base = match &bytes {
+            Bytes::Base { file, .. } => Arc::downgrade(file),
+            _ => Weak::new(),
+        };
         Self {
             bytes: RwLock::new(bytes),
             marked_dirty: AtomicBool::new(marked_dirty),
             replaces: AtomicBool::new(false),
             promotions: AtomicU64::new(1),
             durable_below: AtomicU64::new(0),
+            base,
         }
+    }
+
+    /// The file of the base that it was opened on, while its bytes come from there.
+    pub fn base_file(&self) -> Option<Arc<File>> {
+        self.base.upgrade()
     }
 
     /// Waits until the bytes are on the disk, without any lock.

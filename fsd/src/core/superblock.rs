@@ -10,9 +10,11 @@ use crate::backstore::{LiveBranch, Records};
 use crate::core::FsError;
 use crate::core::base::{self, BaseDir, BaseLoc, BaseStat, BaseTree};
 use crate::core::exposed::Exposed;
+use crate::core::found::is_same;
 use crate::core::inode::Node;
 use crate::core::listing::Listings;
-use crate::core::record::{Content, InodeRec, full_blocks};
+use crate::core::names::NameCounts;
+use crate::core::record::{Content, Fingerprint, InodeRec, full_blocks};
 use crate::core::stream::ObjectStamp;
 use crate::core::types::{Attr, Ino, Kind};
 
@@ -25,6 +27,8 @@ pub struct Tree {
     pub nodes: HashMap<Ino, Node>,
     /// Listings being read.
     pub listings: Listings,
+    /// Names of the branch's own by file.
+    pub(super) names: NameCounts,
     /// Indexes in the inode scheme by host device, as met since the branch was opened; the branch
     /// records them by a key that outlives the device number. Index 0 is never used.
     pub(super) devices: HashMap<u64, u16>,
@@ -37,6 +41,7 @@ impl Tree {
             branch,
             nodes: HashMap::new(),
             listings: Listings::default(),
+            names: NameCounts::default(),
             devices: HashMap::new(),
         };
         let loc = BaseLoc::Path(Arc::from(b"/".as_slice()));
@@ -105,17 +110,16 @@ impl Tree {
                 // Its bytes are still the host's, so their length is too: a stale one would cut what the
                 // host has written since. One that is gone keeps the record's, to be seen and removed.
                 if record.content == Content::Base
-                    && let Some(loc) = &node.base
-                    && let Ok(stat) = base.stat(loc)
-                    && stat.kind == Kind::File
+                    && let Some(stat) = bytes_stat(base, node)
                 {
                     let now = stat.fingerprint;
                     state = base::state(&now);
                     attr.size = now.size;
                     attr.blocks = stat.blocks;
-                    // And so is the time that they are from, unless the branch has set another.
+                    // And so is the time that they are from, unless the branch has set one. (Of one that was
+                    // set before that was recorded it tells only if it is another.)
                     let origin = record.origin.as_ref().map(|o| o.fingerprint.mtime);
-                    if origin == Some(record.mtime) {
+                    if record.object_mtime.is_none() && origin == Some(record.mtime) {
                         attr.mtime = now.mtime;
                     }
                     attr.ctime = attr.ctime.max(now.ctime);
@@ -256,6 +260,20 @@ impl Tree {
             account.left(ino);
         }
     }
+}
+
+/// What the host says of the file that has the bytes of a recorded one: the one that is open, else
+/// the one that was found.
+fn bytes_stat(base: &BaseTree, node: &Node) -> Option<BaseStat> {
+    let stat = match node.stream.as_ref().and_then(|s| s.base_file()) {
+        Some(file) => base.stat_open(&file).ok()?,
+        None => {
+            let stat = base.stat(node.base.as_ref()?).ok()?;
+            let is_found = |seen: &Fingerprint| is_same(seen, &stat.fingerprint);
+            node.seen.as_ref().is_none_or(is_found).then_some(stat)?
+        }
+    };
+    (stat.kind == Kind::File).then_some(stat)
 }
 
 /// The node of a recorded inode.

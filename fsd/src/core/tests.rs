@@ -12,7 +12,9 @@ use crate::backstore::{NewBranch, Store, StoreError};
 mod blocks;
 mod crash;
 mod files;
+mod held;
 mod host;
+mod links;
 mod names;
 mod quota;
 
@@ -175,6 +177,16 @@ impl Bench {
             .filter(damage)
             .map(|f| format!("{f:?}"))
             .collect()
+    }
+
+    /// Inodes of the store that no name of the branch leads to.
+    fn orphans(&self) -> usize {
+        let store = Store::open(self.store.path()).unwrap().unwrap();
+        let report = store.check(&[], &mut |_, _, _| {}).unwrap();
+        let is_orphan = |f: &&crate::backstore::check::Finding| {
+            f.code == crate::backstore::check::Code::OrphanInode
+        };
+        report.left.iter().filter(is_orphan).count()
     }
 
     fn unlink(&self, dir: &str, file: &str) {

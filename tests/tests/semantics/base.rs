@@ -44,6 +44,29 @@ fn s2_what_is_unchanged_is_the_hosts() {
     );
     assert_eq!(out, "the host'smade latermine\n");
     a_live_branch_sees_the_host_whole(&sandbox);
+    what_is_open_goes_on(&sandbox);
+}
+
+/// Files that a run has open, or has looked at, while the host moves, removes and saves them anew.
+fn what_is_open_goes_on(sandbox: &Sandbox) {
+    sandbox.host_sh("for f in gone rotated saved; do echo base > $f; done");
+    let mut run = LiveShell::start(sandbox);
+    run.sh("cat gone rotated saved; exec 7<>gone 8<>rotated 9<>saved");
+    sandbox.host_sh("rm gone; mv rotated rotated.1; echo anew > s; mv s saved");
+    let out = run.sh(
+        "for fd in 7 8 9; do echo later >&$fd; chmod 600 /proc/self/fd/$fd; done; \
+        cat rotated.1 saved; stat -c %a rotated.1; test ! -e rotated",
+    );
+    assert_eq!(out, "later\nanew\n600\n");
+    // By its name it is made, or is the one that has the name.
+    assert_eq!(
+        run.sh("echo mine > gone; echo more >> saved; cat gone saved"),
+        "mine\nanew\nmore\n"
+    );
+    run.sh("exec 7<&- 8<&- 9<&-");
+    run.end();
+    let out = sh(sandbox, "cat gone rotated.1 saved");
+    assert_eq!(out, "mine\nlater\nanew\nmore\n");
 }
 
 /// What the host does while a run is live shows or does not, but never in part or elsewhere.

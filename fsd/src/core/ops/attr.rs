@@ -24,13 +24,16 @@ impl FsCore {
         &self,
         caller: &Caller,
         ino: Ino,
-        _fh: Option<Fh>,
+        fh: Option<Fh>,
         set: &SetAttr,
     ) -> Result<Attr, FsError> {
         if *set == SetAttr::default() {
             self.change_nothing(caller, ino)?;
         }
         if let Some(size) = set.size {
+            if fh.is_none() {
+                self.check_name(&mut crate::sync::lock(&self.tree), ino)?;
+            }
             self.truncate(caller, ino, size)?;
         }
         let mut tree = crate::sync::lock(&self.tree);
@@ -133,7 +136,13 @@ impl FsCore {
             TimeSet::Now => now,
         };
         record.atime = set.atime.map_or(record.atime, time);
-        record.mtime = set.mtime.map_or(record.mtime, time);
+        if let Some(mtime) = set.mtime {
+            record.mtime = time(mtime);
+            if record.content == Content::Base {
+                // From now on it is the branch's, even if the host's is the same.
+                record.object_mtime = record.origin.as_ref().map(|o| o.fingerprint.mtime);
+            }
+        }
         record.ctime = set.ctime.unwrap_or(now);
         tree.commit(change)
     }

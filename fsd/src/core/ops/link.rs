@@ -33,6 +33,10 @@ impl FsCore {
         let now = self.clock.now();
         let mut change = Change::default();
         let record = tree.edit(&self.base, &mut change, ino)?;
+        if record.nlink == 0 {
+            // The host has removed it meanwhile.
+            return Err(FsError::Removed(ino));
+        }
         if record.nlink >= LINKS_MAX {
             return Err(FsError::TooManyLinks(ino));
         }

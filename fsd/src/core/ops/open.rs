@@ -96,7 +96,7 @@ impl FsCore {
     pub fn open(&self, caller: &Caller, ino: Ino, flags: i32) -> Result<Opened, FsError> {
         let access = Access::of(flags);
         {
-            let tree = crate::sync::lock(&self.tree);
+            let mut tree = crate::sync::lock(&self.tree);
             let node = tree.node(ino)?;
             match node.kind {
                 Kind::File => {}
@@ -111,6 +111,9 @@ impl FsCore {
             // write access only after we have truncated.
             if access.truncates && !access.writes && node.executors > 0 {
                 return Err(FsError::InExecution(ino));
+            }
+            if access.writes || access.truncates || node.nameless {
+                self.check_name(&mut tree, ino)?;
             }
         }
         if access.truncates {
@@ -135,6 +138,28 @@ impl FsCore {
                 Err(e)
             }
         }
+    }
+
+    /// Sees whether a file that is to be changed by its name still has that name on the host, where the
+    /// branch has nothing to say of it: what is written to one that is open, but gone from there, would
+    /// not be found under the name that the writer has used.
+    ///
+    /// Errors: ESTALE inside `Base`, of an open file once: who names it by its descriptor has no other.
+    pub(in crate::core) fn check_name(&self, tree: &mut Tree, ino: Ino) -> Result<(), FsError> {
+        let node = tree.node_mut(ino)?;
+        let was_asked = node.known.asked && node.stream.is_some();
+        if node.nameless && was_asked {
+            node.known.asked = false;
+        }
+        if was_asked || !node.nameless && (node.record.is_some() || node.unlinked) {
+            return Ok(());
+        }
+        let checked = match node.unlinked {
+            true => Err(replaced()),
+            false => tree.check_place(&self.base, ino),
+        };
+        tree.node_mut(ino)?.known.asked |= checked.is_err();
+        checked
     }
 
     /// Whether the host has changed a file of which the bytes are still its own since the kernel came

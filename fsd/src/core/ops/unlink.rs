@@ -104,12 +104,15 @@ impl FsCore {
             return Ok(());
         }
         change.forsake_place(place.0, place.1);
+        tree.edit(&self.base, change, ino)?;
+        let left = tree.names_left(change, ino, place)?;
         let record = tree.edit(&self.base, change, ino)?;
         record.ctime = now;
-        record.nlink = if record.kind == Kind::Dir {
-            0
-        } else {
-            record.nlink.saturating_sub(1)
+        record.nlink = match record.kind {
+            Kind::Dir => 0,
+            // The host may have added the link that goes: it was never counted. No name may be left that
+            // leads to no record.
+            _ => record.nlink.saturating_sub(1).max(left),
         };
         if record.nlink == 0 {
             change.unlink(ino);

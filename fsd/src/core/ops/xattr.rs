@@ -2,10 +2,12 @@
 
 use crate::core::access::CAPABILITY_XATTR;
 use crate::core::acl::{self, Acl};
+use crate::core::base::Xattrs;
 use crate::core::change::Change;
+use crate::core::superblock::Tree;
 use crate::core::types::{Caller, Ino, Kind};
 use crate::core::{FsCore, FsError, access};
-use crate::sync::Arc;
+use crate::sync::{Arc, MutexGuard};
 
 /// Longest attribute name, in bytes. Source: xattr(7).
 const NAME_MAX_BYTES: usize = 255;
@@ -28,14 +30,10 @@ impl FsCore {
         let node = tree.node(ino)?;
         match &node.record {
             Some(record) => record.xattrs.get(name).cloned().ok_or(FsError::NoAttribute),
-            None => {
-                let loc = node.base.clone().ok_or(FsError::Stale(ino))?;
-                drop(tree);
-                self.base
-                    .xattrs(&loc)?
-                    .remove(name)
-                    .ok_or(FsError::NoAttribute)
-            }
+            None => self
+                .base_xattrs(tree, ino)?
+                .remove(name)
+                .ok_or(FsError::NoAttribute),
         }
     }
 
@@ -47,11 +45,7 @@ impl FsCore {
         let node = tree.node(ino)?;
         let names: Vec<Arc<[u8]>> = match &node.record {
             Some(record) => record.xattrs.keys().cloned().collect(),
-            None => {
-                let loc = node.base.clone().ok_or(FsError::Stale(ino))?;
-                drop(tree);
-                self.base.xattrs(&loc)?.into_keys().collect()
-            }
+            None => self.base_xattrs(tree, ino)?.into_keys().collect(),
         };
         let mut list = Vec::new();
         for name in names.iter().filter(|n| check_namespace(n).is_ok()) {
@@ -146,6 +140,17 @@ impl FsCore {
 }
 
 impl FsCore {
+    /// The attributes of the base object of an inode without a record, read without the tree lock.
+    fn base_xattrs(&self, tree: MutexGuard<'_, Tree>, ino: Ino) -> Result<Xattrs, FsError> {
+        let (_, file) = tree.seen_object(&self.base, ino)?;
+        let loc = tree.node(ino)?.base.clone().ok_or(FsError::Stale(ino))?;
+        drop(tree);
+        match file {
+            Some(file) => self.base.xattrs_open(&file),
+            None => self.base.xattrs(&loc),
+        }
+    }
+
     /// Sets an access control list and, with an access list, the mode that goes with it.
     fn set_acl(&self, caller: &Caller, ino: Ino, name: &[u8], value: &[u8]) -> Result<(), FsError> {
         let acl = Acl::parse(value).ok_or(FsError::Invalid("not an access control list"))?;

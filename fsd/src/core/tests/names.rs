@@ -177,6 +177,57 @@ fn concealed_paths_are_not_there() {
     assert!(bench.names("late/dir").is_empty());
 }
 
+/// ext4 gives the number of a removed file to the next one.
+#[test]
+fn what_gets_the_number_of_a_concealed_file_is_not_concealed() {
+    let numbers = 0..8;
+    let mut bench = Bench::new(|base| {
+        for k in numbers.clone() {
+            fs::create_dir_all(base.join(format!("d{k}"))).unwrap();
+            fs::write(base.join(format!("s{k}")), "secret").unwrap();
+        }
+    });
+    let conceal = numbers.clone().flat_map(|k| {
+        let inner = std::path::PathBuf::from(format!("/d{k}/inner"));
+        [format!("/s{k}").into(), inner]
+    });
+    bench.core.take().unwrap().close().unwrap();
+    let store = Store::open(bench.store.path()).unwrap().unwrap();
+    let live = store.open_live(&BranchName::new("b").unwrap()).unwrap();
+    let config = CoreConfig {
+        base: bench.base.path().into(),
+        roots: vec!["/".into()],
+        conceal: conceal.collect(),
+        mountpoint: None,
+        passthrough: false,
+    };
+    bench.core = Some(FsCore::new(live, config).unwrap());
+    let base = bench.base.path().to_owned();
+    let mut wanted = Vec::new();
+    for k in numbers {
+        let secret = base.join(format!("s{k}"));
+        let number = fs::metadata(&secret).unwrap().ino();
+        fs::write(base.join("saved"), "anew").unwrap();
+        fs::rename(base.join("saved"), &secret).unwrap();
+        let other = base.join(format!("main{k}"));
+        fs::write(&other, "x").unwrap();
+        assert!(bench.walk(&format!("s{k}")).is_err(), "saved anew");
+        let again = fs::metadata(&other).unwrap().ino() == number;
+        assert!(bench.walk(&format!("main{k}")).is_ok(), "again: {again}");
+        wanted.push(format!("main{k}"));
+        // The same for the directory of a place.
+        fs::remove_dir(base.join(format!("d{k}"))).unwrap();
+        fs::create_dir(base.join(format!("e{k}"))).unwrap();
+        fs::write(base.join(format!("e{k}/inner")), "x").unwrap();
+        assert!(bench.walk(&format!("e{k}/inner")).is_ok());
+    }
+    let listed = bench.names("");
+    assert!(
+        wanted.iter().all(|name| listed.contains(name)),
+        "{listed:?}"
+    );
+}
+
 #[test]
 fn positions_in_a_directory_survive_removals() {
     let bench = Bench::new(|base| {
