@@ -31,7 +31,7 @@ flags="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-leve
 flags+=" -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table"
 flags+=" -Cllvm-args=-sanitizer-coverage-trace-compares"
 build=(env CARGO_TARGET_DIR="$target/fuzz" RUSTFLAGS="$flags"
-  cargo build --release --target "$host" --manifest-path fsd/fuzz/Cargo.toml)
+  cargo build --release --locked --target "$host" --manifest-path fsd/fuzz/Cargo.toml)
 echo "building the fuzz targets"
 if ! "${build[@]}" >"$logs/build.log" 2>&1; then
   tail -n 40 "$logs/build.log" >&2

@@ -601,7 +601,10 @@ mod tests {
                     };
                     let mut given = vec![flag.as_str()];
                     if option.get_action().takes_values() {
-                        given.push("v");
+                        given.push(match option.get_id().as_str() {
+                            "disk" => "1G",
+                            _ => "v",
+                        });
                     }
                     let name = [sub.get_name()];
                     let before = [&name, &given[..], &names, command].concat();

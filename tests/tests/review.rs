@@ -599,6 +599,7 @@ fn every_json_answer_has_the_version_of_its_schema() {
         &["ls", "--json"][..],
         &["diff", "b", "--json"],
         &["fsck", "--json"],
+        &["gc", "--json"],
         &["doctor", "--json"],
         &["run", "--dry-run", "--json", "--", "true"],
         &["run", "--branch", "b", "--json", "--", "true"],
@@ -631,7 +632,7 @@ fn every_json_answer_has_the_version_of_its_schema() {
         .filter(|name| *name != "help")
         .filter(has_json)
         .collect();
-    assert_eq!(names, ["run", "exec", "ls", "diff", "fsck", "doctor"]);
+    assert_eq!(names, ["run", "exec", "ls", "diff", "fsck", "gc", "doctor"]);
 }
 
 #[test]

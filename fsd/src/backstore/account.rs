@@ -44,6 +44,9 @@ struct State {
     open: HashSet<Ino>,
     /// Removed files that nobody has open, of which the kernel has not let go yet.
     leaving: HashSet<Ino>,
+    /// Objects that moved to another layer while they were open: their names now, and those that
+    /// their handles go on counting them by.
+    was: HashMap<ObjectId, ObjectId>,
 }
 
 /// What a change of records adds.
@@ -189,9 +192,19 @@ impl Account {
         lock(&self.state).objects.get(&id).copied().unwrap_or(0)
     }
 
+    /// Objects of files that no name leads to go by other names from now on.
+    pub(super) fn moved(&self, moved: &[(ObjectId, ObjectId)]) {
+        let mut state = lock(&self.state);
+        for (from, to) in moved {
+            let first = state.was.remove(from).unwrap_or(*from);
+            state.was.insert(*to, first);
+        }
+    }
+
     /// An object is gone.
     pub(super) fn remove_object(&self, id: ObjectId) {
         let mut state = lock(&self.state);
+        let id = state.was.remove(&id).unwrap_or(id);
         if let Some(bytes) = state.objects.remove(&id) {
             state.usage.bytes = state.usage.bytes.saturating_sub(bytes);
         }
@@ -259,6 +272,11 @@ impl Account {
         state.usage = count.usage;
         state.usage.inodes += state.open.len() as u64;
         state.objects = count.objects;
+        for (now, first) in state.was.clone() {
+            if let Some(bytes) = state.objects.remove(&now) {
+                state.objects.insert(first, bytes);
+            }
+        }
         drop(state);
         self.eased.notify_all();
     }

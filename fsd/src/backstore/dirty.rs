@@ -88,7 +88,6 @@ fn sync_object(media: &dyn Media, path: &Path) -> Result<(), StoreError> {
 pub struct SyncHandle {
     journal: journal::SyncHandle,
     media: Arc<dyn Media>,
-    pending: Pending,
     dirty: Dirty,
 }
 
@@ -97,7 +96,6 @@ impl SyncHandle {
         Self {
             journal,
             media,
-            pending: dirty.lock().clone(),
             dirty: dirty.clone(),
         }
     }
@@ -109,7 +107,11 @@ impl SyncHandle {
     /// kernel may have dropped what it could not write. A checkpoint starts a clean journal.
     pub fn sync(&self) -> Result<(), StoreError> {
         // A frame must not be durable without the objects it names.
-        self.pending.sync(&*self.media, &self.dirty)?;
+        // What is noted now counts, not when this was made: the journal has newer frames. The second
+        // pass takes what came during the first.
+        for _ in 0..2 {
+            self.dirty.sync(&*self.media)?;
+        }
         self.journal.sync()
     }
 }

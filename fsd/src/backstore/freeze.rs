@@ -135,6 +135,9 @@ impl LiveBranch {
         }
         // What goes bad in it from here on is damage.
         note_sound(&*old_media, end.generation, end.bytes);
+        if let Some(account) = self.account() {
+            account.moved(&frozen.moved[kept.len()..]);
+        }
         self.set_info(info);
         Ok(frozen)
     }

@@ -329,7 +329,10 @@ impl Store {
                         self.media.describe(&path),
                         "is missing",
                     )),
-                    Err(_) => Err(StoreError::NoBranch(name.to_string())),
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                        Err(StoreError::NoBranch(name.to_string()))
+                    }
+                    Err(e) => Err(self.io("list", &branch_dir(name), e)),
                 };
             }
             other => other.map_err(|e| self.io("read", &path, e))?,

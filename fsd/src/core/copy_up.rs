@@ -134,7 +134,12 @@ fn add_stream(
             tracing::warn!(%ino, error = %e, "cannot record a truncation yet");
         }
     }
-    let dirty = dirty || found_short(core, tree, ino, &bytes)?;
+    let dirty = dirty
+        || found_short(core, tree, ino, &bytes).unwrap_or_else(|error| {
+            // Who only reads needs no record.
+            tracing::warn!(%ino, %error, "cannot record yet that a file lost its end");
+            false
+        });
     let stream = Arc::new(Stream::new(bytes, dirty));
     tree.node_mut(ino)?.stream = Some(stream.clone());
     Ok(stream)

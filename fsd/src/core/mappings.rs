@@ -39,7 +39,9 @@ impl Mappings {
         let closed = lock(&self.0).clone();
         let mut left = Vec::new();
         for (ino, object) in closed {
-            let is_mapped = is_mapped(&lock(tree), ino, object).unwrap_or_else(|error| {
+            // Held until it is forgotten: a close that comes in between would be forgotten too.
+            let tree = lock(tree);
+            let is_mapped = is_mapped(&tree, ino, object).unwrap_or_else(|error| {
                 tracing::debug!(%ino, %error, "cannot tell whether a file is mapped");
                 true
             });

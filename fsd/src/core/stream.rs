@@ -174,15 +174,15 @@ impl Stream {
     ///
     /// Those of lower layers too, once: a snapshot may have come before the first fsync(2).
     pub fn sync(&self, data_only: bool) -> Result<(), StoreError> {
-        let promotions = self.promotions.load(Ordering::Acquire);
-        let is_new = self.durable_below.load(Ordering::Acquire) != promotions;
-        let (object, older) = {
+        let (object, older, promotions) = {
             let bytes = crate::sync::read(&self.bytes);
+            let promotions = self.promotions.load(Ordering::Acquire);
+            let is_new = self.durable_below.load(Ordering::Acquire) != promotions;
             let older: Vec<_> = match &*bytes {
                 Bytes::Extents(extents) if is_new => extents.older.values().cloned().collect(),
                 _ => Vec::new(),
             };
-            (bytes.object().cloned(), older)
+            (bytes.object().cloned(), older, promotions)
         };
         for object in older {
             object.sync(true)?;

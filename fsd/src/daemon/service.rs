@@ -174,6 +174,11 @@ impl Daemon {
     fn freeze(&self, held: &Held<'_>, what: FreezeFor) -> Result<Frozen, Refusal> {
         // No command is bound meanwhile: it would not be stopped.
         let _alone = lock(&self.freezing);
+        // What can be made durable while the run goes on need not be while it stands still. A journal
+        // that cannot be synced is left behind by a checkpoint then.
+        if let Err(error) = (self.core.with(FsCore::sync_records)).ok_or_else(not_mounted)? {
+            warn!(%error, "cannot sync the journal before the freezing");
+        }
         let mut paused = None;
         loop {
             let natively = self.core.with(FsCore::has_native_writers);

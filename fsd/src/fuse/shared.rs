@@ -335,13 +335,18 @@ impl Filesystem for SharedAdapter {
         reply: ReplyWrite,
     ) {
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let cached = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         tracing::trace!(target: "agentfs::write", ino = node.0, offset, bytes = data.len());
         let written = self.call(op::WRITE, req, node, |shared| {
             shared.of_file(node.0, |core, ino| {
                 if kill {
                     core.kill_privileges(&caller(req), ino)?;
                 }
-                core.write(ino, Fh(fh.0), offset, data, false)
+                match cached {
+                    // The kernel does not look at how much of it was written: all or an error.
+                    true => core.write_back(ino, Fh(fh.0), offset, data),
+                    false => core.write(ino, Fh(fh.0), offset, data, false),
+                }
             })
         });
         match written {
@@ -482,7 +487,7 @@ impl Filesystem for SharedAdapter {
     }
 
     fn statfs(&self, req: &Request, node: INodeNo, reply: ReplyStatfs) {
-        match self.call(op::STATFS, req, node, Shared::statfs) {
+        match self.call(op::STATFS, req, node, |shared| shared.statfs(&caller(req))) {
             Ok(s) => reply.statfs(
                 s.blocks,
                 s.blocks_free,

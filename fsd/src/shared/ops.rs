@@ -215,9 +215,11 @@ impl Shared {
         })
     }
 
-    /// The store's, which is the same for all branches.
-    pub fn statfs(&self) -> Result<FsStat, FsError> {
-        self.member(0)?.with(FsCore::statfs)
+    /// Of the caller's branch, which may have a limit of its own.
+    ///
+    /// Errors: as `FsCore::statfs`, and those of a caller that is not known.
+    pub fn statfs(&self, caller: &Caller) -> Result<FsStat, FsError> {
+        self.seen_by(caller)?.member.with(FsCore::statfs)
     }
 
     /// Errors: as `Checked::getxattr`.

@@ -123,8 +123,9 @@ impl Sweep<'_, '_> {
 
     fn look_who_is_live(&mut self) {
         for info in &self.infos {
-            // Where that cannot be asked, somebody may be.
-            if !matches!(self.store.live_owner(&info.name), Ok(None)) {
+            // Where that cannot be asked, or the branch goes by another name, somebody may be.
+            let is_same = (self.store.branch(&info.name)).is_ok_and(|now| now.id == info.id);
+            if !is_same || !matches!(self.store.live_owner(&info.name), Ok(None)) {
                 self.live.insert(info.name.clone());
             }
         }
@@ -132,7 +133,16 @@ impl Sweep<'_, '_> {
 
     /// Reads what all branches and snapshots stand on.
     fn survey(&mut self) -> Result<(), StoreError> {
-        for listed in self.store.list()? {
+        let all = {
+            // Names and what they stand for must be of one moment: a branch that is renamed or made
+            // between the two would not be seen, and what only it shows would go.
+            let _lock = match self.dry_run {
+                true => None,
+                false => Some(self.store.lock_store()?),
+            };
+            self.store.list()?
+        };
+        for listed in all {
             match listed {
                 Listed::Branch(info) => self.infos.push(info),
                 Listed::Damaged { name, why } => {

@@ -256,13 +256,15 @@ impl FsCore {
                 };
                 change.push(Delta::SetExtents(ino, Arc::new(extents.map.clone())));
             }
-            tree.commit(change)?;
-            stream.marked_dirty.store(false, Ordering::Release);
-            if stream.replaces.swap(false, Ordering::AcqRel)
+            if stream.replaces.load(Ordering::Acquire)
                 && let Some(object) = bytes.object_id()
             {
+                // Before the commit: a sync by somebody else may come right after it.
                 tree.branch.sync_before_records(object);
             }
+            tree.commit(change)?;
+            stream.marked_dirty.store(false, Ordering::Release);
+            stream.replaces.store(false, Ordering::Release);
         }
         // Somebody who is about to change the bytes may hold the stream without a handle: detached
         // now, the next open would make a second one beside it. That holder settles in its turn.

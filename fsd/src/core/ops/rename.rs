@@ -179,16 +179,17 @@ impl FsCore {
         if from.kind == Kind::Dir && target.is_none() {
             add_subdir(new, 1);
         }
+        if target.is_some_and(|t| t.kind == Kind::File)
+            && let Some(record) = &tree.node(from.ino)?.record
+            && let Content::Object(id) | Content::Extents { own: id, .. } = record.content
+        {
+            // Many a program replaces a file without fsync(2), and relies on one of the two. Before
+            // the commit: a sync by somebody else may come right after it.
+            tree.branch.sync_before_records(id);
+        }
         tree.commit(change)?;
         tree.set_parent(from.ino, new_dir);
         if let Some(target) = target {
-            if target.kind == Kind::File
-                && let Some(record) = &tree.node(from.ino)?.record
-                && let Content::Object(id) | Content::Extents { own: id, .. } = record.content
-            {
-                // Many a program replaces a file without fsync(2), and relies on one of the two.
-                tree.branch.sync_before_records(id);
-            }
             self.note_removal(tree, target.ino, new_dir, caller);
         }
         Ok(Moved([Some(from.ino), None]))

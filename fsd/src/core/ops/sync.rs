@@ -33,6 +33,14 @@ impl FsCore {
         settled
     }
 
+    /// Makes the records durable, and the bytes that must be before them.
+    ///
+    /// Errors: `Store`.
+    pub fn sync_records(&self) -> Result<(), FsError> {
+        let journal = crate::sync::lock(&self.tree).branch.journal_sync()?;
+        Ok(journal.sync()?)
+    }
+
     /// Makes everything acknowledged so far durable.
     ///
     /// Errors: `Store`.
