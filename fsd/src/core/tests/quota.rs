@@ -573,3 +573,21 @@ fn the_limit_shows_as_the_size_of_the_file_system() {
     assert_eq!(limited.blocks, host.blocks);
     assert!(bench.core().account().is_none());
 }
+
+#[test]
+fn a_file_without_a_name_gives_its_room_back_after_a_snapshot() {
+    let mut bench = Bench::limited(bytes(MIB), |_| {});
+    let (ino, fh) = bench.new_file("f").unwrap();
+    let more = |bench: &Bench, at| bench.core().write(ino, fh, at, &[7; 100_000], false);
+    more(&bench, 0).unwrap();
+    bench.unlink("", "f");
+    for round in 1..3 {
+        bench.snapshot();
+        more(&bench, round * 100_000).unwrap();
+        assert!(bench.used().bytes > round * 100_000);
+    }
+    bench.core().release(fh);
+    bench.core().forget(ino, u64::MAX);
+    let used = bench.audit();
+    assert!(used.bytes < 50_000, "{used:?}");
+}
