@@ -5,9 +5,12 @@
 //! parents are gone by then counts as unbound. Nothing is ever guessed in favour of a binding.
 
 use std::collections::HashMap;
+use std::io;
+use std::thread;
+use std::time::Duration;
 
 use crate::bind::connector::{Connector, Fork};
-use crate::proc::{self, Facts};
+use crate::proc::{self, Facts, ProcError};
 use crate::sync::{Arc, Mutex, lock};
 
 #[cfg(test)]
@@ -43,6 +46,11 @@ pub enum BindError {
     /// It was not bound itself.
     #[error("process {0} is not bound")]
     NotBound(u32),
+    /// It is pid 1, and the kernel does not tell of forks: every orphan is its child by then.
+    #[error(
+        "pid 1 adopts the orphans of others, so its children cannot be told here: bind a child shell of it instead"
+    )]
+    Adopter,
 }
 
 /// A bound process, as it is shown.
@@ -56,22 +64,25 @@ pub struct ProcessView {
 
 /// Where facts about processes come from: procfs, but for tests.
 pub(super) trait Procs: Send + Sync + std::fmt::Debug {
-    /// The process that thread `id` belongs to; `None` if there is no such thread.
-    fn facts(&self, id: u32) -> Option<Facts>;
+    /// The process that thread `id` belongs to. Errors: `Gone`, if there is no such thread; `Io`, if
+    /// that cannot be told.
+    fn facts(&self, id: u32) -> Result<Facts, ProcError>;
     /// Its threads.
     fn threads(&self, process: u32) -> Vec<u32>;
     /// Every process.
     fn all(&self) -> Vec<u32>;
     /// Clock ticks since boot.
     fn now(&self) -> u64;
+    /// Waits until `tick` is over.
+    fn outlast(&self, tick: u64);
 }
 
 #[derive(Debug)]
 struct Procfs;
 
 impl Procs for Procfs {
-    fn facts(&self, id: u32) -> Option<Facts> {
-        proc::facts(id).ok()
+    fn facts(&self, id: u32) -> Result<Facts, ProcError> {
+        proc::facts(id)
     }
     fn threads(&self, process: u32) -> Vec<u32> {
         proc::threads(process)
@@ -81,6 +92,11 @@ impl Procs for Procfs {
     }
     fn now(&self) -> u64 {
         proc::now_ticks()
+    }
+    fn outlast(&self, tick: u64) {
+        while self.now() <= tick {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
@@ -106,9 +122,9 @@ struct Table {
 #[derive(Clone, Copy, Debug)]
 struct Bound {
     view: View,
-    /// Start time in clock ticks since boot; `None`: it had ended before it could be asked for.
+    /// Start time in clock ticks since boot; `None`: it could not be read, or it had ended by then.
     start: Option<u64>,
-    /// Since when its children inherit, in the same ticks.
+    /// Its children inherit that started after this tick.
     since: u64,
     /// By name, and not as somebody's child.
     is_root: bool,
@@ -134,7 +150,7 @@ impl Lineage {
 
     /// Whether the kernel tells of forks.
     pub fn hears_forks(&self) -> bool {
-        self.events.is_some() && lock(&self.table).doubt_until != u64::MAX
+        lock(&self.table).hears_forks()
     }
 
     /// What the thread `id` is bound to; `None`: nothing.
@@ -146,37 +162,44 @@ impl Lineage {
         }
         let mut table = lock(&self.table);
         self.drain(&mut table);
-        if table.doubt_until != u64::MAX
+        if table.hears_forks()
             && let Some(view) = table.known(id)
         {
             return Ok(Some(view));
         }
-        let facts = self.procs.facts(id).ok_or(Unidentified(id))?;
+        let facts = self.procs.facts(id).map_err(|_| Unidentified(id))?;
         if facts.start_ticks > table.doubt_until {
             return Ok(None);
         }
-        Ok(self.by_parents(&mut table, facts))
+        self.by_parents(&mut table, facts)
     }
 
     /// Binds the process that `id` belongs to, provided it started at `start_ticks`, for processes of
     /// `own` uid; root's mount takes all. One that is bound already is moved; its children stay.
     ///
-    /// Returns the pid of the process. Errors: `Gone`, `Reused`, `Foreign`.
+    /// Returns the pid of the process. Errors: `Gone`, `Reused`, `Foreign`, `Adopter`.
     pub fn bind(&self, id: u32, start_ticks: u64, view: View, own: u32) -> Result<u32, BindError> {
         let mut table = lock(&self.table);
         self.drain(&mut table);
-        let facts = self.check(id, start_ticks, own)?;
+        let facts = self.may_bind(&table, id, start_ticks, own)?;
         self.remember_children(&mut table);
+        let since = self.procs.now();
         let bound = Bound {
             view,
             start: Some(start_ticks),
-            since: self.procs.now(),
+            since,
             is_root: true,
         };
         table.bound.insert(facts.process, bound);
         // Threads made from here on come as events.
         self.drain(&mut table);
         self.know_threads(&mut table, facts.process);
+        let hears_forks = table.hears_forks();
+        drop(table);
+        if !hears_forks {
+            // Children of this tick do not inherit; those made after the answer are to.
+            self.procs.outlast(since);
+        }
         Ok(facts.process)
     }
 
@@ -184,7 +207,17 @@ impl Lineage {
     ///
     /// Errors: as that.
     pub fn check(&self, id: u32, start_ticks: u64, own: u32) -> Result<Facts, BindError> {
-        let facts = self.procs.facts(id).ok_or(BindError::Gone(id))?;
+        self.may_bind(&lock(&self.table), id, start_ticks, own)
+    }
+
+    fn may_bind(
+        &self,
+        table: &Table,
+        id: u32,
+        start_ticks: u64,
+        own: u32,
+    ) -> Result<Facts, BindError> {
+        let facts = self.procs.facts(id).map_err(|_| BindError::Gone(id))?;
         if facts.start_ticks != start_ticks {
             return Err(BindError::Reused(id));
         }
@@ -194,6 +227,9 @@ impl Lineage {
         if let Some(uid) = stranger.filter(|_| own != 0) {
             let pid = facts.process;
             return Err(BindError::Foreign { pid, uid, own });
+        }
+        if facts.process == ADOPTER && !table.hears_forks() {
+            return Err(BindError::Adopter);
         }
         Ok(facts)
     }
@@ -205,10 +241,7 @@ impl Lineage {
         let mut table = lock(&self.table);
         self.drain(&mut table);
         self.remember_children(&mut table);
-        let is_there = |bound: &Bound| match bound.start {
-            Some(start) => self.is_alive(pid, start),
-            None => false,
-        };
+        let is_there = |bound: &Bound| bound.start.is_some() && !self.is_gone(pid, bound.start);
         if !table.bound.get(&pid).is_some_and(is_there) {
             return Err(BindError::NotBound(pid));
         }
@@ -245,7 +278,7 @@ impl Lineage {
         while events.wait().is_ok() {
             let mut table = lock(&self.table);
             self.drain(&mut table);
-            if table.doubt_until == u64::MAX {
+            if !table.hears_forks() {
                 return;
             }
         }
@@ -254,7 +287,7 @@ impl Lineage {
     /// Takes in what the kernel has told meanwhile.
     fn drain(&self, table: &mut Table) {
         let Some(events) = &self.events else { return };
-        if table.doubt_until == u64::MAX {
+        if !table.hears_forks() {
             return;
         }
         match events.drain() {
@@ -269,7 +302,12 @@ impl Lineage {
 
     fn take_in(&self, table: &mut Table, forks: &[Fork], lost: bool) {
         for fork in forks {
-            self.forked(table, *fork);
+            match lost {
+                false => self.forked(table, *fork),
+                // Its parent may be one that has the number of a bound process by now, and the end
+                // of that one was not heard. What is looked up in procfs shows it.
+                true => table.forget(fork.thread),
+            }
         }
         if !lost {
             return;
@@ -278,6 +316,8 @@ impl Lineage {
         // Whoever was forked meanwhile started before this moment.
         table.doubt_until = self.procs.now();
         table.threads.clear();
+        // Who has the number of one without a start time cannot be told from it any more.
+        table.bound.retain(|_, bound| bound.start.is_some());
         self.drop_dead(table, |_, _| true);
         let processes: Vec<u32> = table.bound.keys().copied().collect();
         for process in processes {
@@ -301,7 +341,7 @@ impl Lineage {
         let facts = self.procs.facts(fork.process);
         let child = Bound {
             view: parent.view,
-            start: facts.map(|facts| facts.start_ticks),
+            start: facts.ok().map(|facts| facts.start_ticks),
             since: 0,
             is_root: false,
         };
@@ -309,7 +349,9 @@ impl Lineage {
     }
 
     /// Finds a bound process among the parents, and remembers the way there.
-    fn by_parents(&self, table: &mut Table, facts: Facts) -> Option<View> {
+    ///
+    /// Errors: a parent cannot be read just now, and might be the one.
+    fn by_parents(&self, table: &mut Table, facts: Facts) -> Result<Option<View>, Unidentified> {
         let mut way = Vec::new();
         let mut at = facts;
         let found = loop {
@@ -318,19 +360,28 @@ impl Lineage {
             {
                 break *bound;
             }
-            // Started before its parent was bound, or the parent's number is another's by now.
-            let parent = self.procs.facts(at.parent).filter(|_| at.parent != 0)?;
+            // Whose parent is pid 1 may have been adopted by it.
+            if at.parent <= ADOPTER {
+                return Ok(None);
+            }
+            let parent = match self.procs.facts(at.parent) {
+                Ok(parent) => parent,
+                Err(error) if is_unseen(&error) => return Ok(None),
+                Err(_) => return Err(Unidentified(facts.process)),
+            };
+            // The parent's number is another's by now.
             if parent.start_ticks > at.start_ticks || way.len() > MAX_DEPTH {
-                return None;
+                return Ok(None);
             }
             way.push(at);
             at = parent;
         };
+        // Started before its parent was bound. Of the same tick it may have been, too.
         if way
             .last()
-            .is_some_and(|child| child.start_ticks < found.since)
+            .is_some_and(|child| child.start_ticks <= found.since)
         {
-            return None;
+            return Ok(None);
         }
         for process in way {
             let bound = Bound {
@@ -342,7 +393,7 @@ impl Lineage {
             table.bound.insert(process.process, bound);
             self.know_threads(table, process.process);
         }
-        Some(found.view)
+        Ok(Some(found.view))
     }
 
     /// Where parents are looked up: notes the children of today, before a parent changes its view.
@@ -351,16 +402,17 @@ impl Lineage {
             return;
         }
         for pid in self.procs.all() {
-            if let Some(facts) = self.procs.facts(pid)
+            if let Ok(facts) = self.procs.facts(pid)
                 && facts.start_ticks <= table.doubt_until
             {
-                self.by_parents(table, facts);
+                // For what it notes; one that cannot be told now is asked about again.
+                let _ = self.by_parents(table, facts);
             }
         }
     }
 
     fn know_threads(&self, table: &mut Table, process: u32) {
-        if table.doubt_until == u64::MAX {
+        if !table.hears_forks() {
             return;
         }
         for thread in self.procs.threads(process) {
@@ -370,16 +422,22 @@ impl Lineage {
         }
     }
 
-    fn is_alive(&self, pid: u32, start: u64) -> bool {
-        let facts = self.procs.facts(pid);
-        facts.is_some_and(|facts| facts.process == pid && facts.start_ticks == start)
+    /// Whether it has surely ended, or is another process by now. What cannot be read, for want of a
+    /// descriptor or of memory, say, is not gone.
+    fn is_gone(&self, pid: u32, start: Option<u64>) -> bool {
+        match self.procs.facts(pid) {
+            Ok(facts) => {
+                facts.process != pid || start.is_some_and(|start| start != facts.start_ticks)
+            }
+            Err(error) => matches!(error, ProcError::Gone(_)),
+        }
     }
 
     /// Lets go of who has ended, once all the children are known that it had.
     fn sweep(&self, table: &mut Table) {
         let mut dead: HashMap<u32, Option<u64>> = HashMap::new();
         for (pid, bound) in &table.bound {
-            if !bound.start.is_some_and(|start| self.is_alive(*pid, start)) {
+            if self.is_gone(*pid, bound.start) {
                 dead.insert(*pid, bound.start);
             }
         }
@@ -389,10 +447,9 @@ impl Lineage {
 
     /// Lets go of who has ended, of those that `may` say.
     fn drop_dead(&self, table: &mut Table, may: impl Fn(u32, Option<u64>) -> bool) {
-        table.bound.retain(|pid, bound| {
-            let is_alive = |start| self.is_alive(*pid, start);
-            !may(*pid, bound.start) || bound.start.is_some_and(is_alive)
-        });
+        table
+            .bound
+            .retain(|pid, bound| !may(*pid, bound.start) || !self.is_gone(*pid, bound.start));
         let Table { bound, threads, .. } = table;
         threads.retain(|_, process| bound.contains_key(process));
     }
@@ -401,7 +458,25 @@ impl Lineage {
 /// No family is deeper than a machine has processes.
 const MAX_DEPTH: usize = 1 << 16;
 
+/// The process that becomes the parent of those whose own has ended.
+const ADOPTER: u32 = 1;
+
+/// Whether procfs does not show the process, now or ever: it has ended, or is hidden (`hidepid`) as
+/// others' processes are, which is no reason to refuse all of their children.
+fn is_unseen(error: &ProcError) -> bool {
+    match error {
+        ProcError::Gone(_) => true,
+        ProcError::Io { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+        ProcError::Reused { .. } => false,
+    }
+}
+
 impl Table {
+    /// Whether the kernel tells of forks.
+    fn hears_forks(&self) -> bool {
+        self.doubt_until != u64::MAX
+    }
+
     /// What a thread is bound to, as far as the table knows.
     fn known(&self, id: u32) -> Option<View> {
         let process = self.threads.get(&id).copied().unwrap_or(id);

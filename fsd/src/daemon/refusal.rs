@@ -49,6 +49,7 @@ pub(super) fn of_bind(error: &BindError) -> Refusal {
             ErrorCode::NoSuchProcess
         }
         BindError::Foreign { .. } => ErrorCode::ForeignProcess,
+        BindError::Adopter => ErrorCode::NotAllowed,
     };
     Refusal::new(code, error)
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 
+use nix::errno::Errno;
+
 use super::*;
 
 /// Processes by pid, and the clock.
@@ -13,14 +15,21 @@ struct Invented(Arc<Mutex<World>>);
 struct World {
     all: BTreeMap<u32, Facts>,
     now: u64,
+    /// Those that cannot be read, and why not.
+    unread: BTreeMap<u32, Errno>,
 }
 
 const OWN: u32 = 1000;
 
 impl Invented {
     fn start(&self, pid: u32, parent: u32) -> u64 {
+        lock(&self.0).now += 1;
+        self.start_at_once(pid, parent)
+    }
+
+    /// The same in the tick that is.
+    fn start_at_once(&self, pid: u32, parent: u32) -> u64 {
         let mut world = lock(&self.0);
-        world.now += 1;
         let start_ticks = world.now;
         let facts = Facts {
             process: pid,
@@ -31,6 +40,16 @@ impl Invented {
         };
         world.all.insert(pid, facts);
         start_ticks
+    }
+
+    /// Reading `pid` fails from here on.
+    fn hide(&self, pid: u32, why: Errno) {
+        lock(&self.0).unread.insert(pid, why);
+    }
+
+    /// Everything can be read again.
+    fn show(&self) {
+        lock(&self.0).unread.clear();
     }
 
     /// Ends a process; its children are pid 1's from then on.
@@ -44,8 +63,13 @@ impl Invented {
 }
 
 impl Procs for Invented {
-    fn facts(&self, id: u32) -> Option<Facts> {
-        lock(&self.0).all.get(&id).copied()
+    fn facts(&self, id: u32) -> Result<Facts, ProcError> {
+        let world = lock(&self.0);
+        if let Some(why) = world.unread.get(&id) {
+            let source = io::Error::from_raw_os_error(*why as i32);
+            return Err(ProcError::Io { pid: id, source });
+        }
+        world.all.get(&id).copied().ok_or(ProcError::Gone(id))
     }
     fn threads(&self, process: u32) -> Vec<u32> {
         vec![process]
@@ -55,6 +79,10 @@ impl Procs for Invented {
     }
     fn now(&self) -> u64 {
         lock(&self.0).now
+    }
+    fn outlast(&self, tick: u64) {
+        let mut world = lock(&self.0);
+        world.now = world.now.max(tick + 1);
     }
 }
 
@@ -229,6 +257,118 @@ fn who_has_ended_is_dropped_once_its_children_are_known() {
     lineage.maintain();
     assert_eq!(lineage.bound(), []);
     assert_eq!(lock(&lineage.table).bound.len(), 1, "12 alone is left");
+}
+
+#[test]
+fn who_cannot_be_read_has_not_ended() {
+    let (world, lineage) = world();
+    hears(&lineage, &[], false);
+    let start = world.start(10, 1);
+    lineage.bind(10, start, 3, OWN).unwrap();
+    world.start(11, 10);
+    for pid in [10, 11] {
+        world.hide(pid, Errno::EMFILE);
+    }
+    hears(&lineage, &[fork(10, 11)], false);
+    lineage.maintain();
+    assert_eq!(lineage.bound().len(), 1);
+    hears(&lineage, &[], true);
+    world.show();
+    assert_eq!(lineage.view_of(10), Ok(Some(3)));
+    world.hide(10, Errno::ENFILE);
+    lineage.unbind(10).expect("it is bound");
+}
+
+#[test]
+fn who_cannot_be_read_when_forked_stays_bound_until_events_are_lost() {
+    let (world, lineage) = world();
+    hears(&lineage, &[], false);
+    let start = world.start(10, 1);
+    lineage.bind(10, start, 3, OWN).unwrap();
+    world.start(11, 10);
+    world.hide(11, Errno::ENOMEM);
+    hears(&lineage, &[fork(10, 11)], false);
+    world.show();
+    world.end(10);
+    lineage.maintain();
+    assert_eq!(lineage.view_of(11), Ok(Some(3)));
+    hears(&lineage, &[], true);
+    assert_eq!(lineage.view_of(11), Ok(None), "it may be another by now");
+}
+
+#[test]
+fn a_parent_that_cannot_be_read_is_not_taken_for_unbound() {
+    let (world, lineage) = world();
+    let start = world.start(10, 1);
+    lineage.bind(10, start, 3, OWN).unwrap();
+    world.start(11, 10);
+    world.start(12, 11);
+    world.hide(11, Errno::EMFILE);
+    assert_eq!(lineage.view_of(12), Err(Unidentified(12)));
+    world.show();
+    // One that nobody shows, as others' under hidepid=1, is none to wait for.
+    world.start(20, 1);
+    world.start(21, 20);
+    world.hide(20, Errno::EPERM);
+    assert_eq!(lineage.view_of(21), Ok(None));
+    assert_eq!(lineage.view_of(12), Ok(Some(3)));
+}
+
+#[test]
+fn pid_1_passes_nothing_on_where_forks_are_not_heard() {
+    let (world, lineage) = world();
+    let start = lock(&world.0).all[&1].start_ticks;
+    assert!(matches!(
+        lineage.bind(1, start, 3, OWN),
+        Err(BindError::Adopter)
+    ));
+    assert!(matches!(
+        lineage.check(1, start, OWN),
+        Err(BindError::Adopter)
+    ));
+    // With events it may be bound, and then they may be lost.
+    hears(&lineage, &[], false);
+    lineage.bind(1, start, 3, OWN).unwrap();
+    world.start(10, 1);
+    hears(&lineage, &[fork(1, 10)], false);
+    world.start(20, 1);
+    hears(&lineage, &[], true);
+    assert_eq!(
+        [1, 10, 20].map(|pid| lineage.view_of(pid)),
+        [Ok(Some(3)), Ok(Some(3)), Ok(None)]
+    );
+}
+
+#[test]
+fn forks_heard_along_with_a_loss_are_looked_up() {
+    let (world, lineage) = world();
+    hears(&lineage, &[], false);
+    let start = world.start(10, 1);
+    lineage.bind(10, start, 3, OWN).unwrap();
+    // 10 ends, its number is another's, and of that nothing is heard but the child.
+    world.end(10);
+    world.start(10, 1);
+    world.start(11, 10);
+    hears(&lineage, &[fork(10, 11)], true);
+    assert_eq!([10, 11].map(|p| lineage.view_of(p)), [Ok(None), Ok(None)]);
+    // A child of one that is bound is found all the same.
+    let start = world.start(20, 1);
+    lineage.bind(20, start, 4, OWN).unwrap();
+    world.start(21, 20);
+    hears(&lineage, &[fork(20, 21)], true);
+    assert_eq!(lineage.view_of(21), Ok(Some(4)));
+}
+
+#[test]
+fn a_child_of_the_tick_of_the_binding_does_not_inherit() {
+    let (world, lineage) = world();
+    let start = world.start(10, 1);
+    world.start(11, 10);
+    lineage.bind(10, start, 3, OWN).unwrap();
+    assert_eq!(lineage.view_of(11), Ok(None));
+    // The binding is done when that tick is over: the next child does.
+    world.start_at_once(12, 10);
+    assert_eq!(lineage.view_of(12), Ok(Some(3)));
 }
 
 /// A shell that starts `script` once told to.
