@@ -81,6 +81,13 @@ impl Bench {
         self.open();
     }
 
+    fn snapshot(&mut self) {
+        let store = Store::open(self.store.path()).unwrap().unwrap();
+        let held = store.hold().unwrap();
+        let core = self.core.as_mut().unwrap();
+        core.freeze(&held, FreezeFor::Snapshot(None)).unwrap();
+    }
+
     fn core(&self) -> &FsCore {
         self.core.as_ref().unwrap()
     }

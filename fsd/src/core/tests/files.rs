@@ -285,3 +285,45 @@ fn what_is_stored_after_the_last_close_is_not_in_a_snapshot_before_it() {
         assert_eq!(read(&core), held);
     }
 }
+
+/// The objects of all layers.
+fn count_objects(bench: &Bench) -> usize {
+    let list = |dir: &Path| -> Vec<_> {
+        let entries = fs::read_dir(dir).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    let layers = list(&bench.store.path().join("layers"));
+    let buckets = layers.iter().flat_map(|layer| list(&layer.join("objects")));
+    buckets.map(|bucket| list(&bucket).len()).sum()
+}
+
+#[test]
+fn test_snapshot_write_only_clones_once_per_stream() {
+    // Copied whole, and layered over what was there.
+    for bytes in [64 << 10, 4 << 20] {
+        let mut bench = Bench::new(|_| {});
+        let ino = bench.create("", "f", &vec![b'A'; bytes]);
+        let still = bench.create("", "still", b"never written again");
+        let open = [ino, still].map(|ino| bench.core().open(&ME, ino, O_RDWR).unwrap().fh);
+        for round in 0..3 {
+            let before = count_objects(&bench);
+            bench.snapshot();
+            assert_eq!(count_objects(&bench), before, "a snapshot copies nothing");
+            for at in [round, 1000 + round, bytes as u64 + round] {
+                bench.core().write(ino, open[0], at, b"b", false).unwrap();
+            }
+            let mut byte = [0];
+            bench.core().read(still, open[1], 0, &mut byte).unwrap();
+            assert_eq!(
+                count_objects(&bench),
+                before + 1,
+                "one for the file that is written"
+            );
+        }
+        for fh in open {
+            bench.core().release(fh);
+        }
+        let held = bench.read("f");
+        assert_eq!((&held[..4], held.len()), (&b"bbbA"[..], bytes + 3));
+    }
+}

@@ -98,13 +98,6 @@ impl Bench {
         self.core().setattr(&ME, ino, None, &set)
     }
 
-    fn snapshot(&mut self) {
-        let store = Store::open(self.store.path()).unwrap().unwrap();
-        let held = store.hold().unwrap();
-        let core = self.core.as_mut().unwrap();
-        core.freeze(&held, FreezeFor::Snapshot(None)).unwrap();
-    }
-
     /// Removes a file as a kernel does that has let go of it.
     fn remove(&self, file: &str) {
         let ino = self.walk(file).unwrap().ino;
