@@ -13,9 +13,6 @@ use crate::bind::connector::{Connector, Fork};
 use crate::proc::{self, Facts, ProcError};
 use crate::sync::{Arc, Mutex, lock};
 
-#[cfg(test)]
-mod tests;
-
 /// What a process is bound to: a number that means something to who binds.
 pub type View = u32;
 
@@ -491,3 +488,6 @@ impl Table {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
