@@ -84,8 +84,8 @@ fn ceil(at: u64) -> u64 {
 
 /// Fills `start..end` of an object by `put`, as far as there is room, and says up to where.
 ///
-/// `put` may do less than asked for; `extends`: it makes the object as long as what it does. Nobody else may change the object meanwhile. Errors: those of
-/// `put`; none for a lack of room.
+/// `put` may do less than asked for; `extends`: it makes the object as long as what it does. Nobody
+/// else may change the object meanwhile. Errors: those of `put`; none for a lack of room.
 pub fn fill(
     account: &Arc<Account>,
     object: &dyn ObjectFile,

@@ -102,7 +102,12 @@ impl FsCore {
             return Ok(0);
         };
         let object = object.clone();
-        let size = object.len()?;
+        // Asked only where a record comes after the write, and can fail.
+        let end = offset + data.len() as u64;
+        let before = match &*bytes {
+            Bytes::Extents(extents) if !extents.owns(offset, end) => Some(object.len()?),
+            _ => None,
+        };
         let written = match self.byte_account() {
             None => object.write_at(data, offset)?,
             Some(account) => quota::write(account, object.as_ref(), data, offset, whole)?,
@@ -110,7 +115,7 @@ impl FsCore {
         let end = offset + written as u64;
         if let Err(e) = self.map_own(ino, &mut bytes, offset, end) {
             // A write that fails leaves the file as long as it was.
-            if end > size
+            if let Some(size) = before.filter(|size| end > *size)
                 && let Err(undo) = object.set_len(size)
             {
                 tracing::warn!(%ino, error = %undo, "cannot cut off what a failed write has added");
