@@ -106,9 +106,9 @@ impl SyncHandle {
     /// Errors: once one sync has failed, every later one of the same journal does too, since the
     /// kernel may have dropped what it could not write. A checkpoint starts a clean journal.
     pub fn sync(&self) -> Result<(), StoreError> {
-        // A frame must not be durable without the objects it names.
-        // What is noted now counts, not when this was made: the journal has newer frames. The second
-        // pass takes what came during the first.
+        // A frame must not be durable without the objects it names. What is noted now counts, not what
+        // was when this was made: the journal has newer frames. The second pass takes what came during
+        // the first.
         for _ in 0..2 {
             self.dirty.sync(&*self.media)?;
         }

@@ -260,3 +260,21 @@ fn a_file_that_is_cut_and_written_anew_is_no_shorter_than_it_says() {
     let (size, held) = bench.after_power_cut("new");
     assert_eq!(size, held.len() as u64);
 }
+
+#[test]
+fn a_sync_that_was_begun_before_a_file_is_replaced_leaves_one_of_the_two() {
+    let bench = Unplugged::new();
+    let (old, fh) = bench.make("f", &[b'A'; 5000]);
+    bench.core.fsync(old, false).unwrap();
+    bench.core.release(fh);
+    let (_, fh) = bench.make("tmp", &[b'B'; 6000]);
+    bench.core.release(fh);
+    // Another file's fsync has its handle already, and is busy with its own bytes.
+    let begun = bench.core.tree.lock().unwrap().branch.journal_sync();
+    let (from, to) = (name("tmp"), name("f"));
+    let replace = RenameMode::Replace;
+    let renamed = (bench.core).rename(&ME, Ino::ROOT, &from, Ino::ROOT, &to, replace);
+    renamed.unwrap();
+    begun.unwrap().sync().unwrap();
+    assert_eq!(bench.after_power_cut("f"), (6000, vec![b'B'; 6000]));
+}
