@@ -197,10 +197,10 @@ impl FsCore {
     /// be another device's since.
     fn base_dev(&self, tree: &Tree, ino: Ino) -> Result<u64, FsError> {
         let node = tree.node(ino)?;
-        match &node.seen {
+        match node.seen() {
             Some(seen) if node.record.is_none() => Ok(seen.dev),
             _ => {
-                let loc = node.base.as_ref().ok_or(FsError::Stale(ino))?;
+                let loc = node.base().ok_or(FsError::Stale(ino))?;
                 Ok(self.base.stat(loc)?.fingerprint.dev)
             }
         }
