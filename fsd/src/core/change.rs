@@ -372,13 +372,16 @@ impl Tree {
         for delta in names {
             match delta {
                 Delta::PutDentry(dir, name, Dentry::Present { ino, kind }) => {
-                    self.listings.added(*dir, name, *ino, *kind);
+                    if self.listings.added(*dir, name, *ino, *kind) {
+                        self.names_changed(*dir);
+                    }
                     if let Some(node) = self.nodes.get_mut(ino) {
                         node.nameless = false;
                     }
                 }
                 Delta::PutDentry(dir, name, Dentry::Whiteout) | Delta::DelDentry(dir, name) => {
                     self.listings.removed(*dir, name);
+                    self.names_changed(*dir);
                 }
                 _ => {}
             }

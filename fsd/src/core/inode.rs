@@ -37,6 +37,8 @@ pub struct Node {
     /// It was changed while it was open, and no name led to it any more: the names by which the kernel
     /// holds it may be others' by now.
     pub nameless: bool,
+    /// For a directory: how far the kernel may keep its listing.
+    pub listed: Listed,
     /// For a directory above the exposed roots: what of it is shown.
     pub exposed: Option<Arc<Exposed>>,
     /// The bytes, while a handle or a change needs them. Set and taken away by [`Tree::hold`] and
@@ -76,6 +78,22 @@ pub struct Known {
     pub pages: u64,
     /// The last open was refused, so that it asks for the attributes again.
     pub asked: bool,
+}
+
+/// Whether the kernel may keep a directory's listing.
+///
+/// It finds the place at which a reader is to go on by the exact cookie of the entry before it. So what
+/// it keeps must have every entry that a reader may have seen last, in whichever listing he saw it: one
+/// that was kept before, one that comes from us, one that was under way when a name came or went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Listed {
+    /// Nobody has seen an entry.
+    #[default]
+    Never,
+    /// All that was ever seen has the same names.
+    Steady,
+    /// Names have come or gone since it was seen first: to be asked for each time.
+    Changing,
 }
 
 /// The threads that were given attributes of an inode.
@@ -138,6 +156,7 @@ impl Node {
             children: 0,
             unlinked: false,
             nameless: false,
+            listed: Listed::default(),
             exposed: None,
             stream: None,
             native: None,

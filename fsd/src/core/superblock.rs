@@ -11,7 +11,7 @@ use crate::core::FsError;
 use crate::core::base::{self, BaseDir, BaseLoc, BaseStat, BaseTree};
 use crate::core::exposed::Exposed;
 use crate::core::found::is_same;
-use crate::core::inode::Node;
+use crate::core::inode::{Listed, Node};
 use crate::core::listing::Listings;
 use crate::core::names::NameCounts;
 use crate::core::record::{Content, Fingerprint, InodeRec, full_blocks};
@@ -229,6 +229,24 @@ impl Tree {
     pub(super) fn busy(&self) -> impl Iterator<Item = (Ino, &Node)> {
         let node = |ino: &Ino| Some((*ino, &**self.nodes.get(ino)?));
         self.busy.iter().filter_map(node)
+    }
+
+    /// Notes that a listing of `dir` has begun, or that one that had may differ from the next.
+    pub(super) fn is_listed(&mut self, dir: Ino) {
+        if let Some(node) = self.nodes.get_mut(&dir)
+            && node.listed == Listed::Never
+        {
+            node.listed = Listed::Steady;
+        }
+    }
+
+    /// Notes that the names in `dir` are others now.
+    pub(super) fn names_changed(&mut self, dir: Ino) {
+        if let Some(node) = self.nodes.get_mut(&dir)
+            && node.listed == Listed::Steady
+        {
+            node.listed = Listed::Changing;
+        }
     }
 
     /// Takes `count` kernel references off and drops the node once nothing refers to it.

@@ -38,7 +38,7 @@ const MAX_BACKGROUND: Knob = Knob {
 /// Left out on purpose: WRITEBACK_CACHE (the kernel would own size and times, and passthrough
 /// excludes it), POSIX_LOCKS and FLOCK_LOCKS (one superblock per branch: the kernel's own locks
 /// are enough), AUTO_INVAL_DATA (nobody else changes the files; it costs a GETATTR per cached
-/// listing), NO_OPEN_SUPPORT (excludes passthrough), NO_OPENDIR_SUPPORT (see `Adapter::opendir`),
+/// listing), NO_OPEN_SUPPORT (excludes passthrough), NO_OPENDIR_SUPPORT (the adapter's to ask for),
 /// SETXATTR_EXT, SECURITY_CTX and CREATE_SUPP_GROUP (fuser does not decode what they add).
 const WANTED: &[InitFlags] = &[
     InitFlags::FUSE_ASYNC_READ,

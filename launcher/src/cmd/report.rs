@@ -164,7 +164,7 @@ mod tests {
     use super::*;
     use crate::proc::monitor::Outcome;
 
-    fn run<'a>(store: &'a Store, branch: &'a BranchName) -> Run<'a> {
+    fn run<'a>(store: &'a Store, branch: &'a BranchName, timings: &'a Timings) -> Run<'a> {
         let outcome = Outcome {
             end: End::Signal(9),
             not_executed: None,
@@ -182,6 +182,7 @@ mod tests {
             scope: Path::new("/w"),
             created: true,
             done,
+            timings,
         }
     }
 
@@ -190,7 +191,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open_or_create(dir.path()).unwrap();
         let branch = BranchName::new("b").unwrap();
-        let run = run(&store, &branch);
+        let timings = Timings::begin();
+        let run = run(&store, &branch, &timings);
         let none = Summary {
             complete: true,
             ..Summary::default()
@@ -218,7 +220,7 @@ mod tests {
         ]) {
             assert!(line.starts_with(start), "{line}");
         }
-        let json = object(&run, Some(some));
+        let json = object(&run, Some(some), None);
         assert_eq!(json["status"], 137);
         assert_eq!(json["exit"]["signal"], 9);
         assert_eq!(json["changes"]["outside"], 3);

@@ -2,6 +2,7 @@
 
 use crate::backstore::Records;
 use crate::core::base::BaseLoc;
+use crate::core::inode::Listed;
 use crate::core::listing::{DOT_COOKIE, DOTDOT_COOKIE, Listing};
 use crate::core::record::Dentry;
 use crate::core::superblock::Tree;
@@ -85,8 +86,7 @@ impl FsCore {
             }
         }
         if cookie == DOTDOT_COOKIE {
-            // A new pass over the directory sees what the host has now.
-            crate::sync::lock(&self.tree).listings.forget(ino);
+            self.list_anew(ino)?;
         }
         loop {
             let batch = {
@@ -113,6 +113,30 @@ impl FsCore {
                 cookie = at;
             }
         }
+    }
+
+    /// Whether the kernel may keep the listing of `ino` that it was just given all of.
+    pub fn may_keep_listing(&self, ino: Ino) -> bool {
+        let tree = crate::sync::lock(&self.tree);
+        tree.node(ino)
+            .is_ok_and(|node| node.listed == Listed::Steady)
+    }
+
+    /// Builds the listing of `ino` anew: a new pass over the directory sees what the host has now.
+    fn list_anew(&self, ino: Ino) -> Result<(), FsError> {
+        let mut tree = crate::sync::lock(&self.tree);
+        let old = tree.listings.forget(ino);
+        self.load_listing(&mut tree, ino)?;
+        let is_same = match (old, tree.listings.get(ino)) {
+            (Some(old), Some(new)) => old.has_names_of(new),
+            // Nobody knows any more what was seen before.
+            _ => tree.node(ino)?.listed == Listed::Never,
+        };
+        tree.is_listed(ino);
+        if !is_same {
+            tree.names_changed(ino);
+        }
+        Ok(())
     }
 
     /// Sees to it that the merged listing of `ino` is kept. Locks: the caller holds the tree.
