@@ -65,6 +65,11 @@ impl FsCore {
         mut cookie: u64,
         each: &mut dyn FnMut(&DirEnt) -> Result<bool, FsError>,
     ) -> Result<(), FsError> {
+        if cookie <= DOTDOT_COOKIE {
+            // Nobody need have opened it.
+            self.check_dir(ino)?;
+            self.list_anew(ino)?;
+        }
         let parent = crate::sync::lock(&self.tree)
             .dir(ino)?
             .parent
@@ -84,9 +89,6 @@ impl FsCore {
                 }
                 cookie = at;
             }
-        }
-        if cookie == DOTDOT_COOKIE {
-            self.list_anew(ino)?;
         }
         loop {
             let batch = {
