@@ -50,8 +50,8 @@ pub(super) struct Adapter {
     pub(super) mapped: Mapped,
     pub(super) workers: Workers,
     pub(super) stale: Stale,
-    /// The kernel keeps listings, and opens directories by itself.
-    pub(super) keeps_listings: bool,
+    /// The kernel opens directories by itself, and lists what it knows.
+    pub(super) opens_no_directories: bool,
 }
 
 impl Adapter {
@@ -64,7 +64,7 @@ impl Adapter {
             mapped: Mapped::default(),
             workers: Workers::default(),
             stale: Stale::default(),
-            keeps_listings: false,
+            opens_no_directories: false,
         }
     }
 
@@ -128,8 +128,9 @@ pub(super) fn name_of(name: &OsStr) -> Result<Name, FsError> {
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         self.options.negotiate(config)?;
-        let zero_message_opendir = InitFlags::FUSE_NO_OPENDIR_SUPPORT;
-        self.keeps_listings = config.add_capabilities(zero_message_opendir).is_ok();
+        let feature = InitFlags::FUSE_NO_OPENDIR_SUPPORT;
+        self.opens_no_directories =
+            self.options.zero_opendir && config.add_capabilities(feature).is_ok();
         Ok(())
     }
 

@@ -9,21 +9,25 @@ use fuser::{
     ReplyOpen, Request,
 };
 
-use crate::core::FsCore;
 use crate::core::types::StreamName;
+use crate::core::{FsCore, OldListing};
 use crate::fuse::adapter::Adapter;
 use crate::fuse::convert::{FOREVER, bare_attr, file_type};
 use crate::fuse::request::op;
 
 impl Adapter {
-    // No handle is needed: a cookie is all. So the kernel need not tell us that a directory is opened
-    // (ENOSYS says that once for all), and keeps the listings that it was given all of.
+    // No handle is needed: a cookie is all. Asked to (AGENTFS_FUSE_ZERO_OPENDIR), the kernel does not
+    // even tell us that a directory is opened: ENOSYS says that once for all. But then it goes on
+    // listing what it knows whatever the host does there.
     pub(super) fn open_listing(&self, req: &Request, ino: INodeNo, reply: ReplyOpen) {
-        match self.call(op::OPENDIR, req, ino, |core| core.check_dir(self.ino(ino))) {
-            Ok(()) if self.keeps_listings => reply.error(Errno::ENOSYS),
-            Ok(()) => reply.opened(FileHandle(0), FopenFlags::empty()),
-            Err(errno) => reply.error(errno),
-        }
+        let flags = match self.call(op::OPENDIR, req, ino, |core| core.open_dir(self.ino(ino))) {
+            Ok(_) if self.opens_no_directories => return reply.error(Errno::ENOSYS),
+            Ok(OldListing::Yes) => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
+            Ok(OldListing::No) => FopenFlags::FOPEN_CACHE_DIR,
+            Ok(OldListing::Never) => FopenFlags::empty(),
+            Err(errno) => return reply.error(errno),
+        };
+        reply.opened(FileHandle(0), flags);
     }
 
     /// Answers the request at which a listing ends. What the kernel has gathered of it goes before it
@@ -32,7 +36,7 @@ impl Adapter {
     /// [`Listed`]: crate::core::inode::Listed
     fn end_of_listing(&self, req: &Request, ino: INodeNo, end: impl FnOnce() + Send + 'static) {
         let may_keep = |core: &FsCore| Ok(core.may_keep_listing(self.ino(ino)));
-        if !self.keeps_listings || self.call(op::READDIR, req, ino, may_keep) == Ok(true) {
+        if self.call(op::READDIR, req, ino, may_keep) == Ok(true) {
             return end();
         }
         // Not here: whoever copies a page of it to a program has it locked, and may wait for us to

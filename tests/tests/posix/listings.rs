@@ -54,12 +54,14 @@ fn a_listing_seen_before_is_no_request_until_names_change() {
     if !need_mount() {
         return;
     }
-    let m = Mounted::new(|dir| {
+    let mut m = Mounted::new(|dir| {
         fs::create_dir(dir.join("base")).expect("mkdir");
         for n in 0..STEADY {
             fs::write(dir.join(format!("base/{n}")), b"x").expect("write");
         }
     });
+    m.umount();
+    m.mount_with("AGENTFS_FUSE_ZERO_OPENDIR", "1");
     let (base, new) = (m.mnt().join("base"), m.mnt().join("new"));
     fs::create_dir(&new).expect("mkdir");
     fs::write(new.join("a"), b"x").expect("write");
@@ -77,6 +79,26 @@ fn a_listing_seen_before_is_no_request_until_names_change() {
     assert_eq!(known_names(&m, &base), None, "a name came");
     fs::remove_file(base.join("one more")).expect("unlink");
     assert_eq!(listed::<4096>(&base).len(), STEADY);
+}
+
+#[test]
+fn what_the_host_changes_in_a_directory_is_in_the_next_listing() {
+    if !need_mount() {
+        return;
+    }
+    let m = Mounted::new(|dir| {
+        fs::create_dir(dir.join("d")).expect("mkdir");
+        for name in ["one", "two"] {
+            fs::write(dir.join("d").join(name), b"x").expect("write");
+        }
+    });
+    let (ours, theirs) = (m.mnt().join("d"), m.base().join("d"));
+    for round in 0..20 {
+        assert_eq!(listed::<4096>(&ours).len(), 2, "round {round}");
+        fs::write(theirs.join("three"), b"x").expect("write");
+        assert_eq!(listed::<4096>(&ours).len(), 3, "round {round}");
+        fs::remove_file(theirs.join("three")).expect("remove");
+    }
 }
 
 #[test]
