@@ -38,4 +38,15 @@ impl Stale {
             tracing::warn!(%ino, %error, "the kernel keeps outdated attributes");
         }
     }
+
+    /// Makes the kernel drop what it has of the listing of `ino`.
+    ///
+    /// Not for a thread that serves requests: the kernel waits for the pages.
+    pub(super) fn listing(&self, ino: INodeNo) {
+        if let Some(notifier) = self.0.get()
+            && let Err(error) = notifier.inval_inode(ino, 0, 0)
+        {
+            tracing::warn!(%ino, %error, "the kernel keeps an outdated listing");
+        }
+    }
 }

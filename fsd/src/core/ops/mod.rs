@@ -7,7 +7,7 @@ pub mod freeze;
 mod link;
 mod lookup;
 pub mod open;
-mod readdir;
+pub(super) mod readdir;
 pub mod rename;
 mod sync;
 mod unlink;

@@ -47,15 +47,13 @@ impl FsCore {
     pub fn sync_all(&self) -> Result<(), FsError> {
         let (open, journal) = {
             let tree = crate::sync::lock(&self.tree);
-            let open = tree.nodes.iter().filter(|(_, n)| n.stream.is_some());
-            let open: Vec<Ino> = open.map(|(ino, _)| *ino).collect();
-            (open, tree.branch.journal_sync()?)
+            (tree.open(), tree.branch.journal_sync()?)
         };
         // One at a time: a stream that is held here cannot be closed.
         for ino in open {
             let stream = {
                 let tree = crate::sync::lock(&self.tree);
-                tree.node(ino).ok().and_then(|n| n.stream.clone())
+                tree.node(ino).ok().and_then(|n| n.stream().cloned())
             };
             if let Some(stream) = stream {
                 self.sync_bytes(ino, stream, true)?;
@@ -138,11 +136,7 @@ impl FsCore {
             tree.nodes
                 .values_mut()
                 .for_each(|node| (node.opens, node.writers) = (0, 0));
-            tree.nodes
-                .iter()
-                .filter(|(_, n)| n.stream.is_some())
-                .map(|(ino, _)| *ino)
-                .collect()
+            tree.open()
         };
         for ino in inos {
             self.settle(ino)?;
