@@ -367,7 +367,7 @@ impl Tree {
             if let Some(node) = self.nodes.get_mut(ino) {
                 node.unlinked = true;
                 if let Some(account) = self.branch.account() {
-                    account.unlinked(*ino, node.opens > 0, is_born_here);
+                    account.unlinked(*ino, node.is_open(), is_born_here);
                 }
             }
         }

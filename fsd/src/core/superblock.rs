@@ -11,6 +11,7 @@ use crate::core::FsError;
 use crate::core::base::{self, BaseDir, BaseLoc, BaseStat, BaseTree};
 use crate::core::exposed::Exposed;
 use crate::core::found::is_same;
+use crate::core::implicit::{Implicit, Outdated};
 use crate::core::inode::Node;
 use crate::core::listing::Listings;
 use crate::core::names::NameCounts;
@@ -25,6 +26,8 @@ pub struct Tree {
     pub branch: LiveBranch,
     /// Live inodes.
     pub nodes: HashMap<Ino, Node>,
+    /// Those that are kept open for whoever uses them without an open.
+    pub implicit: Arc<Implicit>,
     /// Listings being read.
     pub listings: Listings,
     /// Names of the branch's own by file.
@@ -40,6 +43,7 @@ impl Tree {
         let mut tree = Self {
             branch,
             nodes: HashMap::new(),
+            implicit: Arc::default(),
             listings: Listings::default(),
             names: NameCounts::default(),
             devices: HashMap::new(),
@@ -134,10 +138,21 @@ impl Tree {
                 attr_of_base(ino, &stat)
             }
         };
+        let is_regime = self.implicit.is_regime();
         let node = self.node_mut(ino)?;
         node.known.attributes = state;
+        let pages = node.known.pages;
+        // What an open would find out.
+        let are_old = is_regime && state != 0 && pages != 0 && pages != state;
+        if are_old {
+            node.known.pages = state;
+        }
         if node.unlinked {
             attr.nlink = 0;
+        }
+        if are_old {
+            let names = Vec::new();
+            self.implicit.note_outdated(Outdated { ino, names });
         }
         Ok(attr)
     }
@@ -244,6 +259,9 @@ impl Tree {
             return;
         };
         self.listings.forget(ino);
+        if node.implicit {
+            self.implicit.remove(ino);
+        }
         if let Some(parent) = node.parent {
             self.leave(parent);
         }
