@@ -9,3 +9,8 @@ suites_both="run_main run_machine run_signals run_setup run_branches run_view ru
 # Once: nothing in them depends on who runs them, or only root can.
 # shellcheck disable=SC2034
 suites_once="layering leaks posix run_devices run_cached"
+
+# Of these, once more as the caller, over mounts whose files are used without being opened
+# (AGENTFS_FUSE_REGIME=zero-open). That variable set for test.sh has all suites run so instead.
+# shellcheck disable=SC2034
+suites_zero_open="posix"

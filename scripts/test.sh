@@ -7,7 +7,7 @@
 #   scripts/test.sh SUITE..     only these (names of scripts/suites.sh)
 #
 # Knobs: AGENTFS_MUST_RUN=0 lets tests be skipped that need what the machine lacks;
-# AGENTFS_TEST_THREADS, AGENTFS_MODEL_CASES, AGENTFS_DIFF_CASES; AGENTFS_TEST_SEED repeats what a
+# AGENTFS_TEST_THREADS, AGENTFS_MODEL_CASES, AGENTFS_DIFF_CASES; AGENTFS_FUSE_REGIME; AGENTFS_TEST_SEED repeats what a
 # failed test left to chance.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -110,6 +110,18 @@ if is_wanted doc; then
   count "$me" doc "$scratch/logs/doc.log" "$code" $((SECONDS - start))
 fi
 
+# The same again without opens.
+if [ -z "${AGENTFS_FUSE_REGIME:-}" ]; then
+  while IFS=$'\t' read -r file path; do
+    name=$(suite_of "$file" "$path")
+    case " $suites_zero_open " in
+      *" $name "*)
+        if is_wanted "$name"; then run "$me" "$name-zero-open" AGENTFS_FUSE_REGIME=zero-open "$path"; fi
+        ;;
+    esac
+  done <<<"$binaries"
+fi
+
 # The same binaries again, copied to where an ordinary user can reach them.
 if [ "$(id -u)" -eq 0 ]; then
   scripts/test-user.sh up "$scratch/user-state"
@@ -138,6 +150,7 @@ if [ "$(id -u)" -eq 0 ]; then
   # Who runs it matters little to random operations: a part of them shows that.
   as_user+=("AGENTFS_MODEL_CASES=${AGENTFS_MODEL_CASES:-16}")
   as_user+=("AGENTFS_DIFF_CASES=${AGENTFS_DIFF_CASES:-8}")
+  if [ -n "${AGENTFS_FUSE_REGIME:-}" ]; then as_user+=("AGENTFS_FUSE_REGIME=$AGENTFS_FUSE_REGIME"); fi
   if [ -n "${AGENTFS_TEST_SEED:-}" ]; then as_user+=("AGENTFS_TEST_SEED=$AGENTFS_TEST_SEED"); fi
   [ -n "${AGENTFS_MUST_RUN:-}" ] || as_user+=(-u AGENTFS_MUST_RUN)
   while IFS=$'\t' read -r file path; do

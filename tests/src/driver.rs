@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use agentfs_fsd::backstore::{NewBranch, Store};
 use agentfs_fsd::core::point::{Point, SnapshotName};
 use agentfs_fsd::core::types::{
-    Attr, BranchName, Caller, Entry, Ino, Kind, Name, RenameMode, SetAttr, StreamName, Time,
+    Attr, BranchName, Caller, Entry, Fh, Ino, Kind, Name, RenameMode, SetAttr, StreamName, Time,
     TimeSet,
 };
 use agentfs_fsd::core::{CoreConfig, FreezeFor, FsCore, FsError, OpenIo, Opened};
@@ -38,6 +38,17 @@ struct Slot {
     access: Access,
 }
 
+/// How a kernel uses the files of a [`CoreDriver`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serving {
+    /// It opens each, and reads and writes by requests.
+    Opened,
+    /// It opens each, and goes past the core where it is let.
+    Natively,
+    /// It opens none: it names no handle, and tells of no close.
+    Unopened,
+}
+
 /// A core over a store of its own, and what a kernel would hold of it.
 #[derive(Debug)]
 pub struct CoreDriver {
@@ -45,7 +56,7 @@ pub struct CoreDriver {
     store: Store,
     branch: BranchName,
     base: PathBuf,
-    passthrough: bool,
+    serving: Serving,
     top: Ino,
     slots: [Option<Slot>; SLOTS],
     /// References owed a forget.
@@ -64,24 +75,24 @@ fn snapshot_name(n: usize) -> SnapshotName {
 impl CoreDriver {
     /// Opens a fresh branch of a fresh store in `store` over the base directory `base`, which
     /// holds [`TOP`].
-    pub fn new(store: &Path, base: &Path, passthrough: bool) -> Self {
+    pub fn new(store: &Path, base: &Path, serving: Serving) -> Self {
         let store = Store::open_or_create(store).expect("a store");
         let branch = BranchName::new("model").expect("a name");
         let workspace = Path::new("/").join(TOP);
         store
             .create_branch(&branch, None, NewBranch { workspace })
             .expect("a branch");
-        Self::over(store, branch, base, passthrough)
+        Self::over(store, branch, base, serving)
     }
 
     /// Opens a branch that is there.
-    fn over(store: Store, branch: BranchName, base: &Path, passthrough: bool) -> Self {
+    fn over(store: Store, branch: BranchName, base: &Path, serving: Serving) -> Self {
         let mut driver = CoreDriver {
             core: None,
             store,
             branch,
             base: base.to_path_buf(),
-            passthrough,
+            serving,
             top: Ino::ROOT,
             slots: [const { None }; SLOTS],
             lookups: HashMap::new(),
@@ -103,7 +114,7 @@ impl CoreDriver {
         self.store
             .create_branch(&branch, Some(&from), NewBranch { workspace })
             .expect("a branch");
-        Self::over(self.store.clone(), branch, &self.base, self.passthrough)
+        Self::over(self.store.clone(), branch, &self.base, self.serving)
     }
 
     fn open_core(&mut self) {
@@ -118,9 +129,13 @@ impl CoreDriver {
             base: self.base.clone(),
             roots: vec![Path::new("/").join(TOP)],
             conceal: Vec::new(),
-            passthrough: self.passthrough,
+            passthrough: self.serving == Serving::Natively,
         };
-        self.core = Some(FsCore::new(branch, config).expect("a core"));
+        let core = FsCore::new(branch, config).expect("a core");
+        if self.serving == Serving::Unopened {
+            core.serve_unopened();
+        }
+        self.core = Some(core);
         self.top = self
             .lookup(Ino::ROOT, TOP.as_bytes())
             .expect("the top")
@@ -186,6 +201,10 @@ impl CoreDriver {
         for (ino, count) in owed {
             self.core().forget(ino, count);
             self.lookups.remove(&ino);
+        }
+        // What nobody uses is closed then, at the latest at the third time.
+        for _ in 0..3 {
+            self.core().maintain().expect("the regular work");
         }
     }
 
@@ -259,7 +278,12 @@ impl CoreDriver {
                 self.close_slot(*slot);
                 let (parent, name) = self.place(path)?;
                 let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-                let (entry, opened) = self.core().create(&CALLER, parent, &name, *perm, flags)?;
+                let (entry, mut opened) =
+                    self.core().create(&CALLER, parent, &name, *perm, flags)?;
+                if self.serving == Serving::Unopened {
+                    self.core().keep_unopened(opened.fh);
+                    opened.fh = Fh::NONE;
+                }
                 let ino = self.owe(entry).attr.ino;
                 self.slots[*slot] = Some(Slot {
                     ino,
@@ -458,13 +482,32 @@ impl CoreDriver {
             Access::ReadWrite => libc::O_RDWR,
             Access::Truncate => libc::O_RDWR | libc::O_TRUNC,
         };
-        let opened = self.core().open(&CALLER, ino, flags)?;
+        let opened = match self.serving {
+            Serving::Unopened => self.unopened(ino, access)?,
+            _ => self.core().open(&CALLER, ino, flags)?,
+        };
         self.slots[slot] = Some(Slot {
             ino,
             opened,
             access,
         });
         Ok(())
+    }
+
+    /// What a kernel does to open a file that asks nobody.
+    fn unopened(&self, ino: Ino, access: Access) -> Result<Opened, FsError> {
+        if access == Access::Truncate {
+            let set = SetAttr {
+                size: Some(0),
+                ..SetAttr::default()
+            };
+            self.core().setattr(&CALLER, ino, None, &set)?;
+        }
+        Ok(Opened {
+            fh: Fh::NONE,
+            io: OpenIo::Cached,
+            is_changed: false,
+        })
     }
 
     fn write(&mut self, slot: usize, offset: u64, data: &[u8]) -> Result<(), FsError> {
@@ -479,6 +522,9 @@ impl CoreDriver {
             }
             OpenIo::Cached => {
                 let mut done = 0;
+                if slot.opened.fh == Fh::NONE {
+                    self.core().meet_unopened(slot.ino, offset, false)?;
+                }
                 while done < data.len() {
                     let at = offset + done as u64;
                     let fh = slot.opened.fh;

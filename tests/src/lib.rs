@@ -19,6 +19,7 @@ pub mod need;
 pub mod ops;
 pub mod pty;
 pub mod realfs;
+pub mod regime;
 pub mod sandbox;
 pub mod seeds;
 pub mod several;

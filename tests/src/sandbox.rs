@@ -106,8 +106,13 @@ impl Sandbox {
             .env("AGENTFS_STORE", self.store())
             .env(MARKER, &self.marker)
             .current_dir(self.work());
-        // Coverage and debugging of the product itself.
-        for name in ["AGENTFS_LOG", "RUST_BACKTRACE", "LLVM_PROFILE_FILE"] {
+        // How mounts are served; coverage and debugging of the product itself.
+        for name in [
+            crate::regime::VARIABLE,
+            "AGENTFS_LOG",
+            "RUST_BACKTRACE",
+            "LLVM_PROFILE_FILE",
+        ] {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
             }

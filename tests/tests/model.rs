@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use agentfs_tests::driver::{CoreDriver, TOP};
+use agentfs_tests::driver::{CoreDriver, Serving, TOP};
 use agentfs_tests::manifest::Scope;
 use agentfs_tests::model::Model;
 use agentfs_tests::ops::{Op, Step, ops};
@@ -86,14 +86,14 @@ fn the_model_agrees_with_linux() {
 
 /// Does `ops` to a fresh branch and to the model, compares after every `stride` steps, then over a
 /// clean end and a new start; the base must not have changed. Gives the steps done.
-fn check(ops: &[Op], passthrough: bool, stride: usize) -> Result<u64, TestCaseError> {
+fn check(ops: &[Op], serving: Serving, stride: usize) -> Result<u64, TestCaseError> {
     let dir = scratch();
     let base = dir.path().join("base");
     std::fs::create_dir_all(base.join(TOP)).expect("mkdir");
     base::small(&base.join(TOP));
     let before = Manifest::of(&base);
     let mut model = Model::of(&base.join(TOP));
-    let mut core = CoreDriver::new(&dir.path().join("store"), &base, passthrough);
+    let mut core = CoreDriver::new(&dir.path().join("store"), &base, serving);
     prop_assert_eq!(core.compare(&model, true), None, "before the first step");
     let mut steps = 0;
     for (count, op) in ops.iter().enumerate() {
@@ -148,19 +148,24 @@ fn check(ops: &[Op], passthrough: bool, stride: usize) -> Result<u64, TestCaseEr
 
 #[test]
 fn a_branch_agrees_with_the_model() {
-    proptest!(config(160), |(ops in ops(60, true))| { check(&ops, false, 1)?; });
+    proptest!(config(160), |(ops in ops(60, true))| { check(&ops, Serving::Opened, 1)?; });
 }
 
 #[test]
 fn a_branch_with_passthrough_agrees_with_the_model() {
-    proptest!(config(80), |(ops in ops(60, true))| { check(&ops, true, 1)?; });
+    proptest!(config(80), |(ops in ops(60, true))| { check(&ops, Serving::Natively, 1)?; });
+}
+
+#[test]
+fn a_branch_whose_files_are_not_opened_agrees_with_the_model() {
+    proptest!(config(80), |(ops in ops(60, true))| { check(&ops, Serving::Unopened, 1)?; });
 }
 
 /// Half of the long histories: two tests, so that two processors share them.
 fn long_histories() {
     let steps = AtomicU64::new(0);
     proptest!(config(LONG_CASES / 2), |(ops in ops(500, true))| {
-        steps.fetch_add(check(&ops, false, 20)?, Ordering::Relaxed);
+        steps.fetch_add(check(&ops, Serving::Opened, 20)?, Ordering::Relaxed);
     });
     let steps = steps.load(Ordering::Relaxed);
     println!("{steps} operations");
@@ -186,7 +191,7 @@ fn a_branch_is_sound_after_every_frame() {
         std::fs::create_dir_all(base.join(TOP)).expect("mkdir");
         base::small(&base.join(TOP));
         let mut model = Model::of(&base.join(TOP));
-        let mut core = CoreDriver::new(&dir.path().join("store"), &base, false);
+        let mut core = CoreDriver::new(&dir.path().join("store"), &base, Serving::Opened);
         for op in &ops {
             let Some(step) = op.resolve(&model.listing()) else { continue };
             // A clean end could take the frames into a table.

@@ -18,6 +18,8 @@ mod mounts;
 mod names;
 #[path = "semantics/rights.rs"]
 mod rights;
+#[path = "semantics/unopened.rs"]
+mod unopened;
 
 /// The sources of all of them.
 const SOURCES: &[&str] = &[

@@ -30,6 +30,15 @@ const CAP_SETFCAP: u8 = 31;
 /// The extended attribute that holds file capabilities.
 pub const CAPABILITY_XATTR: &[u8] = b"security.capability";
 
+/// Whether the caller may write to a file, by its mode, its list and his capabilities.
+///
+/// Errors: `UnknownCaller`, `Stale`, `Base`, `Store`.
+pub fn may_write(core: &FsCore, caller: &Caller, ino: Ino) -> Result<bool, FsError> {
+    let attr = core.getattr(ino)?;
+    Ok(check::is_granted(core, caller, &attr, Want::WRITE)?
+        || check::is_overridden(caller, &attr, Want::WRITE))
+}
+
 /// The mode bits a file keeps when somebody without privilege changes its bytes or owner:
 /// suid goes, sgid goes where it means "run as group".
 pub fn without_privileges(kind: Kind, perm: u32) -> u32 {

@@ -365,7 +365,7 @@ impl Tree {
                 node.unlinked = true;
                 self.busy.insert(*ino);
                 if let Some(account) = self.branch.account() {
-                    account.unlinked(*ino, node.opens > 0, is_born_here);
+                    account.unlinked(*ino, node.is_open(), is_born_here);
                 }
             }
         }

@@ -22,6 +22,8 @@ pub struct Node {
     pub writers: u32,
     /// Handles that running programs hold on their own file.
     pub executors: u32,
+    /// One of `opens` and `writers` is our own: the file is in the table of `core::implicit`.
+    pub implicit: bool,
     /// The branch's own record; `None` while the inode is the base's alone.
     pub record: Option<Arc<InodeRec>>,
     /// What is known of its base object, if it has or had one: most files of a busy branch have none.
@@ -149,6 +151,7 @@ impl Node {
             opens: 0,
             writers: 0,
             executors: 0,
+            implicit: false,
             record: None,
             host: None,
             base_dir: None,
@@ -262,9 +265,21 @@ impl Node {
         }
     }
 
+    /// Whether somebody has it open, as far as we are told.
+    pub fn is_open(&self) -> bool {
+        self.opens > u32::from(self.implicit)
+    }
+
+    /// Notes that it is kept open for nobody in particular no longer.
+    pub fn closed(&mut self) {
+        self.opens = self.opens.saturating_sub(1);
+        self.writers = self.writers.saturating_sub(1);
+        self.implicit = false;
+    }
+
     /// Whether nothing refers to it any more.
     pub fn is_idle(&self) -> bool {
-        self.lookups == 0 && self.opens == 0 && self.children == 0
+        self.lookups == 0 && !self.is_open() && self.children == 0
     }
 }
 

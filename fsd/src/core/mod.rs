@@ -1,6 +1,6 @@
 //! The branch core: inode based, transport free. Everything a branch answers is decided here.
 //!
-//! Lock order, ascending: a file's `Stream::bytes` (rank 1) < the tree (rank 2) < the handle table,
+//! Lock order, ascending: a file's `Stream::bytes` (rank 1) < the tree (rank 2) < the handle tables,
 //! the process table and the removals (rank 3). Bytes are moved under rank 1 alone; under rank 2
 //! only records are changed and base metadata is read.
 
@@ -15,6 +15,7 @@ mod exposed;
 pub mod extents;
 mod found;
 mod handle;
+pub mod implicit;
 mod inode;
 mod listing;
 mod mappings;
@@ -46,6 +47,7 @@ use crate::core::base::BaseTree;
 use crate::core::clock::StampClock;
 use crate::core::exposed::Exposed;
 use crate::core::handle::Handles;
+use crate::core::implicit::Implicit;
 use crate::core::mappings::Mappings;
 use crate::core::process::Processes;
 use crate::core::removals::Removals;
@@ -74,6 +76,7 @@ pub struct FsCore {
     base: BaseTree,
     clock: StampClock,
     handles: Handles,
+    implicit: Arc<Implicit>,
     mappings: Mappings,
     processes: Processes,
     removals: Removals,
@@ -93,8 +96,10 @@ impl FsCore {
         let account = branch.open_account()?;
         // What the kernel writes by itself nobody could hold to a limit.
         let limits_bytes = account.as_ref().is_some_and(|a| a.counts_bytes());
+        let tree = Tree::new(branch, exposed)?;
         Ok(Self {
-            tree: Mutex::new(Tree::new(branch, exposed)?),
+            implicit: tree.implicit.clone(),
+            tree: Mutex::new(tree),
             base,
             clock: StampClock::default(),
             handles: Handles::default(),

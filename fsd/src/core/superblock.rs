@@ -11,6 +11,7 @@ use crate::core::FsError;
 use crate::core::base::{self, BaseDir, BaseLoc, BaseStat, BaseTree};
 use crate::core::exposed::Exposed;
 use crate::core::found::is_same;
+use crate::core::implicit::{Implicit, Outdated};
 use crate::core::inode::{Listed, Node};
 use crate::core::listing::Listings;
 use crate::core::names::NameCounts;
@@ -28,6 +29,8 @@ pub struct Tree {
     /// Those of them that are open, or that no name leads to any more: what a snapshot has to see to,
     /// however many others there are.
     pub(super) busy: BTreeSet<Ino>,
+    /// Those that are kept open for whoever uses them without an open.
+    pub implicit: Arc<Implicit>,
     /// Listings being read.
     pub listings: Listings,
     /// Names of the branch's own by file.
@@ -44,6 +47,7 @@ impl Tree {
             branch,
             nodes: HashMap::new(),
             busy: BTreeSet::new(),
+            implicit: Arc::default(),
             listings: Listings::default(),
             names: NameCounts::default(),
             devices: HashMap::new(),
@@ -145,10 +149,21 @@ impl Tree {
                 attr_of_base(ino, &stat)
             }
         };
+        let is_regime = self.implicit.is_regime();
         let node = self.node_mut(ino)?;
+        let pages = node.known().pages;
         node.attributes_shown(state);
+        // What an open would find out.
+        let are_old = is_regime && state != 0 && pages != 0 && pages != state;
+        if are_old {
+            node.known_mut().pages = state;
+        }
         if node.unlinked {
             attr.nlink = 0;
+        }
+        if are_old {
+            let names = Vec::new();
+            self.implicit.note_outdated(Outdated { ino, names });
         }
         Ok(attr)
     }
@@ -305,6 +320,9 @@ impl Tree {
         };
         self.busy.remove(&ino);
         self.listings.forget(ino);
+        if node.implicit {
+            self.implicit.remove(ino);
+        }
         if let Some(parent) = node.parent {
             self.leave(parent);
         }

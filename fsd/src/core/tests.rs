@@ -17,6 +17,7 @@ mod host;
 mod links;
 mod names;
 mod quota;
+mod unopened;
 
 const ME: Caller = Caller {
     uid: 0,
@@ -58,8 +59,12 @@ impl Bench {
     }
 
     fn open(&mut self) {
+        self.open_branch("b");
+    }
+
+    fn open_branch(&mut self, branch: &str) {
         let store = Store::open(self.store.path()).unwrap().unwrap();
-        let live = store.open_live(&BranchName::new("b").unwrap()).unwrap();
+        let live = store.open_live(&BranchName::new(branch).unwrap()).unwrap();
         let config = CoreConfig {
             base: self.base.path().into(),
             roots: vec!["/".into()],

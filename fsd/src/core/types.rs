@@ -38,6 +38,11 @@ impl fmt::Display for Ino {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fh(pub u64);
 
+impl Fh {
+    /// Of a request for a file that the kernel uses without an open of ours.
+    pub const NONE: Fh = Fh(0);
+}
+
 /// A file name: 1 to 255 bytes without `/` and NUL, never `.` or `..`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<[u8]>);

@@ -13,7 +13,7 @@ use agentfs_fsd::core::{CoreConfig, FreezeFor, FsCore};
 use agentfs_fsd::ctl::client::Bindings;
 use agentfs_fsd::ctl::msg::{ErrorCode, MountSpec, Used};
 use agentfs_fsd::ctl::server::{Refusal, Service, not_shared};
-use agentfs_fsd::fuse::{Face, FuseSession, OneUser, Options};
+use agentfs_fsd::fuse::{Face, FuseSession, OneUser, Options, Regime};
 use agentfs_fsd::sync::{Arc, Gate, Mutex, lock};
 use rustix::fs::FileType;
 use tracing::{info, warn};
@@ -206,10 +206,17 @@ impl Daemon {
         }
     }
 
-    fn serve(&self, face: Face, device: OwnedFd, passthrough: bool) -> Result<(), Refusal> {
+    fn serve(
+        &self,
+        face: Face,
+        device: OwnedFd,
+        passthrough: bool,
+        regime: Regime,
+    ) -> Result<(), Refusal> {
         let failed = |e: std::io::Error| Refusal::new(ErrorCode::Io, format!("serve FUSE: {e}"));
         let options = Options {
             passthrough_depth: passthrough.then(|| self.passthrough_depth()),
+            regime: Some(regime),
             ..self.options
         };
         let session = match self.own_shared() {
@@ -253,9 +260,14 @@ impl Service for Daemon {
                 "the branch was handed to a mount already",
             )
         })?;
-        info!(roots = ?mount.roots, passthrough = mount.passthrough, mount.shared, "attach");
         // Where pages are one branch's, the kernel must not write past us to another's.
-        let passthrough = mount.passthrough && !mount.shared;
+        let natively = mount.passthrough && !mount.shared;
+        let regime = match (mount.shared, self.options.regime) {
+            (true, _) => Regime::Passthrough,
+            (false, asked) => asked.unwrap_or(Regime::default_for(natively)),
+        };
+        let passthrough = natively && regime == Regime::Passthrough;
+        info!(roots = ?mount.roots, %regime, passthrough, mount.shared, "attach");
         let id = live.info().id;
         let shown = mount.root.unwrap_or_else(|| PathBuf::from("/"));
         let config = CoreConfig {
@@ -290,7 +302,7 @@ impl Service for Daemon {
             }),
             None => None,
         };
-        self.serve(Face { root, one_user }, device, passthrough)?;
+        self.serve(Face { root, one_user }, device, passthrough, regime)?;
         let mut kept = lock(&self.mount);
         kept.namespaces = namespaces;
         kept.policy = mount.policy;

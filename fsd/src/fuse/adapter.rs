@@ -45,7 +45,7 @@ thread_local! {
 pub(super) struct Adapter {
     pub(super) core: Arc<Gate<FsCore>>,
     pub(super) face: Face,
-    options: Options,
+    pub(super) options: Options,
     pub(super) backings: Backings<BackingId>,
     pub(super) mapped: Mapped,
     pub(super) workers: Workers,
@@ -369,12 +369,15 @@ impl Filesystem for Adapter {
             }
             let room = &mut buffer[..size];
             match self.call_unawaited(op::READ, req, ino, |core| {
-                core.read(self.ino(ino), Fh(fh.0), offset, room)
+                let bytes = core.read(self.ino(ino), Fh(fh.0), offset, room);
+                self.take_back_outdated(core);
+                bytes
             }) {
                 Ok(bytes) => reply.data(&buffer[..bytes]),
                 Err(errno) => reply.error(errno),
             }
         });
+        self.close_surplus();
     }
 
     fn write(
@@ -385,7 +388,7 @@ impl Filesystem for Adapter {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _: OpenFlags,
+        flags: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -395,7 +398,10 @@ impl Filesystem for Adapter {
             let killed = kill && core.kill_privileges(&caller(req), self.ino(ino))?;
             let bytes = match write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
                 true => core.write_back(self.ino(ino), Fh(fh.0), offset, data)?,
-                false => core.write(self.ino(ino), Fh(fh.0), offset, data, false)?,
+                false => {
+                    self.before_write(core, self.ino(ino), fh, offset, flags)?;
+                    core.write(self.ino(ino), Fh(fh.0), offset, data, false)?
+                }
             };
             Ok((bytes, killed))
         });
@@ -408,6 +414,7 @@ impl Filesystem for Adapter {
             }
             Err(errno) => reply.error(errno),
         }
+        self.close_surplus();
     }
 
     fn release(

@@ -82,6 +82,7 @@ impl Adapter {
         if may_store || core.removals().is_under_way(attr.ino) {
             self.stale.attributes(INodeNo(attr.ino.0));
         }
+        self.take_back_outdated(core);
     }
 
     /// Runs a call that may block for long on a worker, which gives the answer.

@@ -43,7 +43,7 @@ impl Adapter {
         // serve that program's memory.
         let stale = self.stale();
         self.workers.run(move || {
-            stale.listing(ino);
+            stale.pages(ino);
             end();
         });
     }

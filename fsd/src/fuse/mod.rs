@@ -2,7 +2,8 @@
 //!
 //! `session` negotiates with the kernel and runs the reader threads, `adapter` turns one request
 //! into one call of the core by one of the ways in `calls` (`opening`, `listing` and `xattr` have
-//! families of their own), `shared` does so for a mount of several branches, `convert` maps the two sides' types, `backing` keeps what passthrough
+//! families of their own; `regime` says whether the kernel
+//! tells of opens, and `unopened` does what else is to be done if not), `shared` does so for a mount of several branches, `convert` maps the two sides' types, `backing` keeps what passthrough
 //! needs, `stale` takes back what the kernel was told, `mapped` knows what it must not keep,
 //! `workers` runs what would block a reader. Nothing here decides what a branch answers, and
 //! nothing here touches the mount from a thread that serves it.
@@ -14,12 +15,15 @@ mod convert;
 mod listing;
 mod mapped;
 mod opening;
+mod regime;
 mod request;
 mod session;
 mod shared;
 mod stale;
+mod unopened;
 mod workers;
 mod xattr;
 
 pub use convert::OneUser;
+pub use regime::Regime;
 pub use session::{BadKnob, Face, FuseSession, Options};

@@ -14,7 +14,7 @@ use crate::fuse::convert::{FOREVER, caller};
 use crate::fuse::request::op;
 
 /// Every handle: the kernel need not tell us of close(2), there is nothing to flush.
-const CACHED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE.union(FopenFlags::FOPEN_NOFLUSH);
+pub(super) const CACHED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE.union(FopenFlags::FOPEN_NOFLUSH);
 /// Without KEEP_CACHE: the host has changed what the page cache holds.
 const FRESH: FopenFlags = FopenFlags::FOPEN_NOFLUSH;
 /// Without KEEP_CACHE: what the page cache holds of the file goes stale with the first native
@@ -30,6 +30,9 @@ impl Adapter {
         flags: OpenFlags,
         reply: ReplyOpen,
     ) {
+        if self.is_zero_open() {
+            return self.refuse_opens(reply);
+        }
         let call = |core: &FsCore| core.open(&caller(req), self.ino(ino), flags.0);
         let Opened { fh, io, is_changed } = match self.call(op::OPEN, req, ino, call) {
             Ok(opened) => opened,
@@ -70,10 +73,14 @@ impl Adapter {
         let call = |core: &FsCore| {
             core.create(&caller(req), self.ino(parent), &name_of(name)?, mode, flags)
         };
-        let (entry, Opened { fh, io, .. }) = match self.call_naming(op::CREATE, req, parent, call) {
+        let (entry, opened) = match self.call_naming(op::CREATE, req, parent, call) {
             Ok(made) => made,
             Err(errno) => return reply.error(errno),
         };
+        if self.is_zero_open() {
+            return self.created_unopened(&entry, opened, reply);
+        }
+        let Opened { fh, io, .. } = opened;
         let (attr, generation) = (self.shown(&entry.attr), Generation(entry.generation));
         let handle = FileHandle(fh.0);
         match io {

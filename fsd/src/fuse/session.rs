@@ -15,6 +15,7 @@ use crate::core::FsCore;
 use crate::core::types::Ino;
 use crate::fuse::adapter::Adapter;
 use crate::fuse::convert::OneUser;
+use crate::fuse::regime::Regime;
 use crate::fuse::shared::SharedAdapter;
 use crate::shared::Shared;
 use crate::sync::{Arc, Gate};
@@ -45,7 +46,7 @@ const ZERO_OPENDIR: Knob = Knob {
 /// Left out on purpose: WRITEBACK_CACHE (the kernel would own size and times, and passthrough
 /// excludes it), POSIX_LOCKS and FLOCK_LOCKS (one superblock per branch: the kernel's own locks
 /// are enough), AUTO_INVAL_DATA (nobody else changes the files; it costs a GETATTR per cached
-/// listing), NO_OPEN_SUPPORT (excludes passthrough), NO_OPENDIR_SUPPORT (the adapter's to ask for),
+/// listing), NO_OPENDIR_SUPPORT (the adapter's to ask for),
 /// SETXATTR_EXT, SECURITY_CTX and CREATE_SUPP_GROUP (fuser does not decode what they add).
 const WANTED: &[InitFlags] = &[
     InitFlags::FUSE_ASYNC_READ,
@@ -83,6 +84,18 @@ const NOT_SHARED: &[InitFlags] = &[
     InitFlags::FUSE_POSIX_ACL,
 ];
 
+/// Of these, what a mount must do without on which opens are not told of.
+const NOT_UNOPENED: &[InitFlags] = &[
+    // There is no OPEN for it to come with: it comes as SETATTR.
+    InitFlags::FUSE_ATOMIC_O_TRUNC,
+    // Nothing goes around the page cache, and no open says that the host has changed the file: if its
+    // length is another, the kernel is to drop the pages by itself, before anybody reads them.
+    InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+];
+
+/// What such a mount asks for besides.
+const UNOPENED: &[InitFlags] = &[InitFlags::FUSE_NO_OPEN_SUPPORT];
+
 /// An environment variable with a number in it.
 #[derive(Debug)]
 struct Knob {
@@ -95,12 +108,18 @@ struct Knob {
 
 /// An environment variable that says nothing this program could do.
 #[derive(Debug, thiserror::Error)]
-#[error("{name} is '{}', which is no number from {min} to {max}", .text.escape_debug())]
+#[error("{name} is '{}', which is {wanted}", .text.escape_debug())]
 pub struct BadKnob {
     name: &'static str,
     text: String,
-    min: u64,
-    max: u64,
+    /// What it is not: "no number", "none of these".
+    wanted: String,
+}
+
+impl BadKnob {
+    pub(super) fn new(name: &'static str, text: String, wanted: String) -> Self {
+        Self { name, text, wanted }
+    }
 }
 
 impl Knob {
@@ -121,12 +140,10 @@ impl Knob {
                 Ok(self.max)
             }
             Ok(value) if value >= self.min => Ok(value),
-            _ => Err(BadKnob {
-                name: self.name,
-                text: text.into_owned(),
-                min: self.min,
-                max: self.max,
-            }),
+            _ => {
+                let wanted = format!("no number from {} to {}", self.min, self.max);
+                Err(BadKnob::new(self.name, text.into_owned(), wanted))
+            }
         }
     }
 
@@ -150,6 +167,8 @@ pub struct Options {
     /// How many file systems may be stacked below a passthrough file; `None`: no passthrough.
     /// A kernel that has none gets its files cached.
     pub passthrough_depth: Option<u32>,
+    /// Whether the kernel tells of opens; `None`: not decided, so it does.
+    pub regime: Option<Regime>,
     /// Whether several branches are shown.
     pub shared: bool,
 }
@@ -163,14 +182,24 @@ impl Options {
             zero_opendir: ZERO_OPENDIR.value()? == 1,
             readers: readers(thread::available_parallelism().map_or(1, usize::from)),
             passthrough_depth: None,
+            regime: Regime::from_env()?,
             shared: false,
         })
     }
 
+    fn is_zero_open(&self) -> bool {
+        self.regime == Some(Regime::ZeroOpen)
+    }
+
     /// Fills in the reply to INIT.
     pub(super) fn negotiate(&self, config: &mut KernelConfig) -> io::Result<()> {
-        let is_wanted = |flag: &&InitFlags| !(self.shared && NOT_SHARED.contains(flag));
-        for flag in WANTED.iter().filter(is_wanted) {
+        let unopened = self.is_zero_open();
+        let is_without = |flag: &InitFlags| {
+            self.shared && NOT_SHARED.contains(flag) || unopened && NOT_UNOPENED.contains(flag)
+        };
+        let is_wanted = |flag: &&InitFlags| !is_without(flag);
+        let more: &[InitFlags] = if unopened { UNOPENED } else { &[] };
+        for flag in WANTED.iter().filter(is_wanted).chain(more) {
             if config.add_capabilities(*flag).is_err() {
                 debug!(?flag, "the kernel has no such feature");
             }
@@ -239,6 +268,9 @@ impl FuseSession {
         device: OwnedFd,
         options: Options,
     ) -> io::Result<Self> {
+        if options.is_zero_open() {
+            core.with(FsCore::serve_unopened);
+        }
         let adapter = Adapter::new(core, face, options);
         let stale = adapter.stale();
         let session = begin(adapter, device, options)?;
@@ -254,6 +286,8 @@ impl FuseSession {
     ) -> io::Result<Self> {
         let options = Options {
             passthrough_depth: None,
+            // Whose branch a file is of, its open says.
+            regime: Some(Regime::Passthrough),
             shared: true,
             ..options
         };
@@ -308,6 +342,10 @@ mod tests {
     /// What a session that wants passthrough answers to the INIT of a kernel with these features:
     /// the features agreed on, and the depth of stacking. A socket plays the device.
     fn greeted(features: InitFlags) -> (InitFlags, u32) {
+        greeted_as(Regime::Passthrough, features)
+    }
+
+    fn greeted_as(regime: Regime, features: InitFlags) -> (InitFlags, u32) {
         use rustix::net::{AddressFamily, SocketFlags, SocketType};
         let (kernel, device) = rustix::net::socketpair(
             AddressFamily::UNIX,
@@ -330,7 +368,8 @@ mod tests {
             one_user: None,
         };
         let options = Options {
-            passthrough_depth: Some(2),
+            passthrough_depth: (regime == Regime::Passthrough).then_some(2),
+            regime: Some(regime),
             ..Options::from_env().expect("the knobs")
         };
         let session = FuseSession::start(Arc::default(), face, device, options);
@@ -358,6 +397,27 @@ mod tests {
         let (agreed, depth) = greeted(features | InitFlags::FUSE_PASSTHROUGH);
         assert!(agreed.contains(InitFlags::FUSE_PASSTHROUGH), "{agreed:?}");
         assert_eq!(depth, 2);
+    }
+
+    #[test]
+    fn where_nothing_is_opened_no_feature_is_asked_for_that_an_open_makes_right() {
+        let without: InitFlags = NOT_UNOPENED.iter().copied().collect();
+        let (agreed, depth) = greeted_as(Regime::ZeroOpen, InitFlags::all());
+        assert!(
+            agreed.contains(InitFlags::FUSE_NO_OPEN_SUPPORT),
+            "{agreed:?}"
+        );
+        assert!(
+            !agreed.intersects(without | InitFlags::FUSE_PASSTHROUGH),
+            "{agreed:?}"
+        );
+        assert_eq!(depth, 0);
+        let (agreed, _) = greeted(InitFlags::all());
+        assert!(
+            !agreed.contains(InitFlags::FUSE_NO_OPEN_SUPPORT),
+            "{agreed:?}"
+        );
+        assert!(agreed.contains(without), "{agreed:?}");
     }
 
     #[test]

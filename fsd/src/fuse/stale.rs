@@ -9,6 +9,7 @@
 //! from after one that it will number (a removed link, see `core::removals`). The notice gives the
 //! inode a new number; what the kernel asked for before that it does not keep.
 
+use std::ffi::OsStr;
 use std::sync::OnceLock;
 
 use fuser::{INodeNo, Notifier};
@@ -39,14 +40,24 @@ impl Stale {
         }
     }
 
-    /// Makes the kernel drop what it has of the listing of `ino`.
-    ///
-    /// Not for a thread that serves requests: the kernel waits for the pages.
-    pub(super) fn listing(&self, ino: INodeNo) {
+    /// Makes the kernel drop the pages of `ino` (of a directory: its listing), and its attributes. Not on a thread that serves
+    /// requests: it waits for pages that are being read or written back.
+    pub(super) fn pages(&self, ino: INodeNo) {
         if let Some(notifier) = self.0.get()
             && let Err(error) = notifier.inval_inode(ino, 0, 0)
         {
-            tracing::warn!(%ino, %error, "the kernel keeps an outdated listing");
+            // It may have let go of the file meanwhile.
+            tracing::debug!(%ino, %error, "no pages to drop");
+        }
+    }
+
+    /// Makes the kernel look `name` in `dir` up again. Not on a thread that serves requests: it waits
+    /// for who changes the directory.
+    pub(super) fn name(&self, dir: INodeNo, name: &OsStr) {
+        if let Some(notifier) = self.0.get()
+            && let Err(error) = notifier.inval_entry(dir, name)
+        {
+            tracing::debug!(%dir, %error, "no name to drop");
         }
     }
 }

@@ -31,8 +31,10 @@ impl FsCore {
             self.change_nothing(caller, ino)?;
         }
         if let Some(size) = set.size {
-            if fh.is_none() {
-                self.check_name(&mut crate::sync::lock(&self.tree), ino)?;
+            match fh {
+                None => self.check_name(&mut crate::sync::lock(&self.tree), ino)?,
+                Some(Fh::NONE) => self.meet_unopened(ino, 0, false)?,
+                Some(_) => {}
             }
             self.truncate(caller, ino, size)?;
         }
@@ -51,10 +53,17 @@ impl FsCore {
     /// what has nothing to lose.
     fn change_nothing(&self, caller: &Caller, ino: Ino) -> Result<(), FsError> {
         {
-            let tree = crate::sync::lock(&self.tree);
-            let record = tree.record_of(&self.base, ino)?;
-            // The others take a handle that writes.
-            let by_chown = tree.node(ino)?.writers == 0;
+            let (record, is_written) = {
+                let tree = crate::sync::lock(&self.tree);
+                let record = tree.record_of(&self.base, ino)?;
+                (record, tree.node(ino)?.writers > 0)
+            };
+            // The others take a handle that writes. Where none is told of, who may is taken for one
+            // who has it open.
+            let by_chown = match self.implicit.is_regime() {
+                true => !access::may_write(self, caller, ino).unwrap_or(false),
+                false => !is_written,
+            };
             if by_chown
                 && self.loses_privileges(caller, &record)
                 && !access::is_owner(caller, record.uid)

@@ -25,9 +25,9 @@ impl FsCore {
     /// Reads at `offset` into `buf`; short only at the end of the file.
     ///
     /// Errors: `BadHandle`, `Base`, `Store`. Locks: rank 1 for reading.
-    pub fn read(&self, _ino: Ino, fh: Fh, offset: u64, buf: &mut [u8]) -> Result<usize, FsError> {
+    pub fn read(&self, ino: Ino, fh: Fh, offset: u64, buf: &mut [u8]) -> Result<usize, FsError> {
         // A write-only handle may be read through: the kernel fills pages around a partial write.
-        let handle = self.handles.get(fh)?;
+        let handle = self.handle(ino, fh)?;
         let bytes = crate::sync::read(&handle.stream.bytes);
         bytes.read(offset, buf)
     }
@@ -63,7 +63,7 @@ impl FsCore {
         kill_suidgid: bool,
         whole: bool,
     ) -> Result<usize, FsError> {
-        let handle = self.handles.get(fh)?;
+        let handle = self.handle(ino, fh)?;
         if !handle.writes {
             return Err(FsError::WrongAccess(fh));
         }
@@ -197,12 +197,15 @@ impl FsCore {
         offset: u64,
         len: u64,
     ) -> Result<(), FsError> {
-        let handle = self.handles.get(fh)?;
+        let handle = self.handle(ino, fh)?;
         if !handle.writes {
             return Err(FsError::WrongAccess(fh));
         }
         let end = offset.checked_add(len).filter(|end| *end <= SIZE_MAX);
         let end = end.ok_or(FsError::TooLarge)?;
+        if fh == Fh::NONE {
+            self.meet_unopened(ino, offset, false)?;
+        }
         let mode = FallocateFlags::from_bits_retain(mode as u32);
         if !access::keeps_privileges(caller) {
             self.kill_privileges(caller, ino)?;
@@ -312,6 +315,9 @@ impl FsCore {
         if from.0 == to.0 && !apart {
             return Err(FsError::Invalid("overlapping ranges of one file"));
         }
+        if to.1 == Fh::NONE {
+            self.meet_unopened(to.0, to.2, false)?;
+        }
         let kill = !access::keeps_privileges(caller);
         let mut buf = vec![0; len.min(COPY_CHUNK_BYTES) as usize];
         let mut done = 0;
@@ -342,14 +348,14 @@ impl FsCore {
     /// The offset of the next data (`SEEK_DATA`) or hole (`SEEK_HOLE`) at or after `offset`.
     ///
     /// Errors: `NoData` past the end, `Invalid` for another `whence`, `Base`, `Store`.
-    pub fn lseek(&self, _ino: Ino, fh: Fh, offset: i64, whence: i32) -> Result<i64, FsError> {
+    pub fn lseek(&self, ino: Ino, fh: Fh, offset: i64, whence: i32) -> Result<i64, FsError> {
         let data = match whence {
             nix::libc::SEEK_DATA => true,
             nix::libc::SEEK_HOLE => false,
             _ => return Err(FsError::Invalid("only SEEK_DATA and SEEK_HOLE come here")),
         };
         let start = u64::try_from(offset).map_err(|_| FsError::NoData)?;
-        let handle = self.handles.get(fh)?;
+        let handle = self.handle(ino, fh)?;
         let bytes = crate::sync::read(&handle.stream.bytes);
         let found = match &*bytes {
             Bytes::Empty => None,

@@ -137,6 +137,7 @@ impl FsCore {
 
     /// Gives back `count` references to `ino`.
     pub fn forget(&self, ino: Ino, count: u64) {
+        self.close_forgotten(ino, count);
         let mut tree = crate::sync::lock(&self.tree);
         tree.forget(ino, count);
         if tree.nodes.get(&ino).is_none_or(|n| n.lookups == 0) {

@@ -4,6 +4,7 @@ mod attr;
 mod create;
 mod data;
 pub mod freeze;
+mod implicit;
 mod link;
 mod lookup;
 pub mod open;

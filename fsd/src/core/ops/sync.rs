@@ -1,8 +1,10 @@
 //! Making things durable, looking after the journal, and the end of a branch's life.
 
 use crate::backstore::{Chore, ChoreDone, StoreError};
+use crate::core::inode::Node;
+use crate::core::record::Content;
 use crate::core::stream::Stream;
-use crate::core::types::{FsStat, Ino};
+use crate::core::types::{Fh, FsStat, Ino};
 use crate::core::{FsCore, FsError, quota};
 use crate::sync::Arc;
 
@@ -12,9 +14,18 @@ impl FsCore {
     /// The journal is one stream, so everything recorded before becomes durable with it.
     /// Errors: `Stale`, `Store`. Locks: none while it waits for the disk.
     pub fn fsync(&self, ino: Ino, data_only: bool) -> Result<(), FsError> {
-        let (stream, journal) = {
+        self.guard_replaced();
+        let (stream, is_closed, journal) = {
             let tree = crate::sync::lock(&self.tree);
-            (tree.node(ino)?.stream.clone(), tree.branch.journal_sync()?)
+            let node = tree.node(ino)?;
+            let is_closed = node.stream.is_none() && has_object(node);
+            let journal = tree.branch.journal_sync()?;
+            (node.stream.clone(), is_closed, journal)
+        };
+        // Whoever syncs a file has it open. Where nobody tells us so, it may be closed here.
+        let stream = match is_closed && self.implicit.is_regime() {
+            true => Some(self.handle(ino, Fh::NONE)?.stream),
+            false => stream,
         };
         if let Some(stream) = stream {
             self.sync_bytes(ino, stream, data_only)?;
@@ -37,6 +48,7 @@ impl FsCore {
     ///
     /// Errors: `Store`.
     pub fn sync_records(&self) -> Result<(), FsError> {
+        self.guard_replaced();
         let journal = crate::sync::lock(&self.tree).branch.journal_sync()?;
         Ok(journal.sync()?)
     }
@@ -45,6 +57,7 @@ impl FsCore {
     ///
     /// Errors: `Store`.
     pub fn sync_all(&self) -> Result<(), FsError> {
+        self.guard_replaced();
         let (open, journal) = {
             let tree = crate::sync::lock(&self.tree);
             (tree.open(), tree.branch.journal_sync()?)
@@ -77,6 +90,8 @@ impl FsCore {
     pub fn maintain(&self) -> Result<(), FsError> {
         // Keeps the list short, so that a snapshot has little to ask.
         self.mappings.left(&self.tree);
+        self.close_idle();
+        self.guard_replaced();
         let journal = crate::sync::lock(&self.tree).branch.journal_sync()?;
         if let Err(e) = journal.sync() {
             // A journal whose sync failed once never syncs again; a checkpoint leaves it behind.
@@ -133,9 +148,10 @@ impl FsCore {
     pub fn close(self) -> Result<(), FsError> {
         let inos: Vec<Ino> = {
             let mut tree = crate::sync::lock(&self.tree);
-            tree.nodes
-                .values_mut()
-                .for_each(|node| (node.opens, node.writers) = (0, 0));
+            self.implicit.clear();
+            for node in tree.nodes.values_mut() {
+                (node.opens, node.writers, node.implicit) = (0, 0, false);
+            }
             tree.open()
         };
         for ino in inos {
@@ -160,4 +176,11 @@ impl FsCore {
         tree.branch.close()?;
         Ok(())
     }
+}
+
+/// Whether an object has bytes of the file.
+fn has_object(node: &Node) -> bool {
+    let is_object =
+        |content: &Content| matches!(content, Content::Object(_) | Content::Extents { .. });
+    node.record.as_ref().is_some_and(|r| is_object(&r.content))
 }

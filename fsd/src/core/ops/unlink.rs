@@ -5,7 +5,7 @@ use crate::core::change::Change;
 use crate::core::inode::Node;
 use crate::core::ops::attr::touch;
 use crate::core::ops::create::add_subdir;
-use crate::core::record::{Delta, Dentry};
+use crate::core::record::{Content, Delta, Dentry};
 use crate::core::superblock::Tree;
 use crate::core::types::{Caller, Ino, Kind, Name, Time};
 use crate::core::{FsCore, FsError};
@@ -101,6 +101,7 @@ impl FsCore {
         {
             // The whiteout says it all: no record is made for the sake of being dropped.
             change.unlink(ino);
+            self.keep_removed(tree, ino);
             return Ok(());
         }
         change.forsake_place(place.0, place.1);
@@ -115,7 +116,11 @@ impl FsCore {
             _ => record.nlink.saturating_sub(1).max(left),
         };
         if record.nlink == 0 {
+            let is_whole = matches!(record.content, Content::Empty | Content::Object(_));
             change.unlink(ino);
+            if !is_whole {
+                self.keep_removed(tree, ino);
+            }
         }
         Ok(())
     }

@@ -126,15 +126,15 @@ fn a_truncation_that_could_not_be_recorded_stays_one() {
 }
 
 /// A branch on a medium that forgets what was not synced when the power goes.
-struct Unplugged {
+pub(super) struct Unplugged {
     base: tempfile::TempDir,
     media: MemMedia,
     store: Store,
-    core: FsCore,
+    pub(super) core: FsCore,
 }
 
 impl Unplugged {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let base = tempfile::tempdir().unwrap();
         let media = MemMedia::new();
         let store = Store::on_media(Arc::new(media.clone()), "/mem".as_ref(), true);
@@ -164,7 +164,7 @@ impl Unplugged {
     }
 
     /// Makes a file and leaves it open.
-    fn make(&self, file: &str, data: &[u8]) -> (Ino, Fh) {
+    pub(super) fn make(&self, file: &str, data: &[u8]) -> (Ino, Fh) {
         let made = self
             .core
             .create(&ME, Ino::ROOT, &name(file), 0o644, O_RDWR)
@@ -174,13 +174,13 @@ impl Unplugged {
         (ino, fh)
     }
 
-    fn snapshot(&mut self) {
+    pub(super) fn snapshot(&mut self) {
         let held = self.store.hold().unwrap();
         self.core.freeze(&held, FreezeFor::Snapshot(None)).unwrap();
     }
 
     /// What stat(2) says of a file and what it holds after a power cut now.
-    fn after_power_cut(&self, file: &str) -> (u64, Vec<u8>) {
+    pub(super) fn after_power_cut(&self, file: &str) -> (u64, Vec<u8>) {
         let media = Arc::new(self.media.crash(Crash::Power));
         let store = Store::on_media(media, "/mem".as_ref(), false)
             .unwrap()
