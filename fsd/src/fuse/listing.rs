@@ -4,15 +4,13 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
-use fuser::{
-    FileHandle, FopenFlags, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus, ReplyOpen,
-    Request,
-};
+use fuser::{FileHandle, FopenFlags, Generation, INodeNo};
 
 use crate::core::types::StreamName;
 use crate::fuse::adapter::Adapter;
 use crate::fuse::convert::{FOREVER, bare_attr, file_type};
 use crate::fuse::request::op;
+use crate::fuse::transport::{Asker, ListingPlusReply, ListingReply, OpenReply};
 
 impl Adapter {
     // No handle is needed: a cookie is all. The kernel is not to keep listings (neither
@@ -20,14 +18,20 @@ impl Adapter {
     // go on at by the exact cookie, so a reader whose last entry was removed by somebody else, while
     // a third filled the cache anew, misses the rest of the directory. Eight processes on one
     // directory show it within seconds.
-    pub(super) fn open_listing(&self, req: &Request, ino: INodeNo, reply: ReplyOpen) {
+    pub(super) fn open_listing(&self, req: &Asker, ino: INodeNo, reply: impl OpenReply) {
         match self.call(op::OPENDIR, req, ino, |core| core.check_dir(self.ino(ino))) {
             Ok(()) => reply.opened(FileHandle(0), FopenFlags::empty()),
             Err(errno) => reply.error(errno),
         }
     }
 
-    pub(super) fn list(&self, req: &Request, ino: INodeNo, offset: u64, mut reply: ReplyDirectory) {
+    pub(super) fn list(
+        &self,
+        req: &Asker,
+        ino: INodeNo,
+        offset: u64,
+        mut reply: impl ListingReply,
+    ) {
         let mut taken = 0u32;
         let listed = self.call_locked(op::READDIR, req, ino, |core| {
             core.readdir(self.ino(ino), offset, &mut |e| {
@@ -47,10 +51,10 @@ impl Adapter {
     // the core has counted. The error comes again with the next request.
     pub(super) fn list_with_attributes(
         &self,
-        req: &Request,
+        req: &Asker,
         ino: INodeNo,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        mut reply: impl ListingPlusReply,
     ) {
         let mut taken = 0u32;
         let listed = self.call_locked(op::READDIRPLUS, req, ino, |core| {

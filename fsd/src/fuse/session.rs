@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 
 use fuser::{Config, InitFlags, KernelConfig, Session, SessionACL};
@@ -14,8 +14,12 @@ use tracing::{debug, info, warn};
 use crate::core::FsCore;
 use crate::core::types::Ino;
 use crate::fuse::adapter::Adapter;
+use crate::fuse::backing;
 use crate::fuse::convert::OneUser;
+use crate::fuse::device::Classic;
 use crate::fuse::shared::SharedAdapter;
+use crate::fuse::stale::Stale;
+use crate::fuse::transport::Operations;
 use crate::shared::Shared;
 use crate::sync::{Arc, Gate};
 
@@ -214,8 +218,8 @@ pub struct FuseSession(Shows);
 
 #[derive(Debug)]
 enum Shows {
-    One(Box<Session<Adapter>>),
-    Several(Box<Session<SharedAdapter>>),
+    One(Box<Session<Classic<Adapter>>>),
+    Several(Box<Session<Classic<SharedAdapter>>>),
 }
 
 impl FuseSession {
@@ -229,9 +233,8 @@ impl FuseSession {
         options: Options,
     ) -> io::Result<Self> {
         let adapter = Adapter::new(core, face, options);
-        let stale = adapter.stale();
-        let session = begin(adapter, device, options)?;
-        stale.reach(session.notifier());
+        let back = (adapter.stale(), adapter.device());
+        let session = begin(adapter, device, options, Some(back))?;
         Ok(Self(Shows::One(Box::new(session))))
     }
 
@@ -246,7 +249,7 @@ impl FuseSession {
             shared: true,
             ..options
         };
-        let session = begin(SharedAdapter::new(shared, options), device, options)?;
+        let session = begin(SharedAdapter::new(shared, options), device, options, None)?;
         Ok(Self(Shows::Several(Box::new(session))))
     }
 
@@ -259,15 +262,24 @@ impl FuseSession {
     }
 }
 
-fn begin<F: fuser::Filesystem>(
-    adapter: F,
+/// What an adapter reaches the kernel by, to be opened.
+type Back = (Stale, backing::Device);
+
+fn begin<O: Operations>(
+    operations: O,
     device: OwnedFd,
     options: Options,
-) -> io::Result<Session<F>> {
+    back: Option<Back>,
+) -> io::Result<Session<Classic<O>>> {
+    let operations = Arc::new(operations);
     let mut config = Config::default();
     config.n_threads = Some(options.readers);
     // Who may use the mount is for the kernel to decide, by its user_id and allow_other.
-    let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
+    let session = Session::from_fd(Classic { operations }, device, SessionACL::All, config)?;
+    if let Some((stale, files)) = back {
+        stale.reach(session.notifier());
+        files.reach(Arc::new(session.as_fd().try_clone_to_owned()?));
+    }
     info!(?options, "the mount is served");
     Ok(session)
 }
