@@ -11,6 +11,7 @@ const LONG_FILES: &[(&str, &str)] = &[];
 const UNSAFE_FENCE: &[&str] = &[
     "fsd/src/sys.rs",
     "fsd/src/fuse/sys.rs",
+    "fsd/src/fuse/ring/sys.rs",
     "launcher/src/sys.rs",
     "launcher/src/proc/clone.rs",
 ];

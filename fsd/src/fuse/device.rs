@@ -17,6 +17,7 @@ use fuser::{
 use crate::core::types::{FsStat, SetAttr};
 use crate::fuse::backing::Backing;
 use crate::fuse::convert::{time_in, time_set};
+use crate::fuse::ring::Terms;
 use crate::fuse::sys;
 use crate::fuse::transport::{
     Asker, AttrReply, CreateReply, DataReply, EmptyReply, EntryReply, IoctlReply, ListingPlusReply,
@@ -33,6 +34,7 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct Classic<O> {
     pub(super) operations: Arc<O>,
+    pub(super) terms: Terms,
 }
 
 fn asker(request: &Request) -> Asker {
@@ -220,7 +222,9 @@ impl IoctlReply for ReplyIoctl {
 
 impl<O: Operations> Filesystem for Classic<O> {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        self.operations.negotiate(config)
+        self.operations.negotiate(config)?;
+        self.terms.negotiate(config);
+        Ok(())
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

@@ -1,7 +1,7 @@
 //! The FUSE side: everything that knows the kernel's protocol, and the only users of `fuser`.
 //!
-//! `transport` has what requests and answers are to the rest; `device` (fuser)
-//! brings and takes them, and `session` negotiates with the kernel. `adapter` turns one request
+//! `transport` has what requests and answers are to the rest; `device` (fuser) and `ring` (io_uring)
+//! bring and take them, and `session` negotiates with the kernel and chooses. `adapter` turns one request
 //! into one call of the core by one of the ways in `calls` (`opening`, `listing` and `xattr` have
 //! families of their own), `shared` does so for a mount of several branches, `convert` maps the two sides' types, `backing` keeps what passthrough
 //! needs, `stale` takes back what the kernel was told, `mapped` knows what it must not keep,
@@ -17,6 +17,7 @@ mod listing;
 mod mapped;
 mod opening;
 mod request;
+mod ring;
 mod session;
 mod shared;
 mod stale;
