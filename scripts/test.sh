@@ -7,8 +7,10 @@
 #   scripts/test.sh SUITE..     only these (names of scripts/suites.sh)
 #
 # Knobs: AGENTFS_MUST_RUN=0 lets tests be skipped that need what the machine lacks;
-# AGENTFS_TEST_THREADS, AGENTFS_MODEL_CASES, AGENTFS_DIFF_CASES; AGENTFS_FUSE_REGIME; AGENTFS_TEST_SEED repeats what a
-# failed test left to chance.
+# AGENTFS_TEST_THREADS, AGENTFS_MODEL_CASES, AGENTFS_DIFF_CASES; AGENTFS_TEST_SEED repeats what a
+# failed test left to chance. AGENTFS_FUSE_TRANSPORT=device|io-uring has all of it run by that way of
+# requests, AGENTFS_FUSE_REGIME=passthrough|zero-open in that regime; unset, some suites run in each of
+# them (scripts/suites.sh: suites_ring, suites_zero_open).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/suites.sh
@@ -35,7 +37,23 @@ fi
 scratch=$(mktemp -d /var/tmp/agentfs-test-run.XXXXXX)
 chmod 755 "$scratch"
 mkdir "$scratch/logs" "$scratch/$me"
+# FUSE over io_uring is switched on for a while, and left as it was.
+switch=/sys/module/fuse/parameters/enable_uring
+switch_was=
+ring_on() {
+  [ "$(id -u)" -eq 0 ] || { ring_lacks="only root can switch it on"; return 1; }
+  [ -w "$switch" ] || { ring_lacks="this kernel has no FUSE over io_uring (Linux 6.14)"; return 1; }
+  [ "$(cat /proc/sys/kernel/io_uring_disabled 2>/dev/null || echo 2)" != 2 ] ||
+    { ring_lacks="io_uring is off (kernel.io_uring_disabled)"; return 1; }
+  switch_was=$(cat "$switch")
+  echo Y >"$switch"
+}
+ring_off() {
+  [ -z "$switch_was" ] || echo "$switch_was" >"$switch"
+  switch_was=
+}
 undo() {
+  ring_off
   scripts/test-user.sh down "$scratch/user-state"
   rm -rf "$scratch"
 }
@@ -51,6 +69,10 @@ binaries=$(sed -nE 's/^ *Executable (unittests )?([^ ]*) \((.*)\)$/\2\t\3/p' <<<
 target=$(cargo metadata --format-version 1 --no-deps --offline |
   sed -E 's/.*"target_directory":"([^"]*)".*/\1/')
 scripts/fetch-crate.sh "$target/fixtures"
+
+if [ "${AGENTFS_FUSE_TRANSPORT:-}" = io-uring ] && [ "$(cat "$switch" 2>/dev/null)" != Y ]; then
+  ring_on || { echo "test.sh: AGENTFS_FUSE_TRANSPORT=io-uring: $ring_lacks" >&2; exit 1; }
+fi
 
 # ---- run ---------------------------------------------------------------------------------------
 is_wanted() { # NAME
@@ -121,6 +143,29 @@ if [ -z "${AGENTFS_FUSE_REGIME:-}" ]; then
     esac
   done <<<"$binaries"
 fi
+# Some of them by io_uring too, where that is not how all of them run.
+if [ -z "${AGENTFS_FUSE_TRANSPORT:-}" ]; then
+  ring_lacks=
+  if ! ring_on; then
+    for name in $suites_ring; do
+      is_wanted "$name" || continue
+      left_out=$((left_out + 1))
+      echo "note    $me $name by io_uring: left out, $ring_lacks"
+    done
+  else
+    while IFS=$'\t' read -r file path; do
+      name=$(suite_of "$file" "$path")
+      case " $suites_ring " in
+        *" $name "*)
+          if is_wanted "$name"; then
+            run "$me" "$name by io_uring" env AGENTFS_FUSE_TRANSPORT=io-uring "$path"
+          fi
+          ;;
+      esac
+    done <<<"$binaries"
+    ring_off
+  fi
+fi
 
 # The same binaries again, copied to where an ordinary user can reach them.
 if [ "$(id -u)" -eq 0 ]; then
@@ -151,6 +196,9 @@ if [ "$(id -u)" -eq 0 ]; then
   as_user+=("AGENTFS_MODEL_CASES=${AGENTFS_MODEL_CASES:-16}")
   as_user+=("AGENTFS_DIFF_CASES=${AGENTFS_DIFF_CASES:-8}")
   if [ -n "${AGENTFS_FUSE_REGIME:-}" ]; then as_user+=("AGENTFS_FUSE_REGIME=$AGENTFS_FUSE_REGIME"); fi
+  if [ -n "${AGENTFS_FUSE_TRANSPORT:-}" ]; then
+    as_user+=("AGENTFS_FUSE_TRANSPORT=$AGENTFS_FUSE_TRANSPORT")
+  fi
   if [ -n "${AGENTFS_TEST_SEED:-}" ]; then as_user+=("AGENTFS_TEST_SEED=$AGENTFS_TEST_SEED"); fi
   [ -n "${AGENTFS_MUST_RUN:-}" ] || as_user+=(-u AGENTFS_MUST_RUN)
   while IFS=$'\t' read -r file path; do

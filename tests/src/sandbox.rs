@@ -11,6 +11,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::cmd::{self, Done, Running};
 use crate::{Manifest, base, bins, leak};
 
+/// What a runner of the tests may set for the product: how it is served, its log, its coverage.
+const PASSED_ON: [&str; 5] = [
+    "AGENTFS_FUSE_TRANSPORT",
+    crate::regime::VARIABLE,
+    "AGENTFS_LOG",
+    "RUST_BACKTRACE",
+    "LLVM_PROFILE_FILE",
+];
+
 /// Where programs are looked for: the system's own, never a developer's shims.
 pub const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -106,13 +115,7 @@ impl Sandbox {
             .env("AGENTFS_STORE", self.store())
             .env(MARKER, &self.marker)
             .current_dir(self.work());
-        // How mounts are served; coverage and debugging of the product itself.
-        for name in [
-            crate::regime::VARIABLE,
-            "AGENTFS_LOG",
-            "RUST_BACKTRACE",
-            "LLVM_PROFILE_FILE",
-        ] {
+        for name in PASSED_ON {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
             }

@@ -159,6 +159,7 @@ fn messages() -> Vec<(u8, String)> {
             processes: vec![7],
             sessions: 1,
             mounted: true,
+            transport: None,
         },
         Reply::Snapshot { name: snapshot() },
         Reply::Error {

@@ -742,6 +742,7 @@ fn a_variable_that_says_nothing_the_daemon_could_do() {
         ("AGENTFS_FUSE_MAX_WRITE", "100"),
         ("AGENTFS_FUSE_MAX_BACKGROUND", "-1"),
         ("AGENTFS_FUSE_REGIME", "native"),
+        ("AGENTFS_FUSE_TRANSPORT", "fast"),
         ("AGENTFS_LOG", "agentfs=loud"),
     ] {
         for branch in ["new", "old"] {

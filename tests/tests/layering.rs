@@ -10,6 +10,8 @@ const LONG_FILES: &[(&str, &str)] = &[];
 /// Files that may hold `unsafe`, by how their path ends.
 const UNSAFE_FENCE: &[&str] = &[
     "fsd/src/sys.rs",
+    "fsd/src/fuse/sys.rs",
+    "fsd/src/fuse/ring/sys.rs",
     "launcher/src/sys.rs",
     "launcher/src/proc/clone.rs",
 ];

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::core::point::SnapshotName;
 use crate::core::types::BranchName;
-use crate::ctl::msg::{BoundProcess, MountSpec, Reply, Request, Used, VERSION};
+use crate::ctl::msg::{BoundProcess, MountSpec, Reply, Request, Transport, Used, VERSION};
 use crate::ctl::{CtlError, wire};
 
 /// A connection to a branch's daemon that has said hello.
@@ -30,6 +30,8 @@ pub struct Status {
     pub sessions: u32,
     /// Whether the mount is served.
     pub mounted: bool,
+    /// By which way, if it is by this daemon.
+    pub transport: Option<Transport>,
 }
 
 /// Who sees what on a shared mount: what [`Client::bindings`] tells.
@@ -150,12 +152,14 @@ impl Client {
                     processes,
                     sessions,
                     mounted,
+                    transport,
                 },
                 _,
             ) => Ok(Status {
                 processes,
                 sessions,
                 mounted,
+                transport,
             }),
             _ => Err(CtlError::Unexpected("status")),
         }

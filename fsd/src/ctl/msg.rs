@@ -186,6 +186,9 @@ pub enum Reply {
         sessions: u32,
         /// Whether the mount is served.
         mounted: bool,
+        /// By which way; `None`: it is not, or by another daemon's threads.
+        #[serde(default)]
+        transport: Option<Transport>,
     },
     /// To Snapshot.
     Snapshot {
@@ -221,6 +224,16 @@ pub struct Used {
 }
 
 /// Kinds of refusals.
+/// By which way the kernel's requests come to a daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// Read from `/dev/fuse`.
+    Device,
+    /// By io_uring, with a queue for each CPU.
+    IoUring,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)]

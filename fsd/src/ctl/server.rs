@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use crate::core::point::SnapshotName;
 use crate::core::types::BranchName;
 use crate::ctl::client::{Bindings, open_parent, short_address};
-use crate::ctl::msg::{ErrorCode, MountSpec, Reply, Request, Used, VERSION};
+use crate::ctl::msg::{ErrorCode, MountSpec, Reply, Request, Transport, Used, VERSION};
 use crate::ctl::{CtlError, wire};
 use crate::sync::{Arc, Mutex, lock};
 
@@ -67,8 +67,8 @@ pub trait Service: Send + Sync + 'static {
     fn bind(&self, pid: u32, start_ticks: u64) -> Result<Vec<u32>, Refusal>;
     /// The user and the mount namespace of the run, in this order, and its policy's digest.
     fn join(&self) -> Result<([OwnedFd; 2], Option<String>), Refusal>;
-    /// Bound processes still alive, and whether the mount is served.
-    fn status(&self) -> (Vec<u32>, bool);
+    /// Bound processes still alive, whether the mount is served, and by which way.
+    fn status(&self) -> (Vec<u32>, bool, Option<Transport>);
     /// How far the limit of the branch is used up, if it has one.
     fn used(&self) -> Option<Used>;
     /// Makes everything acknowledged durable.
@@ -252,12 +252,13 @@ impl<S: Service> Server<S> {
                 Reply::Joined { policy }
             }),
             Request::Status => {
-                let (processes, mounted) = self.service.status();
+                let (processes, mounted, transport) = self.service.status();
                 let sessions = lock(&self.connections).sessions.len() as u32;
                 Ok(Reply::Status {
                     processes,
                     sessions,
                     mounted,
+                    transport,
                 })
             }
             Request::Usage => Ok(Reply::Usage {

@@ -11,7 +11,7 @@ use agentfs_fsd::core::point::SnapshotName;
 use agentfs_fsd::core::types::BranchName;
 use agentfs_fsd::core::{CoreConfig, FreezeFor, FsCore};
 use agentfs_fsd::ctl::client::Bindings;
-use agentfs_fsd::ctl::msg::{ErrorCode, MountSpec, Used};
+use agentfs_fsd::ctl::msg::{ErrorCode, MountSpec, Transport, Used};
 use agentfs_fsd::ctl::server::{Refusal, Service, not_shared};
 use agentfs_fsd::fuse::{Face, FuseSession, OneUser, Options, Regime};
 use agentfs_fsd::sync::{Arc, Gate, Mutex, lock};
@@ -53,6 +53,8 @@ pub(super) struct Daemon {
 #[derive(Debug, Default)]
 struct Mount {
     served: bool,
+    /// By which way, if by this one.
+    transport: Option<Transport>,
     /// A command was bound, so the view inside is complete: before that the mount namespace still
     /// shows the host, and nobody may join it.
     complete: bool,
@@ -224,7 +226,13 @@ impl Daemon {
             None => FuseSession::start(Arc::clone(&self.core), face, device, options),
         };
         let session = session.map_err(failed)?;
-        lock(&self.mount).served = true;
+        let mut mount = lock(&self.mount);
+        mount.served = true;
+        mount.transport = Some(match session.is_by_ring() {
+            true => Transport::IoUring,
+            false => Transport::Device,
+        });
+        drop(mount);
         let events = self.events.clone();
         let spawned = thread::Builder::new().name("fuse".into()).spawn(move || {
             // Fails only when the daemon is ending anyway.
@@ -335,9 +343,10 @@ impl Service for Daemon {
         Ok(([copy(user)?, copy(mnt)?], mount.policy.clone()))
     }
 
-    fn status(&self) -> (Vec<u32>, bool) {
+    fn status(&self) -> (Vec<u32>, bool, Option<Transport>) {
         let alive = self.core.with(FsCore::live_processes).unwrap_or_default();
-        (alive, lock(&self.mount).served)
+        let mount = lock(&self.mount);
+        (alive, mount.served, mount.transport)
     }
 
     fn used(&self) -> Option<Used> {

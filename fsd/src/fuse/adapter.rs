@@ -1,44 +1,36 @@
 //! One FUSE request in, one call of the core, one reply out. Decides nothing.
 //!
-//! Called by fuser's reader threads. What is not here is answered by fuser itself with ENOSYS,
-//! which the kernel remembers: O_TMPFILE (programs then see EOPNOTSUPP and use a named file),
-//! FUSE_STATX (no birth times inside), INTERRUPT.
+//! Called by the threads of a transport; `transport` says what is left out.
 
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use fuser::{
-    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle,
-    Filesystem, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags,
-    PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    Errno, FileAttr, FileHandle, Generation, INodeNo, InitFlags, KernelConfig, OpenFlags,
+    RenameFlags, WriteFlags,
 };
 
 use crate::core::access::keeps_privileges;
 use crate::core::error::FsError;
 use crate::core::types::{Attr, Entry, Fh, Ino, Kind, Name, SetAttr};
 use crate::core::{FsCore, Moved};
-use crate::fuse::backing::Backings;
+use crate::fuse::backing::{Backing, Backings, Device};
 use crate::fuse::convert::{
     FOREVER, bare_attr, caller, file_attr, new_mode, no_file_attributes, rdev_in, rename_mode,
-    time_in, time_set,
 };
 use crate::fuse::mapped::Mapped;
 use crate::fuse::request::op;
 use crate::fuse::session::{Face, Options};
 use crate::fuse::stale::Stale;
+use crate::fuse::transport::{
+    Asker, AttrReply, CreateReply, DataReply, EmptyReply, EntryReply, IoctlReply, ListingPlusReply,
+    ListingReply, LseekReply, OpenReply, Operations, StatfsReply, WriteReply, XattrReply,
+};
 use crate::fuse::workers::Workers;
 use crate::fuse::xattr::answer_query;
 use crate::sync::{Arc, Gate};
-
-thread_local! {
-    /// What a read is answered from: one buffer per reader, as large as its largest read.
-    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 /// Serves one mount from one core.
 #[derive(Debug)]
@@ -46,12 +38,13 @@ pub(super) struct Adapter {
     pub(super) core: Arc<Gate<FsCore>>,
     pub(super) face: Face,
     pub(super) options: Options,
-    pub(super) backings: Backings<BackingId>,
+    pub(super) device: Device,
+    pub(super) backings: Backings<Backing>,
     pub(super) mapped: Mapped,
     pub(super) workers: Workers,
     pub(super) stale: Stale,
     /// The kernel opens directories by itself, and lists what it knows.
-    pub(super) opens_no_directories: bool,
+    pub(super) opens_no_directories: AtomicBool,
 }
 
 impl Adapter {
@@ -60,17 +53,23 @@ impl Adapter {
             core,
             face,
             options,
+            device: Device::default(),
             backings: Backings::default(),
             mapped: Mapped::default(),
             workers: Workers::default(),
             stale: Stale::default(),
-            opens_no_directories: false,
+            opens_no_directories: AtomicBool::new(false),
         }
     }
 
     /// For the session to open.
     pub(super) fn stale(&self) -> Stale {
         self.stale.clone()
+    }
+
+    /// For the session to open.
+    pub(super) fn device(&self) -> Device {
+        self.device.clone()
     }
 
     /// The attributes as the mount can show them.
@@ -83,7 +82,7 @@ impl Adapter {
     }
 
     /// Answers with an entry, or the errno.
-    fn entry(&self, reply: ReplyEntry, result: Result<Entry, Errno>) {
+    fn entry(&self, reply: impl EntryReply, result: Result<Entry, Errno>) {
         match result {
             Ok(e) => {
                 let ttl = self.ttl(&e.attr);
@@ -114,7 +113,7 @@ impl Adapter {
 }
 
 /// Answers with nothing, or the errno.
-fn done(reply: ReplyEmpty, result: Result<(), Errno>) {
+fn done(reply: impl EmptyReply, result: Result<(), Errno>) {
     match result {
         Ok(()) => reply.ok(),
         Err(errno) => reply.error(errno),
@@ -125,16 +124,17 @@ pub(super) fn name_of(name: &OsStr) -> Result<Name, FsError> {
     Ok(Name::new(name.as_bytes())?)
 }
 
-impl Filesystem for Adapter {
-    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+impl Operations for Adapter {
+    fn negotiate(&self, config: &mut KernelConfig) -> std::io::Result<()> {
         self.options.negotiate(config)?;
         let feature = InitFlags::FUSE_NO_OPENDIR_SUPPORT;
-        self.opens_no_directories =
-            self.options.zero_opendir && config.add_capabilities(feature).is_ok();
+        if self.options.zero_opendir && config.add_capabilities(feature).is_ok() {
+            self.opens_no_directories.store(true, Ordering::Relaxed);
+        }
         Ok(())
     }
 
-    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Asker, parent: INodeNo, name: &OsStr, reply: impl EntryReply) {
         let found = self.call(op::LOOKUP, req, parent, |core| {
             match core.lookup(self.ino(parent), &name_of(name)?) {
                 Ok(found) => {
@@ -159,15 +159,14 @@ impl Filesystem for Adapter {
         }
     }
 
-    // A batch comes here one by one: fuser hides the type that overriding it would need.
-    fn forget(&self, req: &Request, ino: INodeNo, lookups: u64) {
+    fn forget(&self, req: &Asker, ino: INodeNo, lookups: u64) {
         let _ = self.call_unawaited(op::FORGET, req, ino, |core| {
             core.forget(self.ino(ino), lookups);
             Ok(())
         });
     }
 
-    fn getattr(&self, req: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Asker, ino: INodeNo, reply: impl AttrReply) {
         let call = |core: &FsCore| {
             let attr = core.getattr_for(req.pid(), self.ino(ino))?;
             self.before_attributes(core, &attr);
@@ -179,45 +178,23 @@ impl Filesystem for Adapter {
         }
     }
 
-    // The kernel also says whether a truncation must clear suid and sgid (FATTR_KILL_SUIDGID),
-    // but fuser drops that bit, as it drops the one of an open with O_TRUNC. The core clears them
-    // on every truncation and chown by a caller that is not root.
     fn setattr(
         &self,
-        req: &Request,
+        req: &Asker,
         ino: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        ctime: Option<SystemTime>,
         fh: Option<FileHandle>,
-        _: Option<SystemTime>,
-        _: Option<SystemTime>,
-        _: Option<SystemTime>,
-        _: Option<BsdFileFlags>,
-        reply: ReplyAttr,
+        set: &SetAttr,
+        reply: impl AttrReply,
     ) {
-        let set = SetAttr {
-            perm: mode.map(|mode| mode & 0o7777),
-            uid,
-            gid,
-            size,
-            atime: atime.map(time_set),
-            mtime: mtime.map(time_set),
-            ctime: ctime.map(time_in),
-        };
         let fh = fh.map(|fh| Fh(fh.0));
-        let call = |core: &FsCore| core.setattr(&caller(req), self.ino(ino), fh, &set);
+        let call = |core: &FsCore| core.setattr(&caller(req), self.ino(ino), fh, set);
         match self.call_locked(op::SETATTR, req, ino, call) {
             Ok(attr) => reply.attr(&self.ttl(&attr), &self.shown(&attr)),
             Err(errno) => reply.error(errno),
         }
     }
 
-    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+    fn readlink(&self, req: &Asker, ino: INodeNo, reply: impl DataReply) {
         match self.call(op::READLINK, req, ino, |core| core.readlink(self.ino(ino))) {
             Ok(target) => reply.data(&target),
             Err(errno) => reply.error(errno),
@@ -227,13 +204,13 @@ impl Filesystem for Adapter {
     // With FUSE_DONT_MASK the umask comes along: a default access control list takes its place.
     fn mknod(
         &self,
-        req: &Request,
+        req: &Asker,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
         umask: u32,
         rdev: u32,
-        reply: ReplyEntry,
+        reply: impl EntryReply,
     ) {
         let made = self.call_naming(op::MKNOD, req, parent, |core| {
             let kind = Kind::from_mode(mode).ok_or(FsError::Invalid("file type"))?;
@@ -252,12 +229,12 @@ impl Filesystem for Adapter {
 
     fn mkdir(
         &self,
-        req: &Request,
+        req: &Asker,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
         umask: u32,
-        reply: ReplyEntry,
+        reply: impl EntryReply,
     ) {
         let made = self.call_naming(op::MKDIR, req, parent, |core| {
             core.mkdir(
@@ -272,20 +249,27 @@ impl Filesystem for Adapter {
 
     fn symlink(
         &self,
-        req: &Request,
+        req: &Asker,
         parent: INodeNo,
         name: &OsStr,
-        target: &Path,
-        reply: ReplyEntry,
+        target: &OsStr,
+        reply: impl EntryReply,
     ) {
-        let target = target.as_os_str().as_bytes();
+        let target = target.as_bytes();
         let made = self.call_naming(op::SYMLINK, req, parent, |core| {
             core.symlink(&caller(req), self.ino(parent), &name_of(name)?, target)
         });
         self.entry(reply, made);
     }
 
-    fn link(&self, req: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn link(
+        &self,
+        req: &Asker,
+        ino: INodeNo,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: impl EntryReply,
+    ) {
         let made = self.call_locked(op::LINK, req, ino, |core| {
             let (file, dir) = (self.ino(ino), self.ino(parent));
             let made = core.link(&caller(req), file, dir, &name_of(name)?)?;
@@ -295,14 +279,14 @@ impl Filesystem for Adapter {
         self.entry(reply, made);
     }
 
-    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, req: &Asker, parent: INodeNo, name: &OsStr, reply: impl EmptyReply) {
         let gone = self.call_naming(op::UNLINK, req, parent, |core| {
             core.unlink(&caller(req), self.ino(parent), &name_of(name)?)
         });
         done(reply, gone);
     }
 
-    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, req: &Asker, parent: INodeNo, name: &OsStr, reply: impl EmptyReply) {
         let gone = self.call_naming(op::RMDIR, req, parent, |core| {
             core.rmdir(&caller(req), self.ino(parent), &name_of(name)?)
         });
@@ -311,13 +295,13 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        req: &Request,
+        req: &Asker,
         parent: INodeNo,
         name: &OsStr,
         to: INodeNo,
         to_name: &OsStr,
         flags: RenameFlags,
-        reply: ReplyEmpty,
+        reply: impl EmptyReply,
     ) {
         let moved = self.call_naming(op::RENAME, req, parent, |core| {
             let mode = rename_mode(flags)?;
@@ -334,63 +318,52 @@ impl Filesystem for Adapter {
         done(reply, moved);
     }
 
-    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, req: &Asker, ino: INodeNo, flags: OpenFlags, reply: impl OpenReply) {
         self.open_file(req, ino, flags, reply);
     }
 
     fn create(
         &self,
-        req: &Request,
+        req: &Asker,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
         umask: u32,
         flags: i32,
-        reply: ReplyCreate,
+        reply: impl CreateReply,
     ) {
         self.create_file(req, parent, name, new_mode(mode, umask), flags, reply);
     }
 
     fn read(
         &self,
-        req: &Request,
+        req: &Asker,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         size: u32,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyData,
+        reply: impl DataReply,
     ) {
-        READ_BUFFER.with_borrow_mut(|buffer| {
-            let size = size as usize;
-            if buffer.len() < size {
-                buffer.resize(size, 0);
-            }
-            let room = &mut buffer[..size];
-            match self.call_unawaited(op::READ, req, ino, |core| {
+        reply.fill(size as usize, |room| {
+            self.call_unawaited(op::READ, req, ino, |core| {
                 let bytes = core.read(self.ino(ino), Fh(fh.0), offset, room);
                 self.take_back_outdated(core);
                 bytes
-            }) {
-                Ok(bytes) => reply.data(&buffer[..bytes]),
-                Err(errno) => reply.error(errno),
-            }
+            })
         });
         self.close_surplus();
     }
 
     fn write(
         &self,
-        req: &Request,
+        req: &Asker,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
         flags: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyWrite,
+        reply: impl WriteReply,
     ) {
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         tracing::trace!(target: "agentfs::write", ino = ino.0, offset, bytes = data.len());
@@ -417,16 +390,7 @@ impl Filesystem for Adapter {
         self.close_surplus();
     }
 
-    fn release(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        _: bool,
-        reply: ReplyEmpty,
-    ) {
+    fn release(&self, req: &Asker, ino: INodeNo, fh: FileHandle, reply: impl EmptyReply) {
         // The backing first: the core may delete or reuse the file when its last handle closes.
         self.backings.release(Fh(fh.0));
         self.mapped.released(Fh(fh.0));
@@ -437,7 +401,14 @@ impl Filesystem for Adapter {
         done(reply, released);
     }
 
-    fn fsync(&self, req: &Request, ino: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
+    fn fsync(
+        &self,
+        req: &Asker,
+        ino: INodeNo,
+        _: FileHandle,
+        datasync: bool,
+        reply: impl EmptyReply,
+    ) {
         let file = self.ino(ino);
         let call = move |core: &FsCore| core.fsync(file, datasync);
         self.call_aside(op::FSYNC, req, ino, call, |result| done(reply, result));
@@ -445,11 +416,11 @@ impl Filesystem for Adapter {
 
     fn fsyncdir(
         &self,
-        req: &Request,
+        req: &Asker,
         ino: INodeNo,
         _: FileHandle,
         datasync: bool,
-        reply: ReplyEmpty,
+        reply: impl EmptyReply,
     ) {
         let file = self.ino(ino);
         let call = move |core: &FsCore| core.fsync(file, datasync);
@@ -458,13 +429,13 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        req: &Request,
+        req: &Asker,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
-        reply: ReplyEmpty,
+        reply: impl EmptyReply,
     ) {
         let (file, caller) = (self.ino(ino), caller(req));
         let stale = self.stale();
@@ -479,12 +450,12 @@ impl Filesystem for Adapter {
 
     fn lseek(
         &self,
-        req: &Request,
+        req: &Asker,
         ino: INodeNo,
         fh: FileHandle,
         offset: i64,
         whence: i32,
-        reply: ReplyLseek,
+        reply: impl LseekReply,
     ) {
         let call = |core: &FsCore| core.lseek(self.ino(ino), Fh(fh.0), offset, whence);
         match self.call(op::LSEEK, req, ino, call) {
@@ -493,103 +464,73 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn opendir(&self, req: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, req: &Asker, ino: INodeNo, reply: impl OpenReply) {
         self.open_listing(req, ino, reply);
     }
 
     fn readdir(
         &self,
-        req: &Request,
+        req: &Asker,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
-        reply: ReplyDirectory,
+        reply: impl ListingReply,
     ) {
         self.list(req, ino, offset, reply);
     }
 
     fn readdirplus(
         &self,
-        req: &Request,
+        req: &Asker,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
-        reply: ReplyDirectoryPlus,
+        reply: impl ListingPlusReply,
     ) {
         self.list_with_attributes(req, ino, offset, reply);
     }
 
-    fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, req: &Asker, ino: INodeNo, reply: impl StatfsReply) {
         match self.call(op::STATFS, req, ino, |core| core.statfs()) {
-            Ok(s) => reply.statfs(
-                s.blocks,
-                s.blocks_free,
-                s.blocks_available,
-                s.files,
-                s.files_free,
-                s.block_bytes,
-                s.name_max,
-                s.block_bytes,
-            ),
+            Ok(stat) => reply.statfs(&stat),
             Err(errno) => reply.error(errno),
         }
     }
 
     fn setxattr(
         &self,
-        req: &Request,
+        req: &Asker,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
         flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
+        reply: impl EmptyReply,
     ) {
         done(reply, self.set_attribute(req, ino, name, value, flags));
     }
 
-    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Asker, ino: INodeNo, name: &OsStr, size: u32, reply: impl XattrReply) {
         answer_query(reply, size, self.attribute(req, ino, name));
     }
 
-    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Asker, ino: INodeNo, size: u32, reply: impl XattrReply) {
         answer_query(reply, size, self.attribute_names(req, ino));
     }
 
-    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, req: &Asker, ino: INodeNo, name: &OsStr, reply: impl EmptyReply) {
         done(reply, self.remove_attribute(req, ino, name));
-    }
-
-    // From here on: what the kernel is told once (or each time, where it does not remember) that
-    // nobody is home, so that it does without us.
-
-    /// `default_permissions` makes the kernel decide.
-    fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    /// Nothing waits for a close; handles say NOFLUSH besides.
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    /// There is no block device below.
-    fn bmap(&self, _: &Request, _: INodeNo, _: u32, _: u64, reply: ReplyBmap) {
-        reply.error(Errno::ENOSYS);
     }
 
     /// The kernel asks every time. There are no attributes of chattr(1) here: none is told of, and
     /// none can be set. ENOTTY is what an ordinary file answers to all other requests.
     fn ioctl(
         &self,
-        _: &Request,
+        _: &Asker,
         _: INodeNo,
-        _: FileHandle,
-        _: IoctlFlags,
         cmd: u32,
         in_data: &[u8],
         out_size: u32,
-        reply: ReplyIoctl,
+        reply: impl IoctlReply,
     ) {
         match no_file_attributes(cmd, in_data) {
             Ok(zeros) => reply.ioctl(0, &zeros[..zeros.len().min(out_size as usize)]),
@@ -597,32 +538,13 @@ impl Filesystem for Adapter {
         }
     }
 
-    /// Files are always ready, which is what the kernel answers without us.
-    fn poll(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        _: PollNotifier,
-        _: PollEvents,
-        _: PollFlags,
-        reply: ReplyPoll,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
     fn copy_file_range(
         &self,
-        req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        out: INodeNo,
-        out_fh: FileHandle,
-        out_offset: u64,
+        req: &Asker,
+        (ino, fh, offset): (INodeNo, FileHandle, u64),
+        (out, out_fh, out_offset): (INodeNo, FileHandle, u64),
         len: u64,
-        _: CopyFileRangeFlags,
-        reply: ReplyWrite,
+        reply: impl WriteReply,
     ) {
         let from = (self.ino(ino), Fh(fh.0), offset);
         let to = (self.ino(out), Fh(out_fh.0), out_offset);

@@ -9,9 +9,60 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{OnceLock, Weak};
+
+use fuser::BackingId;
 
 use crate::core::types::{Fh, Ino};
+use crate::fuse::sys;
 use crate::sync::{Arc, Mutex, lock};
+
+/// The mounted device, for the calls about the mount as a whole. Open once the session is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Device(Arc<OnceLock<Arc<OwnedFd>>>);
+
+impl Device {
+    /// Uses `device` from now on.
+    pub(super) fn reach(&self, device: Arc<OwnedFd>) {
+        // Set once, by the session that was just made.
+        let _ = self.0.set(device);
+    }
+
+    /// Gives `file` to the kernel, to read and write a file of the mount by it.
+    pub(super) fn open_backing(&self, file: impl AsFd) -> io::Result<Backing> {
+        let device = self.0.get().ok_or(io::ErrorKind::NotConnected)?;
+        let id = BackingId::create_raw(device, file)?;
+        Ok(Backing {
+            id,
+            device: Arc::downgrade(device),
+        })
+    }
+}
+
+/// A file that the kernel has by a number of its own; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Backing {
+    id: u32,
+    device: Weak<OwnedFd>,
+}
+
+impl Backing {
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        // With the mount the kernel lets go of them all.
+        if let Some(device) = self.device.upgrade()
+            && let Err(error) = sys::close_backing(device.as_fd(), self.id)
+        {
+            tracing::error!(%error, id = self.id, "the kernel keeps a backing file");
+        }
+    }
+}
 
 /// An inode in passthrough, and the core's token for this stretch of it.
 type Key = (Ino, u64);

@@ -1,13 +1,14 @@
 //! The ways a request gets to the core, by what it shows of the kernel's own state; and what the
 //! kernel is told of attributes before it has the answer.
 
-use fuser::{Errno, INodeNo, Request};
+use fuser::{Errno, INodeNo};
 
 use crate::core::FsCore;
 use crate::core::error::FsError;
 use crate::core::types::Attr;
 use crate::fuse::adapter::Adapter;
 use crate::fuse::request::Meta;
+use crate::fuse::transport::Asker;
 use crate::sync::Arc;
 
 impl Adapter {
@@ -15,7 +16,7 @@ impl Adapter {
     pub(super) fn call<T>(
         &self,
         op: &'static str,
-        request: &Request,
+        request: &Asker,
         ino: INodeNo,
         call: impl FnOnce(&FsCore) -> Result<T, FsError>,
     ) -> Result<T, Errno> {
@@ -29,7 +30,7 @@ impl Adapter {
     pub(super) fn call_locked<T>(
         &self,
         op: &'static str,
-        request: &Request,
+        request: &Asker,
         ino: INodeNo,
         call: impl FnOnce(&FsCore) -> Result<T, FsError>,
     ) -> Result<T, Errno> {
@@ -43,7 +44,7 @@ impl Adapter {
     pub(super) fn call_unawaited<T>(
         &self,
         op: &'static str,
-        request: &Request,
+        request: &Asker,
         ino: INodeNo,
         call: impl FnOnce(&FsCore) -> Result<T, FsError>,
     ) -> Result<T, Errno> {
@@ -54,7 +55,7 @@ impl Adapter {
     pub(super) fn call_naming<T>(
         &self,
         op: &'static str,
-        request: &Request,
+        request: &Asker,
         dir: INodeNo,
         call: impl FnOnce(&FsCore) -> Result<T, FsError>,
     ) -> Result<T, Errno> {
@@ -68,7 +69,7 @@ impl Adapter {
     /// Sees to it that the kernel does not come to keep attributes of `ino` from before the change
     /// that is about to be answered, if it was sent some. Not needed where the kernel itself
     /// numbers the change: SETATTR, WRITE, and what a removal or a link does to the file.
-    pub(super) fn after_change(&self, core: &FsCore, request: &Request, ino: INodeNo) {
+    pub(super) fn after_change(&self, core: &FsCore, request: &Asker, ino: INodeNo) {
         if core.take_shown(request.pid(), self.ino(ino)) {
             self.stale.attributes(ino);
         }
@@ -89,7 +90,7 @@ impl Adapter {
     pub(super) fn call_aside<T>(
         &self,
         op: &'static str,
-        request: &Request,
+        request: &Asker,
         ino: INodeNo,
         call: impl FnOnce(&FsCore) -> Result<T, FsError> + Send + 'static,
         answer: impl FnOnce(Result<T, Errno>) + Send + 'static,

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{Errno, FileAttr, FileType, INodeNo, RenameFlags, Request, TimeOrNow};
+use fuser::{Errno, FileAttr, FileType, INodeNo, RenameFlags, TimeOrNow};
 
 use crate::core::acl::{ACCESS_XATTR, Acl, DEFAULT_XATTR};
 use crate::core::error::FsError;
 use crate::core::types::{Attr, Caller, Kind, NewMode, RenameMode, Time, TimeSet};
+use crate::fuse::transport::Asker;
 use crate::sync::Arc;
 
 /// How long the kernel may trust entries and attributes: for good. A mount serves one branch,
@@ -16,7 +17,7 @@ pub(super) const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// The block size shown by stat(2), in bytes: what programs choose their buffers by.
 const BLOCK_BYTES: u32 = 4096;
 
-pub(super) fn caller(request: &Request) -> Caller {
+pub(super) fn caller(request: &Asker) -> Caller {
     Caller {
         uid: request.uid(),
         gid: request.gid(),

@@ -2,26 +2,27 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use fuser::{
-    Errno, FileHandle, FopenFlags, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyOpen, Request,
-};
+use fuser::{Errno, FileHandle, FopenFlags, Generation, INodeNo};
 
 use crate::core::types::StreamName;
 use crate::core::{FsCore, OldListing};
 use crate::fuse::adapter::Adapter;
 use crate::fuse::convert::{FOREVER, bare_attr, file_type};
 use crate::fuse::request::op;
+use crate::fuse::transport::{Asker, End, ListingPlusReply, ListingReply, OpenReply};
 
 impl Adapter {
     // No handle is needed: a cookie is all. Asked to (AGENTFS_FUSE_ZERO_OPENDIR), the kernel does not
     // even tell us that a directory is opened: ENOSYS says that once for all. But then it goes on
     // listing what it knows whatever the host does there.
-    pub(super) fn open_listing(&self, req: &Request, ino: INodeNo, reply: ReplyOpen) {
+    pub(super) fn open_listing(&self, req: &Asker, ino: INodeNo, reply: impl OpenReply) {
         let flags = match self.call(op::OPENDIR, req, ino, |core| core.open_dir(self.ino(ino))) {
-            Ok(_) if self.opens_no_directories => return reply.error(Errno::ENOSYS),
+            Ok(_) if self.opens_no_directories.load(Ordering::Relaxed) => {
+                return reply.error(Errno::ENOSYS);
+            }
             Ok(OldListing::Yes) => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
             Ok(OldListing::No) => FopenFlags::FOPEN_CACHE_DIR,
             Ok(OldListing::Never) => FopenFlags::empty(),
@@ -34,7 +35,7 @@ impl Adapter {
     /// learns that it has all, where it must not be kept: see [`Listed`].
     ///
     /// [`Listed`]: crate::core::inode::Listed
-    fn end_of_listing(&self, req: &Request, ino: INodeNo, end: impl FnOnce() + Send + 'static) {
+    fn end_of_listing(&self, req: &Asker, ino: INodeNo, end: End) {
         let may_keep = |core: &FsCore| Ok(core.may_keep_listing(self.ino(ino)));
         if self.call(op::READDIR, req, ino, may_keep) == Ok(true) {
             return end();
@@ -48,7 +49,13 @@ impl Adapter {
         });
     }
 
-    pub(super) fn list(&self, req: &Request, ino: INodeNo, offset: u64, mut reply: ReplyDirectory) {
+    pub(super) fn list(
+        &self,
+        req: &Asker,
+        ino: INodeNo,
+        offset: u64,
+        mut reply: impl ListingReply,
+    ) {
         let mut taken = 0u32;
         let listed = self.call_locked(op::READDIR, req, ino, |core| {
             core.readdir(self.ino(ino), offset, &mut |e| {
@@ -60,7 +67,7 @@ impl Adapter {
         });
         match listed {
             Err(errno) if taken == 0 => reply.error(errno),
-            Ok(()) if taken == 0 => self.end_of_listing(req, ino, move || reply.ok()),
+            Ok(()) if taken == 0 => self.end_of_listing(req, ino, reply.end()),
             _ => reply.ok(),
         }
     }
@@ -69,10 +76,10 @@ impl Adapter {
     // the core has counted. The error comes again with the next request.
     pub(super) fn list_with_attributes(
         &self,
-        req: &Request,
+        req: &Asker,
         ino: INodeNo,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        mut reply: impl ListingPlusReply,
     ) {
         let mut taken = 0u32;
         let listed = self.call_locked(op::READDIRPLUS, req, ino, |core| {
@@ -97,7 +104,7 @@ impl Adapter {
         });
         match listed {
             Err(errno) if taken == 0 => reply.error(errno),
-            Ok(()) if taken == 0 => self.end_of_listing(req, ino, move || reply.ok()),
+            Ok(()) if taken == 0 => self.end_of_listing(req, ino, reply.end()),
             _ => reply.ok(),
         }
     }

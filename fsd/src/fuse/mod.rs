@@ -1,6 +1,7 @@
 //! The FUSE side: everything that knows the kernel's protocol, and the only users of `fuser`.
 //!
-//! `session` negotiates with the kernel and runs the reader threads, `adapter` turns one request
+//! `transport` has what requests and answers are to the rest; `device` (fuser) and `ring` (io_uring)
+//! bring and take them, and `session` negotiates with the kernel and chooses. `adapter` turns one request
 //! into one call of the core by one of the ways in `calls` (`opening`, `listing` and `xattr` have
 //! families of their own; `regime` says whether the kernel
 //! tells of opens, and `unopened` does what else is to be done if not), `shared` does so for a mount of several branches, `convert` maps the two sides' types, `backing` keeps what passthrough
@@ -12,14 +13,18 @@ mod adapter;
 mod backing;
 mod calls;
 mod convert;
+mod device;
 mod listing;
 mod mapped;
 mod opening;
 mod regime;
 mod request;
+mod ring;
 mod session;
 mod shared;
 mod stale;
+mod sys;
+mod transport;
 mod unopened;
 mod workers;
 mod xattr;

@@ -3,15 +3,14 @@
 
 use std::ffi::OsStr;
 
-use fuser::{
-    FileHandle, FopenFlags, Generation, INodeNo, OpenFlags, ReplyCreate, ReplyOpen, Request,
-};
+use fuser::{FileHandle, FopenFlags, Generation, INodeNo, OpenFlags};
 
 use crate::core::types::NewMode;
 use crate::core::{FsCore, OpenIo, Opened};
 use crate::fuse::adapter::{Adapter, name_of};
 use crate::fuse::convert::{FOREVER, caller};
 use crate::fuse::request::op;
+use crate::fuse::transport::{Asker, CreateReply, OpenReply};
 
 /// Every handle: the kernel need not tell us of close(2), there is nothing to flush.
 pub(super) const CACHED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE.union(FopenFlags::FOPEN_NOFLUSH);
@@ -25,10 +24,10 @@ impl Adapter {
     /// Opens a file, and tells the kernel by which of the two ways its bytes go.
     pub(super) fn open_file(
         &self,
-        req: &Request,
+        req: &Asker,
         ino: INodeNo,
         flags: OpenFlags,
-        reply: ReplyOpen,
+        reply: impl OpenReply,
     ) {
         if self.is_zero_open() {
             return self.refuse_opens(reply);
@@ -46,7 +45,7 @@ impl Adapter {
             OpenIo::Cached if is_changed => reply.opened(handle, FRESH),
             OpenIo::Cached => reply.opened(handle, CACHED),
             OpenIo::Passthrough { token, fd } => {
-                let register = || reply.open_backing(fd);
+                let register = || self.device.open_backing(fd);
                 match self.backings.acquire(self.ino(ino), token, fh, register) {
                     Some(id) => {
                         if self.mapped.opened(self.ino(ino), fh, flags.0) {
@@ -63,12 +62,12 @@ impl Adapter {
     /// Makes and opens a file.
     pub(super) fn create_file(
         &self,
-        req: &Request,
+        req: &Asker,
         parent: INodeNo,
         name: &OsStr,
         mode: NewMode,
         flags: i32,
-        reply: ReplyCreate,
+        reply: impl CreateReply,
     ) {
         let call = |core: &FsCore| {
             core.create(&caller(req), self.ino(parent), &name_of(name)?, mode, flags)
@@ -86,7 +85,7 @@ impl Adapter {
         match io {
             OpenIo::Cached => reply.created(&FOREVER, &attr, generation, handle, CACHED),
             OpenIo::Passthrough { token, fd } => {
-                let register = || reply.open_backing(fd);
+                let register = || self.device.open_backing(fd);
                 match self.backings.acquire(entry.attr.ino, token, fh, register) {
                     Some(id) => {
                         self.mapped.opened(entry.attr.ino, fh, flags);

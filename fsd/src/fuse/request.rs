@@ -3,12 +3,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use fuser::{Errno, INodeNo, Request};
+use fuser::{Errno, INodeNo};
 use tracing::{Level, debug, debug_span, error, info, trace, warn};
 
 use crate::core::FsCore;
 use crate::core::error::FsError;
 use crate::errno;
+use crate::fuse::transport::Asker;
 use crate::sync::Gate;
 
 /// Names of the operations, as spans and log lines show them.
@@ -57,10 +58,10 @@ pub(super) struct Meta {
 }
 
 impl Meta {
-    pub(super) fn of(op: &'static str, request: &Request, ino: INodeNo) -> Self {
+    pub(super) fn of(op: &'static str, request: &Asker, ino: INodeNo) -> Self {
         Self {
             op,
-            unique: request.unique().0,
+            unique: request.unique(),
             ino: ino.0,
             pid: request.pid(),
         }

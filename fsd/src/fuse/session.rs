@@ -1,11 +1,12 @@
 //! What is agreed with the kernel at INIT, and the threads that read requests.
 //!
+//! Chooses the transport: the ring where it can be had, else the device.
 //! Takes a `/dev/fuse` that somebody else mounted and never touches that mount: no thread here
 //! looks at a path inside it, and it ends when the kernel says so (ENODEV).
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 
 use fuser::{Config, InitFlags, KernelConfig, Session, SessionACL};
@@ -14,9 +15,14 @@ use tracing::{debug, info, warn};
 use crate::core::FsCore;
 use crate::core::types::Ino;
 use crate::fuse::adapter::Adapter;
+use crate::fuse::backing;
 use crate::fuse::convert::OneUser;
+use crate::fuse::device::Classic;
 use crate::fuse::regime::Regime;
+use crate::fuse::ring::{Rings, Serving, Terms};
 use crate::fuse::shared::SharedAdapter;
+use crate::fuse::stale::Stale;
+use crate::fuse::transport::Operations;
 use crate::shared::Shared;
 use crate::sync::{Arc, Gate};
 
@@ -152,6 +158,62 @@ impl Knob {
     }
 }
 
+/// By which way requests are to come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Asked {
+    /// By io_uring where it can be had, else by the device.
+    #[default]
+    Auto,
+    /// By reading `/dev/fuse`.
+    Device,
+    /// By io_uring, or not at all.
+    IoUring,
+}
+
+impl Asked {
+    const NAME: &str = "AGENTFS_FUSE_TRANSPORT";
+
+    fn read(text: Option<&OsStr>) -> Result<Self, BadKnob> {
+        let text = text.map(OsStr::to_string_lossy).unwrap_or_default();
+        match text.trim() {
+            "" | "auto" => Ok(Self::Auto),
+            "device" => Ok(Self::Device),
+            "io-uring" => Ok(Self::IoUring),
+            _ => Err(BadKnob {
+                name: Self::NAME,
+                text: text.into_owned(),
+                wanted: "none of auto, device and io-uring".into(),
+            }),
+        }
+    }
+
+    /// The rings of a mount, if it is to have some.
+    ///
+    /// Errors: it must have them, and something is missing.
+    fn rings(self, max_write_bytes: u32) -> io::Result<Option<Rings>> {
+        if self == Self::Device {
+            return Ok(None);
+        }
+        match Rings::prepare(max_write_bytes) {
+            Ok(rings) => Ok(Some(rings)),
+            Err(missing) if self == Self::Auto => {
+                info!(%missing, "requests come by the device");
+                Ok(None)
+            }
+            Err(missing) => Err(no_ring(missing)),
+        }
+    }
+}
+
+/// For who asked for nothing else.
+fn no_ring(why: impl std::fmt::Display) -> io::Error {
+    let name = Asked::NAME;
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!("{name}=io-uring: {why} (or set {name}=auto, which does without)"),
+    )
+}
+
 /// How a mount is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -171,6 +233,8 @@ pub struct Options {
     pub regime: Option<Regime>,
     /// Whether several branches are shown.
     pub shared: bool,
+    /// By which way requests are to come.
+    pub transport: Asked,
 }
 
 impl Options {
@@ -184,6 +248,7 @@ impl Options {
             passthrough_depth: None,
             regime: Regime::from_env()?,
             shared: false,
+            transport: Asked::read(std::env::var_os(Asked::NAME).as_deref())?,
         })
     }
 
@@ -250,18 +315,23 @@ pub struct Face {
 
 /// A mount that has been greeted and waits to be served.
 #[derive(Debug)]
-pub struct FuseSession(Shows);
+pub struct FuseSession {
+    shows: Shows,
+    /// The ring, if it is by one; its threads are at work already.
+    ring: Option<Serving>,
+}
 
 #[derive(Debug)]
 enum Shows {
-    One(Box<Session<Adapter>>),
-    Several(Box<Session<SharedAdapter>>),
+    One(Box<Session<Classic<Adapter>>>),
+    Several(Box<Session<Classic<SharedAdapter>>>),
 }
 
 impl FuseSession {
     /// Answers INIT on `device`, which must be mounted already and will look like `face`.
     ///
-    /// Errors: the device is not mounted (EPERM), or is no FUSE device.
+    /// Errors: the device is not mounted (EPERM), or is no FUSE device; the transport asked for
+    /// cannot be had.
     pub fn start(
         core: Arc<Gate<FsCore>>,
         face: Face,
@@ -272,10 +342,10 @@ impl FuseSession {
             core.with(FsCore::serve_unopened);
         }
         let adapter = Adapter::new(core, face, options);
-        let stale = adapter.stale();
-        let session = begin(adapter, device, options)?;
-        stale.reach(session.notifier());
-        Ok(Self(Shows::One(Box::new(session))))
+        let back = (adapter.stale(), adapter.device());
+        let (session, ring) = begin(adapter, device, options, Some(back))?;
+        let shows = Shows::One(Box::new(session));
+        Ok(Self { shows, ring })
     }
 
     /// As [`FuseSession::start`], for several branches.
@@ -291,30 +361,65 @@ impl FuseSession {
             shared: true,
             ..options
         };
-        let session = begin(SharedAdapter::new(shared, options), device, options)?;
-        Ok(Self(Shows::Several(Box::new(session))))
+        let adapter = SharedAdapter::new(shared, options);
+        let (session, ring) = begin(adapter, device, options, None)?;
+        let shows = Shows::Several(Box::new(session));
+        Ok(Self { shows, ring })
+    }
+
+    /// Whether requests come by io_uring, not by the device.
+    pub fn is_by_ring(&self) -> bool {
+        self.ring.is_some()
     }
 
     /// Serves until the mount is gone, on threads of its own.
     pub fn run(self) -> io::Result<()> {
-        match self.0 {
+        let ended = match self.shows {
             Shows::One(session) => session.run(),
             Shows::Several(session) => session.run(),
-        }
+        };
+        drop(self.ring);
+        ended
     }
 }
 
-fn begin<F: fuser::Filesystem>(
-    adapter: F,
+/// What an adapter reaches the kernel by, to be opened.
+type Back = (Stale, backing::Device);
+
+fn begin<O: Operations>(
+    operations: O,
     device: OwnedFd,
     options: Options,
-) -> io::Result<Session<F>> {
+    back: Option<Back>,
+) -> io::Result<(Session<Classic<O>>, Option<Serving>)> {
+    // Whatever can fail does so before the kernel is promised anything.
+    let rings = options.transport.rings(options.max_write_bytes)?;
+    let terms = rings.as_ref().map_or_else(Terms::default, Rings::terms);
+    let operations = Arc::new(operations);
+    let adapter = Classic {
+        operations: Arc::clone(&operations),
+        terms: terms.clone(),
+    };
     let mut config = Config::default();
     config.n_threads = Some(options.readers);
     // Who may use the mount is for the kernel to decide, by its user_id and allow_other.
     let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
-    info!(?options, "the mount is served");
-    Ok(session)
+    let device = Arc::new(session.as_fd().try_clone_to_owned()?);
+    if let Some((stale, files)) = back {
+        stale.reach(session.notifier());
+        files.reach(Arc::clone(&device));
+    }
+    let rings = rings.filter(|_| terms.are_agreed());
+    let serving = match rings {
+        Some(rings) => rings.serve(&operations, &device)?,
+        None => None,
+    };
+    if serving.is_none() && options.transport == Asked::IoUring {
+        return Err(no_ring("the kernel did not agree to it"));
+    }
+    let ring = serving.is_some();
+    info!(?options, ring, "the mount is served");
+    Ok((session, serving))
 }
 
 #[cfg(test)]

@@ -4,29 +4,27 @@
 //! no time at all, and no name is kept as missing. Pages may be kept, as a file's node is one branch's.
 //! What is the same for every mount (ioctl, flush, ...) is answered as the other adapter does.
 
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
-    Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags,
-    PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    Errno, FileHandle, FopenFlags, Generation, INodeNo, KernelConfig, OpenFlags, RenameFlags,
+    WriteFlags,
 };
 
 use crate::core::access::Want;
 use crate::core::error::FsError;
 use crate::core::types::{Attr, Fh, Kind, Name, SetAttr};
 use crate::fuse::convert::{
-    caller, file_attr, file_type, new_mode, no_file_attributes, rdev_in, rename_mode, time_in,
-    time_set,
+    caller, file_attr, file_type, new_mode, no_file_attributes, rdev_in, rename_mode,
 };
 use crate::fuse::request::{Meta, op};
 use crate::fuse::session::Options;
+use crate::fuse::transport::{
+    Asker, AttrReply, CreateReply, DataReply, EmptyReply, EntryReply, IoctlReply, ListingReply,
+    LseekReply, OpenReply, Operations, StatfsReply, WriteReply, XattrReply,
+};
 use crate::fuse::workers::Workers;
 use crate::fuse::xattr::answer_query;
 use crate::shared::Shared;
@@ -37,11 +35,6 @@ const NOW: Duration = Duration::ZERO;
 const CACHED: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE.union(FopenFlags::FOPEN_NOFLUSH);
 /// The host has changed what the page cache holds.
 const FRESH: FopenFlags = FopenFlags::FOPEN_NOFLUSH;
-
-thread_local! {
-    /// What a read is answered from: one buffer per reader, as large as its largest read.
-    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 /// Serves one mount of several branches.
 #[derive(Debug)]
@@ -63,7 +56,7 @@ impl SharedAdapter {
     fn call<T>(
         &self,
         op: &'static str,
-        request: &Request,
+        request: &Asker,
         node: INodeNo,
         call: impl FnOnce(&Shared) -> Result<T, FsError>,
     ) -> Result<T, Errno> {
@@ -74,7 +67,7 @@ impl SharedAdapter {
     fn call_aside<T>(
         &self,
         op: &'static str,
-        request: &Request,
+        request: &Asker,
         node: INodeNo,
         call: impl FnOnce(&Shared) -> Result<T, FsError> + Send + 'static,
         answer: impl FnOnce(Result<T, Errno>) + Send + 'static,
@@ -85,14 +78,14 @@ impl SharedAdapter {
     }
 }
 
-fn entry(reply: ReplyEntry, result: Result<Attr, Errno>) {
+fn entry(reply: impl EntryReply, result: Result<Attr, Errno>) {
     match result {
         Ok(attr) => reply.entry(&NOW, &file_attr(&attr), Generation(0)),
         Err(errno) => reply.error(errno),
     }
 }
 
-fn done(reply: ReplyEmpty, result: Result<(), Errno>) {
+fn done(reply: impl EmptyReply, result: Result<(), Errno>) {
     match result {
         Ok(()) => reply.ok(),
         Err(errno) => reply.error(errno),
@@ -103,26 +96,26 @@ fn name_of(name: &OsStr) -> Result<Name, FsError> {
     Ok(Name::new(name.as_bytes())?)
 }
 
-impl Filesystem for SharedAdapter {
-    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+impl Operations for SharedAdapter {
+    fn negotiate(&self, config: &mut KernelConfig) -> std::io::Result<()> {
         self.options.negotiate(config)
     }
 
-    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Asker, parent: INodeNo, name: &OsStr, reply: impl EntryReply) {
         let found = self.call(op::LOOKUP, req, parent, |shared| {
             shared.lookup(&caller(req), parent.0, &name_of(name)?)
         });
         entry(reply, found);
     }
 
-    fn forget(&self, req: &Request, node: INodeNo, lookups: u64) {
+    fn forget(&self, req: &Asker, node: INodeNo, lookups: u64) {
         let _ = self.call(op::FORGET, req, node, |shared| {
             shared.forget(node.0, lookups);
             Ok(())
         });
     }
 
-    fn getattr(&self, req: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Asker, node: INodeNo, reply: impl AttrReply) {
         let call = |shared: &Shared| shared.getattr(&caller(req), node.0);
         match self.call(op::GETATTR, req, node, call) {
             Ok(attr) => reply.attr(&NOW, &file_attr(&attr)),
@@ -132,40 +125,21 @@ impl Filesystem for SharedAdapter {
 
     fn setattr(
         &self,
-        req: &Request,
+        req: &Asker,
         node: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        ctime: Option<SystemTime>,
         fh: Option<FileHandle>,
-        _: Option<SystemTime>,
-        _: Option<SystemTime>,
-        _: Option<SystemTime>,
-        _: Option<BsdFileFlags>,
-        reply: ReplyAttr,
+        set: &SetAttr,
+        reply: impl AttrReply,
     ) {
-        let set = SetAttr {
-            perm: mode.map(|mode| mode & 0o7777),
-            uid,
-            gid,
-            size,
-            atime: atime.map(time_set),
-            mtime: mtime.map(time_set),
-            ctime: ctime.map(time_in),
-        };
         let fh = fh.map(|fh| Fh(fh.0));
-        let call = |shared: &Shared| shared.setattr(&caller(req), node.0, fh, &set);
+        let call = |shared: &Shared| shared.setattr(&caller(req), node.0, fh, set);
         match self.call(op::SETATTR, req, node, call) {
             Ok(attr) => reply.attr(&NOW, &file_attr(&attr)),
             Err(errno) => reply.error(errno),
         }
     }
 
-    fn readlink(&self, req: &Request, node: INodeNo, reply: ReplyData) {
+    fn readlink(&self, req: &Asker, node: INodeNo, reply: impl DataReply) {
         let call = |shared: &Shared| shared.readlink(&caller(req), node.0);
         match self.call(op::READLINK, req, node, call) {
             Ok(target) => reply.data(&target),
@@ -175,13 +149,13 @@ impl Filesystem for SharedAdapter {
 
     fn mknod(
         &self,
-        req: &Request,
+        req: &Asker,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
         umask: u32,
         rdev: u32,
-        reply: ReplyEntry,
+        reply: impl EntryReply,
     ) {
         let made = self.call(op::MKNOD, req, parent, |shared| {
             let kind = Kind::from_mode(mode).ok_or(FsError::Invalid("file type"))?;
@@ -194,12 +168,12 @@ impl Filesystem for SharedAdapter {
 
     fn mkdir(
         &self,
-        req: &Request,
+        req: &Asker,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
         umask: u32,
-        reply: ReplyEntry,
+        reply: impl EntryReply,
     ) {
         let made = self.call(op::MKDIR, req, parent, |shared| {
             let at = (parent.0, &name_of(name)?);
@@ -210,34 +184,41 @@ impl Filesystem for SharedAdapter {
 
     fn symlink(
         &self,
-        req: &Request,
+        req: &Asker,
         parent: INodeNo,
         name: &OsStr,
-        target: &Path,
-        reply: ReplyEntry,
+        target: &OsStr,
+        reply: impl EntryReply,
     ) {
-        let target = target.as_os_str().as_bytes();
+        let target = target.as_bytes();
         let made = self.call(op::SYMLINK, req, parent, |shared| {
             shared.symlink(&caller(req), (parent.0, &name_of(name)?), target)
         });
         entry(reply, made);
     }
 
-    fn link(&self, req: &Request, node: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn link(
+        &self,
+        req: &Asker,
+        node: INodeNo,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: impl EntryReply,
+    ) {
         let made = self.call(op::LINK, req, node, |shared| {
             shared.link(&caller(req), node.0, (parent.0, &name_of(name)?))
         });
         entry(reply, made);
     }
 
-    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, req: &Asker, parent: INodeNo, name: &OsStr, reply: impl EmptyReply) {
         let gone = self.call(op::UNLINK, req, parent, |shared| {
             shared.unlink(&caller(req), parent.0, &name_of(name)?)
         });
         done(reply, gone);
     }
 
-    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, req: &Asker, parent: INodeNo, name: &OsStr, reply: impl EmptyReply) {
         let gone = self.call(op::RMDIR, req, parent, |shared| {
             shared.rmdir(&caller(req), parent.0, &name_of(name)?)
         });
@@ -246,13 +227,13 @@ impl Filesystem for SharedAdapter {
 
     fn rename(
         &self,
-        req: &Request,
+        req: &Asker,
         parent: INodeNo,
         name: &OsStr,
         to: INodeNo,
         to_name: &OsStr,
         flags: RenameFlags,
-        reply: ReplyEmpty,
+        reply: impl EmptyReply,
     ) {
         let moved = self.call(op::RENAME, req, parent, |shared| {
             let mode = rename_mode(flags)?;
@@ -262,7 +243,7 @@ impl Filesystem for SharedAdapter {
         done(reply, moved);
     }
 
-    fn open(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, req: &Asker, node: INodeNo, flags: OpenFlags, reply: impl OpenReply) {
         let call = |shared: &Shared| shared.open(&caller(req), node.0, flags.0);
         match self.call(op::OPEN, req, node, call) {
             Ok(opened) => {
@@ -275,13 +256,13 @@ impl Filesystem for SharedAdapter {
 
     fn create(
         &self,
-        req: &Request,
+        req: &Asker,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
         umask: u32,
         flags: i32,
-        reply: ReplyCreate,
+        reply: impl CreateReply,
     ) {
         let made = self.call(op::CREATE, req, parent, |shared| {
             let at = (parent.0, &name_of(name)?);
@@ -298,41 +279,30 @@ impl Filesystem for SharedAdapter {
 
     fn read(
         &self,
-        req: &Request,
+        req: &Asker,
         node: INodeNo,
         fh: FileHandle,
         offset: u64,
         size: u32,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyData,
+        reply: impl DataReply,
     ) {
-        READ_BUFFER.with_borrow_mut(|buffer| {
-            let size = size as usize;
-            if buffer.len() < size {
-                buffer.resize(size, 0);
-            }
-            let room = &mut buffer[..size];
-            match self.call(op::READ, req, node, |shared| {
+        reply.fill(size as usize, |room| {
+            self.call(op::READ, req, node, |shared| {
                 shared.of_file(node.0, |core, ino| core.read(ino, Fh(fh.0), offset, room))
-            }) {
-                Ok(bytes) => reply.data(&buffer[..bytes]),
-                Err(errno) => reply.error(errno),
-            }
+            })
         });
     }
 
     fn write(
         &self,
-        req: &Request,
+        req: &Asker,
         node: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
         _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyWrite,
+        reply: impl WriteReply,
     ) {
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let cached = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
@@ -355,16 +325,7 @@ impl Filesystem for SharedAdapter {
         }
     }
 
-    fn release(
-        &self,
-        req: &Request,
-        node: INodeNo,
-        fh: FileHandle,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        _: bool,
-        reply: ReplyEmpty,
-    ) {
+    fn release(&self, req: &Asker, node: INodeNo, fh: FileHandle, reply: impl EmptyReply) {
         let released = self.call(op::RELEASE, req, node, |shared| {
             shared.of_file(node.0, |core, _| {
                 core.release(Fh(fh.0));
@@ -376,11 +337,11 @@ impl Filesystem for SharedAdapter {
 
     fn fsync(
         &self,
-        req: &Request,
+        req: &Asker,
         node: INodeNo,
         _: FileHandle,
         datasync: bool,
-        reply: ReplyEmpty,
+        reply: impl EmptyReply,
     ) {
         let call =
             move |shared: &Shared| shared.of_file(node.0, |core, ino| core.fsync(ino, datasync));
@@ -389,11 +350,11 @@ impl Filesystem for SharedAdapter {
 
     fn fsyncdir(
         &self,
-        req: &Request,
+        req: &Asker,
         node: INodeNo,
         fh: FileHandle,
         datasync: bool,
-        reply: ReplyEmpty,
+        reply: impl EmptyReply,
     ) {
         let call = move |shared: &Shared| shared.fsync_dir(fh.0, datasync);
         self.call_aside(op::FSYNCDIR, req, node, call, |result| done(reply, result));
@@ -401,13 +362,13 @@ impl Filesystem for SharedAdapter {
 
     fn fallocate(
         &self,
-        req: &Request,
+        req: &Asker,
         node: INodeNo,
         fh: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
-        reply: ReplyEmpty,
+        reply: impl EmptyReply,
     ) {
         let caller = caller(req);
         let call = move |shared: &Shared| {
@@ -420,12 +381,12 @@ impl Filesystem for SharedAdapter {
 
     fn lseek(
         &self,
-        req: &Request,
+        req: &Asker,
         node: INodeNo,
         fh: FileHandle,
         offset: i64,
         whence: i32,
-        reply: ReplyLseek,
+        reply: impl LseekReply,
     ) {
         let found = self.call(op::LSEEK, req, node, |shared| {
             shared.of_file(node.0, |core, ino| {
@@ -440,7 +401,7 @@ impl Filesystem for SharedAdapter {
 
     // A listing is of the branch that it was begun on, so it needs a handle; and the kernel keeps none,
     // as the next reader may see another branch.
-    fn opendir(&self, req: &Request, node: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, req: &Asker, node: INodeNo, reply: impl OpenReply) {
         let call = |shared: &Shared| shared.opendir(&caller(req), node.0);
         match self.call(op::OPENDIR, req, node, call) {
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
@@ -450,11 +411,11 @@ impl Filesystem for SharedAdapter {
 
     fn readdir(
         &self,
-        req: &Request,
+        req: &Asker,
         node: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        mut reply: impl ListingReply,
     ) {
         let mut taken = 0u32;
         let listed = self.call(op::READDIR, req, node, |shared| {
@@ -471,14 +432,7 @@ impl Filesystem for SharedAdapter {
         }
     }
 
-    fn releasedir(
-        &self,
-        req: &Request,
-        node: INodeNo,
-        fh: FileHandle,
-        _: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
+    fn releasedir(&self, req: &Asker, node: INodeNo, fh: FileHandle, reply: impl EmptyReply) {
         let released = self.call(op::RELEASEDIR, req, node, |shared| {
             shared.releasedir(fh.0);
             Ok(())
@@ -486,31 +440,21 @@ impl Filesystem for SharedAdapter {
         done(reply, released);
     }
 
-    fn statfs(&self, req: &Request, node: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, req: &Asker, node: INodeNo, reply: impl StatfsReply) {
         match self.call(op::STATFS, req, node, |shared| shared.statfs(&caller(req))) {
-            Ok(s) => reply.statfs(
-                s.blocks,
-                s.blocks_free,
-                s.blocks_available,
-                s.files,
-                s.files_free,
-                s.block_bytes,
-                s.name_max,
-                s.block_bytes,
-            ),
+            Ok(stat) => reply.statfs(&stat),
             Err(errno) => reply.error(errno),
         }
     }
 
     fn setxattr(
         &self,
-        req: &Request,
+        req: &Asker,
         node: INodeNo,
         name: &OsStr,
         value: &[u8],
         flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
+        reply: impl EmptyReply,
     ) {
         let set = self.call(op::SETXATTR, req, node, |shared| {
             shared.setxattr(&caller(req), node.0, name.as_bytes(), value, flags)
@@ -518,21 +462,28 @@ impl Filesystem for SharedAdapter {
         done(reply, set);
     }
 
-    fn getxattr(&self, req: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(
+        &self,
+        req: &Asker,
+        node: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: impl XattrReply,
+    ) {
         let value = self.call(op::GETXATTR, req, node, |shared| {
             shared.getxattr(&caller(req), node.0, name.as_bytes())
         });
         answer_query(reply, size, value);
     }
 
-    fn listxattr(&self, req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Asker, node: INodeNo, size: u32, reply: impl XattrReply) {
         let names = self.call(op::LISTXATTR, req, node, |shared| {
             shared.listxattr(&caller(req), node.0)
         });
         answer_query(reply, size, names);
     }
 
-    fn removexattr(&self, req: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, req: &Asker, node: INodeNo, name: &OsStr, reply: impl EmptyReply) {
         let removed = self.call(op::REMOVEXATTR, req, node, |shared| {
             shared.removexattr(&caller(req), node.0, name.as_bytes())
         });
@@ -540,32 +491,22 @@ impl Filesystem for SharedAdapter {
     }
 
     /// access(2) and chdir(2): the kernel does not decide here.
-    fn access(&self, req: &Request, node: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+    fn access(&self, req: &Asker, node: INodeNo, mask: u32, reply: impl EmptyReply) {
         let allowed = self.call(op::ACCESS, req, node, |shared| {
-            let want = Want::of_bits(mask.bits().cast_unsigned());
+            let want = Want::of_bits(mask);
             shared.access(&caller(req), node.0, want)
         });
         done(reply, allowed);
     }
 
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn bmap(&self, _: &Request, _: INodeNo, _: u32, _: u64, reply: ReplyBmap) {
-        reply.error(Errno::ENOSYS);
-    }
-
     fn ioctl(
         &self,
-        _: &Request,
+        _: &Asker,
         _: INodeNo,
-        _: FileHandle,
-        _: IoctlFlags,
         cmd: u32,
         in_data: &[u8],
         out_size: u32,
-        reply: ReplyIoctl,
+        reply: impl IoctlReply,
     ) {
         match no_file_attributes(cmd, in_data) {
             Ok(zeros) => reply.ioctl(0, &zeros[..zeros.len().min(out_size as usize)]),
@@ -573,31 +514,13 @@ impl Filesystem for SharedAdapter {
         }
     }
 
-    fn poll(
-        &self,
-        _: &Request,
-        _: INodeNo,
-        _: FileHandle,
-        _: PollNotifier,
-        _: PollEvents,
-        _: PollFlags,
-        reply: ReplyPoll,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
     fn copy_file_range(
         &self,
-        req: &Request,
-        node: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        out: INodeNo,
-        out_fh: FileHandle,
-        out_offset: u64,
+        req: &Asker,
+        (node, fh, offset): (INodeNo, FileHandle, u64),
+        (out, out_fh, out_offset): (INodeNo, FileHandle, u64),
         len: u64,
-        _: CopyFileRangeFlags,
-        reply: ReplyWrite,
+        reply: impl WriteReply,
     ) {
         let from = (node.0, Fh(fh.0), offset);
         let to = (out.0, Fh(out_fh.0), out_offset);

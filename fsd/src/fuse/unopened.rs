@@ -3,7 +3,7 @@
 //! The answer ENOSYS to the first OPEN makes it stop sending any, and with them RELEASE, also for what
 //! CREATE has opened. So no handle is ever given out: the core serves requests by inode.
 
-use fuser::{Errno, FileHandle, Generation, INodeNo, OpenFlags, ReplyCreate, ReplyOpen};
+use fuser::{Errno, FileHandle, Generation, INodeNo, OpenFlags};
 
 use crate::core::error::FsError;
 use crate::core::implicit::Outdated;
@@ -13,6 +13,7 @@ use crate::fuse::adapter::Adapter;
 use crate::fuse::convert::FOREVER;
 use crate::fuse::opening::CACHED;
 use crate::fuse::regime::Regime;
+use crate::fuse::transport::{CreateReply, OpenReply};
 
 impl Adapter {
     /// Whether the mount is one of files that are used without being opened.
@@ -21,12 +22,12 @@ impl Adapter {
     }
 
     /// Answers an OPEN so that it is the last one. More than one may be under way.
-    pub(super) fn refuse_opens(&self, reply: ReplyOpen) {
+    pub(super) fn refuse_opens(&self, reply: impl OpenReply) {
         reply.error(Errno::ENOSYS);
     }
 
     /// Answers a CREATE without giving a handle out.
-    pub(super) fn created_unopened(&self, entry: &Entry, opened: Opened, reply: ReplyCreate) {
+    pub(super) fn created_unopened(&self, entry: &Entry, opened: Opened, reply: impl CreateReply) {
         self.core.with(|core| core.keep_unopened(opened.fh));
         let (attr, generation) = (self.shown(&entry.attr), Generation(entry.generation));
         reply.created(&FOREVER, &attr, generation, FileHandle(Fh::NONE.0), CACHED);

@@ -4,18 +4,19 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use fuser::{Errno, INodeNo, ReplyXattr, Request};
+use fuser::{Errno, INodeNo};
 
 use crate::core::FsCore;
 use crate::fuse::adapter::Adapter;
 use crate::fuse::convert::caller;
 use crate::fuse::request::op;
+use crate::fuse::transport::{Asker, XattrReply};
 use crate::sync::Arc;
 
 impl Adapter {
     pub(super) fn set_attribute(
         &self,
-        req: &Request,
+        req: &Asker,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -31,7 +32,7 @@ impl Adapter {
     /// The value as the mount can show it.
     pub(super) fn attribute(
         &self,
-        req: &Request,
+        req: &Asker,
         ino: INodeNo,
         name: &OsStr,
     ) -> Result<Arc<[u8]>, Errno> {
@@ -44,14 +45,14 @@ impl Adapter {
         })
     }
 
-    pub(super) fn attribute_names(&self, req: &Request, ino: INodeNo) -> Result<Vec<u8>, Errno> {
+    pub(super) fn attribute_names(&self, req: &Asker, ino: INodeNo) -> Result<Vec<u8>, Errno> {
         let call = |core: &FsCore| core.listxattr_for(&caller(req), self.ino(ino));
         self.call(op::LISTXATTR, req, ino, call)
     }
 
     pub(super) fn remove_attribute(
         &self,
-        req: &Request,
+        req: &Asker,
         ino: INodeNo,
         name: &OsStr,
     ) -> Result<(), Errno> {
@@ -64,7 +65,11 @@ impl Adapter {
 }
 
 /// Answers an xattr query of `size` bytes: 0 asks for the length. Source: getxattr(2).
-pub(super) fn answer_query(reply: ReplyXattr, size: u32, result: Result<impl AsRef<[u8]>, Errno>) {
+pub(super) fn answer_query(
+    reply: impl XattrReply,
+    size: u32,
+    result: Result<impl AsRef<[u8]>, Errno>,
+) {
     match result {
         Ok(value) => match (size, value.as_ref()) {
             (0, bytes) => reply.size(bytes.len() as u32),

@@ -13,7 +13,7 @@ use agentfs_fsd::core::point::{Point, SnapshotName};
 use agentfs_fsd::core::types::{BranchName, Time};
 use agentfs_fsd::ctl::CtlError;
 use agentfs_fsd::ctl::client::{Bindings, Client};
-use agentfs_fsd::ctl::msg::ErrorCode;
+use agentfs_fsd::ctl::msg::{ErrorCode, Transport};
 use agentfs_fsd::proc::{self, ProcError};
 use serde_json::{Value, json};
 
@@ -62,7 +62,7 @@ pub fn run(cli: &ControlCli, globals: &Globals) -> Result<ExitCode, CmdError> {
             done.map_err(|e| mount.daemon(e))?;
             (json!({ "pid": pid }), String::new())
         }
-        ControlCommand::Status => mount.status(),
+        ControlCommand::Status => mount.status()?,
     };
     say::answer(&match cli.json {
         true => {
@@ -282,7 +282,12 @@ impl Mount {
         Ok((value, String::new()))
     }
 
-    fn status(&self) -> (Value, String) {
+    fn status(&self) -> Result<(Value, String), CmdError> {
+        let served = self.client.status().map_err(|e| self.daemon(e))?;
+        let requests = match served.transport {
+            Some(Transport::IoUring) => "by io_uring, on the CPU of who asks",
+            _ => "by /dev/fuse",
+        };
         let open: Vec<&str> = match &self.bindings {
             Some(bindings) => bindings.open.iter().map(BranchName::as_str).collect(),
             None => vec![self.branch.as_str()],
@@ -297,7 +302,7 @@ impl Mount {
         };
         let pid = self.client.pid();
         let mut text = format!(
-            "mount       {}\nbase        {}\nbranch      {}\ndaemon      {pid}\nopen        {}\nchildren    {children}\n",
+            "mount       {}\nbase        {}\nbranch      {}\ndaemon      {pid}\nopen        {}\nchildren    {children}\nrequests    {requests}\n",
             escape_word(self.target.as_os_str().as_bytes()),
             escape_word(self.base.as_os_str().as_bytes()),
             self.branch,
@@ -316,12 +321,13 @@ impl Mount {
             "open": open,
             "bound": bound,
             "hears_forks": hears_forks,
+            "transport": served.transport,
         });
         if let Value::Object(object) = &mut value {
             put_bytes(object, "mount", self.target.as_os_str().as_bytes());
             put_bytes(object, "base", self.base.as_os_str().as_bytes());
         }
-        (value, text)
+        Ok((value, text))
     }
 }
 

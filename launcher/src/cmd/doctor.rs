@@ -94,6 +94,7 @@ pub fn run(args: &DoctorArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     checks.push(Check::new("open files", files()));
     checks.push(Check::new("open /dev/fuse", device()));
     checks.extend(set_up());
+    checks.extend(halt_poll());
     checks.push(Check::new("events of forks", forks()).optional());
     checks.push(Check::new(
         "daemon found",
@@ -319,7 +320,8 @@ fn fuse(greeting: std::io::Result<(u32, u64)>) -> Vec<Check> {
     match greeting {
         Ok((version, flags)) => {
             let found = format!("yes, protocol 7.{version}");
-            vec![Check::new("mount FUSE", Ok(found)), passthrough(flags)]
+            let mounted = Check::new("mount FUSE", Ok(found));
+            vec![mounted, passthrough(flags), io_uring(flags)]
         }
         Err(e) => {
             let fix = "reload the module: modprobe -r fuse && modprobe fuse; dmesg may tell more";
@@ -363,6 +365,58 @@ fn passthrough(flags: u64) -> Check {
         )),
     };
     Check::new("FUSE passthrough", answer).optional()
+}
+
+/// Whether requests can come by io_uring: what the kernel offers, and whether this user may use it.
+fn io_uring(flags: u64) -> Check {
+    const FUSE_OVER_IO_URING: u64 = 1 << 41;
+    const SWITCH: &str = "/sys/module/fuse/parameters/enable_uring";
+    const WORTH: &str = "the CPU of who asks answers, in 12 us in place of up to 50";
+    let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let disabled = text("/proc/sys/kernel/io_uring_disabled");
+    let root = rustix::process::geteuid().is_root();
+    let answer = match (flags & FUSE_OVER_IO_URING != 0, disabled.trim()) {
+        (true, "2") => Err((
+            "io_uring is off".to_owned(),
+            "sysctl -w kernel.io_uring_disabled=0",
+        )),
+        (true, "1") if !root => Err((
+            "io_uring is for root only".to_owned(),
+            "sysctl -w kernel.io_uring_disabled=0, or put the user into the group kernel.io_uring_group",
+        )),
+        (true, _) => Ok(format!("yes: {WORTH}")),
+        (false, _) if Path::new(SWITCH).exists() => Err((
+            format!(
+                "switched off (enable_uring = {}); with it {WORTH}",
+                text(SWITCH).trim()
+            ),
+            "as root: echo Y > /sys/module/fuse/parameters/enable_uring (at each boot: \
+             fuse.enable_uring=1 on the kernel's command line)",
+        )),
+        (false, _) => Err((
+            "not in this kernel; 6.14 and newer can have it".to_owned(),
+            "",
+        )),
+    };
+    let answer = answer.map_err(|(found, fix)| (found, fix.to_owned()));
+    Check::new("FUSE over io_uring", answer).optional()
+}
+
+/// How long an idle CPU of a virtual machine looks out before it halts. Not there on other machines.
+fn halt_poll() -> Option<Check> {
+    const KNOB: &str = "/sys/module/haltpoll/parameters/guest_halt_poll_ns";
+    let text = std::fs::read_to_string(KNOB).ok()?;
+    let ns: u64 = text.trim().parse().ok()?;
+    let answer = match ns {
+        200_000.. => Ok(format!(
+            "{ns} ns: an idle CPU answers in 15 us in place of up to 50"
+        )),
+        _ => Err((
+            format!("{ns} ns: an idle CPU takes up to 50 us to wake for a request by /dev/fuse"),
+            format!("as root: echo 200000 > {KNOB} (it costs power; not needed with io_uring)"),
+        )),
+    };
+    Some(Check::new("halt polling of this guest", answer).optional())
 }
 
 fn trial(link: &Link, alone: &Alone) -> ! {

@@ -39,8 +39,8 @@ impl Service for Fake {
         let null = || Ok(std::fs::File::open("/dev/null").expect("open").into());
         Ok(([null()?, null()?], None))
     }
-    fn status(&self) -> (Vec<u32>, bool) {
-        (vec![9], true)
+    fn status(&self) -> (Vec<u32>, bool, Option<Transport>) {
+        (vec![9], true, Some(Transport::IoUring))
     }
     fn used(&self) -> Option<Used> {
         None
@@ -120,8 +120,13 @@ fn every_request_reaches_the_service() {
     client.session().expect("session");
     let status = client.status().expect("status");
     assert_eq!(
-        (status.processes, status.sessions, status.mounted),
-        (vec![9], 1, true)
+        (
+            status.processes,
+            status.sessions,
+            status.mounted,
+            status.transport
+        ),
+        (vec![9], 1, true, Some(Transport::IoUring))
     );
     drop(client);
     assert_eq!(
