@@ -19,11 +19,12 @@ if ! command -v perf >/dev/null; then
 fi
 target=$(cargo metadata --format-version 1 --no-deps --offline |
   sed -E 's/.*"target_directory":"([^"]*)".*/\1/')
-version=0.12.3
+version=0.12.8
 inferno=$target/suites/inferno-$version
 if [ ! -x "$inferno/bin/inferno-flamegraph" ]; then
   echo "perf-profile.sh: installing inferno $version, which draws" >&2
-  CARGO_TARGET_DIR=$target/suites/build cargo install --quiet --locked --root "$inferno" --version "$version" inferno
+  CARGO_TARGET_DIR=$target/suites/build cargo install --quiet --locked --root "$inferno" \
+    --version "$version" --no-default-features --features cli inferno
   rm -rf "$target/suites/build"
 fi
 if [ -z "${AGENTFS_BIN_DIR:-}" ]; then

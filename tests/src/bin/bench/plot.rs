@@ -34,7 +34,7 @@ pub fn write(path: &Path, summary: &Summary) -> Fallible<()> {
         .filter(|s| *s != "host")
         .collect();
     let mut titles: Vec<String> = Vec::new();
-    let mut dots = Vec::new();
+    let (mut dots, mut bars) = (Vec::new(), Vec::new());
     for cell in &summary.cells {
         let Some(ratio) = &cell.ratio else { continue };
         let Some(subject) = subjects.iter().position(|s| **s == cell.subject) else {
@@ -45,6 +45,11 @@ pub fn write(path: &Path, summary: &Summary) -> Fallible<()> {
             titles.push(title);
             titles.len() - 1
         });
+        if cell.subject == "agentfs"
+            && let Some(most) = cell.verdict.as_ref().and_then(|v| v.ratio_to_host())
+        {
+            bars.push((most, line as i32));
+        }
         dots.push(Dot {
             line: line as i32,
             subject,
@@ -59,16 +64,26 @@ pub fn write(path: &Path, summary: &Summary) -> Fallible<()> {
     for dot in &mut dots {
         dot.line = lines - 1 - dot.line;
     }
+    for (_, line) in &mut bars {
+        *line = lines - 1 - *line;
+    }
     titles.reverse();
-    draw(path, &titles, &subjects, &dots)
+    draw(path, &titles, &subjects, &dots, &bars)
 }
 
-fn draw(path: &Path, titles: &[String], subjects: &[&String], dots: &[Dot]) -> Fallible<()> {
+fn draw(
+    path: &Path,
+    titles: &[String],
+    subjects: &[&String],
+    dots: &[Dot],
+    bars: &[(f64, i32)],
+) -> Fallible<()> {
     let lines = titles.len() as i32;
     let height = LINE_PIXELS * titles.len() as u32 + 140;
     let ratios = || dots.iter().map(|dot| dot.ratio);
     let low = ratios().fold(0.5, f64::min) * 0.9;
-    let high = ratios().fold(10.0, f64::max) * 1.2;
+    // The legend has the right of it to itself.
+    let high = ratios().fold(10.0, f64::max) * 6.0;
     let area = SVGBackend::new(path, (WIDTH_PIXELS, height)).into_drawing_area();
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&area)
@@ -106,6 +121,18 @@ fn draw(path: &Path, titles: &[String], subjects: &[&String], dots: &[Dot]) -> F
             }))?
             .label(subject.as_str())
             .legend(move |(x, y)| Circle::new((x + 10, y), 4, colour.filled()));
+    }
+    if !bars.is_empty() {
+        chart
+            .draw_series(bars.iter().map(|(most, line)| {
+                TriangleMarker::new(
+                    (*most, SegmentValue::CenterOf(*line)),
+                    5,
+                    BLACK.stroke_width(1),
+                )
+            }))?
+            .label("bar for agentfs")
+            .legend(|(x, y)| TriangleMarker::new((x + 10, y), 5, BLACK.stroke_width(1)));
     }
     chart
         .configure_series_labels()

@@ -62,6 +62,13 @@ pub struct Verdict {
     pub is_met: bool,
 }
 
+impl Verdict {
+    /// The bar, where it is a ratio to the host.
+    pub fn ratio_to_host(&self) -> Option<f64> {
+        self.bar.ends_with("x host").then(|| number(&self.bar))
+    }
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Summary {
     pub version: u32,
@@ -86,9 +93,9 @@ impl Summary {
     }
 }
 
-/// The user's bars, besides that of root's: so many times root's own.
-const USER_TO_ROOT: f64 = 1.5;
-/// And the row that has another, to the host.
+/// An ordinary user's bar: so many times that of root's.
+const USER_BAR: f64 = 1.5;
+/// But for the row that has one of its own, to the host.
 const USER_WRITE: (&str, f64) = ("seq-write", 1.6);
 
 pub fn summary(
@@ -157,31 +164,22 @@ fn verdict(row: &Row, subject: &Subject, cell: &Cell, own: Option<f64>) -> Optio
     let Kind::Agentfs(form) = &subject.kind else {
         return None;
     };
-    let bar = own.map(Bar::Ratio).or(row.bar)?;
-    let (bar, reached, most) = match (form.is_user && own.is_none(), bar) {
-        (true, _) if row.id == USER_WRITE.0 => {
-            let most = USER_WRITE.1;
-            (
-                format!("<= {most}x host"),
-                cell.ratio.as_ref()?.median,
-                most,
-            )
-        }
-        (true, _) => {
-            let most = USER_TO_ROOT;
-            (
-                format!("<= {most}x root"),
-                cell.ratio_to_root.as_ref()?.median,
-                most,
-            )
-        }
-        (false, Bar::Ratio(most)) => (
-            format!("<= {most}x host"),
+    let bar = match (own, row.bar) {
+        (Some(own), _) => Bar::Ratio(own),
+        (None, _) if form.is_user && row.id == USER_WRITE.0 => Bar::Ratio(USER_WRITE.1),
+        (None, None) => return None,
+        (None, Some(Bar::Ratio(most))) if form.is_user => Bar::Ratio(most * USER_BAR),
+        (None, Some(Bar::Millis(most))) if form.is_user => Bar::Millis(most * USER_BAR),
+        (None, Some(bar)) => bar,
+    };
+    let (bar, reached, most) = match bar {
+        Bar::Ratio(most) => (
+            format!("<= {}x host", short(most)),
             cell.ratio.as_ref()?.median,
             most,
         ),
-        (false, Bar::Millis(most)) => (
-            format!("<= {most} ms"),
+        Bar::Millis(most) => (
+            format!("<= {} ms", short(most)),
             cell.seconds.as_ref()?.median * 1e3,
             most,
         ),
@@ -225,7 +223,7 @@ fn head(out: &mut String, told: &Told) -> Fallible<()> {
     }
     writeln!(
         out,
-        "{} rounds in {:.0} s; in each, every subject did every row, one after the other. Times are medians; a ratio is \
+        "{} rounds asked for, {:.0} s; in each, every subject did every row, one after the other. Times are medians; a ratio is \
          the median of the ratios to the host in the same round. Each round begins with new branches.\n",
         told.runs, told.seconds
     )?;
@@ -305,6 +303,11 @@ fn bars(out: &mut String, summary: &Summary) -> Fallible<()> {
     Ok(())
 }
 
+/// Without the noise of binary fractions: 1.65, not 1.6500000000000001.
+fn short(figure: f64) -> f64 {
+    (figure * 1000.0).round() / 1000.0
+}
+
 /// The figure in a bar's words.
 fn number(bar: &str) -> f64 {
     let digits: String = bar
@@ -325,7 +328,7 @@ fn table(out: &mut String, summary: &Summary) -> Fallible<()> {
     let subjects = &summary.told.subjects;
     writeln!(
         out,
-        "\n## Table\n\n| workload | {} | bar |",
+        "\n## Table\n\nA figure that misses its bar is bold.\n\n| workload | {} | bar |",
         subjects.join(" | ")
     )?;
     writeln!(out, "|{}", "---|".repeat(subjects.len() + 2))?;
@@ -335,17 +338,16 @@ fn table(out: &mut String, summary: &Summary) -> Fallible<()> {
             continue;
         }
         seen.push(&cell.row);
-        let mut verdicts = Vec::new();
+        let mut bars: Vec<&str> = Vec::new();
         write!(out, "| {} ", cell.title)?;
         for subject in subjects {
             let cell = summary.cell(&cell.row, subject);
             write!(out, "| {} ", cell.map(figure).unwrap_or_default())?;
-            if let Some(verdict) = cell.and_then(|cell| cell.verdict.as_ref()) {
-                let mark = if verdict.is_met { "met" } else { "MISSED" };
-                verdicts.push(format!("{} {mark}", verdict.bar));
-            }
+            let verdict = cell.and_then(|cell| cell.verdict.as_ref());
+            bars.extend(verdict.map(|verdict| verdict.bar.as_str()));
         }
-        writeln!(out, "| {} |", verdicts.join("; "))?;
+        bars.dedup();
+        writeln!(out, "| {} |", bars.join("; "))?;
     }
     Ok(())
 }
@@ -364,8 +366,12 @@ fn figure(cell: &Cell) -> String {
     } else {
         ""
     };
+    let is_missed = cell.verdict.as_ref().is_some_and(|v| !v.is_met);
+    let bold = if is_missed { "**" } else { "" };
     match &cell.ratio {
-        Some(ratio) if cell.subject != "host" => format!("{:.2}x ({time}){some}", ratio.median),
+        Some(ratio) if cell.subject != "host" => {
+            format!("{bold}{:.2}x{bold} ({time}){some}", ratio.median)
+        }
         _ => format!("{time}{some}"),
     }
 }
