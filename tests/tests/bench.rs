@@ -13,7 +13,7 @@ const OF_OTHERS: [(&str, &str); 4] = [
     ("ripgrep", "rg is not installed"),
     ("npm-install", "npm is not installed"),
     ("cargo-build", "not in the local registry"),
-    ("find-cold grep-cold seq-read-cold", "needs root"),
+    ("find-cold grep-cold seq-read-cold perf-read", "needs root"),
 ];
 
 fn bench(sandbox: &Sandbox, rows: &[&str], more: &[&str]) -> Command {
