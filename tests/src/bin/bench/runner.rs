@@ -33,6 +33,9 @@ pub struct Result1 {
     pub failed: Option<String>,
 }
 
+/// Those of a round, by their subjects; or why there is none.
+type Sessions<'a> = HashMap<&'a str, Fallible<Session>>;
+
 /// Starts of a command that make one measurement.
 const STARTS: usize = 5;
 
@@ -147,54 +150,72 @@ impl Table<'_> {
 
     /// Each of `rows` on every subject, each subject beginning anew.
     fn round(&mut self, round: u32, rows: &[&'static Row]) -> Fallible<()> {
-        let mut sessions: HashMap<&str, Fallible<Session>> = HashMap::new();
-        for subject in self.subjects {
+        let mut sessions = Sessions::new();
+        let subjects = self.subjects;
+        for subject in subjects {
             stop::check()?;
             if subject.kind != Kind::Bwrap {
                 sessions.insert(&subject.name, Session::open(self.common, subject));
             }
         }
-        for &row in rows {
-            let mut proof = None;
-            // The host first, for its proof; the others each round in another order.
-            let (host, mut others): (Vec<_>, Vec<_>) =
-                self.subjects.iter().partition(|s| s.kind == Kind::Host);
-            if !others.is_empty() {
-                let turn = round as usize % others.len();
-                others.rotate_left(turn);
-            }
-            if round == 0 && row.group == Group::Real {
+        for (n, &row) in rows.iter().enumerate() {
+            if round == 0
+                && row.group == Group::Real
+                && let Some(Ok(host)) = sessions.get_mut("host")
+            {
                 // Programs and their libraries are read once, at nobody's cost.
-                if let Some(Ok(host)) = sessions.get_mut("host") {
-                    let _ = self.measure(row, &self.subjects[0], host);
-                }
+                let _ = self.measure(row, &self.subjects[0], host);
             }
-            for subject in host.into_iter().chain(others).filter(|s| s.does(row)) {
-                stop::check()?;
-                let measured = match row.group {
-                    Group::Launch => self.launch(subject),
-                    _ => match sessions.get_mut(subject.name.as_str()) {
-                        Some(Ok(session)) => self.measure(row, subject, session),
-                        Some(Err(e)) => Err(e.to_string().into()),
-                        None => Err("only starts commands".into()),
-                    },
-                };
-                let measured = measured.and_then(|done| match &proof {
-                    Some(proof) if *proof != done.proof => {
-                        Err(format!("did other work: {}, not {proof}", done.proof).into())
-                    }
-                    _ => {
-                        proof.get_or_insert_with(|| done.proof.clone());
-                        Ok(done)
-                    }
-                });
-                self.note(round, row, subject, measured)?;
-            }
+            self.in_turn(round, n, row, &mut sessions)?;
         }
         for (name, session) in sessions {
             if let Ok(session) = session {
                 session.close().map_err(|e| format!("ending {name}: {e}"))?;
             }
+        }
+        Ok(())
+    }
+
+    /// One row on every subject. Who begins changes from row to row and from round to round: the first
+    /// one pays for what the row before has left to do.
+    fn in_turn(
+        &mut self,
+        round: u32,
+        place: usize,
+        row: &Row,
+        sessions: &mut Sessions<'_>,
+    ) -> Fallible<()> {
+        let mut subjects: Vec<&Subject> = self.subjects.iter().filter(|s| s.does(row)).collect();
+        if !subjects.is_empty() {
+            let turn = (round as usize + place) % subjects.len();
+            subjects.rotate_left(turn);
+        }
+        let mut measured = Vec::new();
+        for subject in subjects {
+            stop::check()?;
+            let done = match row.group {
+                Group::Launch => self.launch(subject),
+                _ => match sessions.get_mut(subject.name.as_str()) {
+                    Some(Ok(session)) => self.measure(row, subject, session),
+                    Some(Err(e)) => Err(e.to_string().into()),
+                    None => Err("only starts commands".into()),
+                },
+            };
+            measured.push((subject, done));
+        }
+        let is_host = |subject: &Subject| subject.kind == Kind::Host;
+        let proof = measured.iter().find_map(|(subject, done)| match done {
+            Ok(done) if is_host(subject) => Some(done.proof.clone()),
+            _ => None,
+        });
+        for (subject, done) in measured {
+            let done = done.and_then(|done| match &proof {
+                Some(proof) if *proof != done.proof => {
+                    Err(format!("did other work: {}, not {proof}", done.proof).into())
+                }
+                _ => Ok(done),
+            });
+            self.note(round, row, subject, done)?;
         }
         Ok(())
     }
