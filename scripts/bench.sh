@@ -46,8 +46,17 @@ undo() {
 }
 trap undo EXIT
 
+# The ordinary user is there only when somebody is to be it.
+needs_user() { # OPTION..
+  case " $* " in
+    *agentfs-user*) return 0 ;;
+    *--subject*) return 1 ;;
+  esac
+  [ "${AGENTFS_BENCH_COMMAND:-run}" = run ]
+}
+
 options=(--logs "$logs" --scratch "$scratch")
-if [ "$(id -u)" -eq 0 ]; then
+if [ "$(id -u)" -eq 0 ] && needs_user "$@"; then
   scripts/test-user.sh up "$logs/user-state"
   # shellcheck source=/dev/null
   . "$logs/user-state" # user
@@ -58,6 +67,8 @@ code=0
 bench_pid=$!
 # It takes everything down, and ends then.
 trap 'kill -TERM "$bench_pid" 2>/dev/null || true' INT TERM HUP
+wait "$bench_pid" || code=$?
+# A signal ends the waiting, not the program.
 while kill -0 "$bench_pid" 2>/dev/null; do
   code=0
   wait "$bench_pid" || code=$?

@@ -5,9 +5,10 @@
 #                                               OPTIONS of `agentfs-test-bench run`, as
 #                                               --subjects agentfs-user, --ops 20000
 #
-# Builds release programs with frame pointers, in a directory of their own. With AGENTFS_BIN_DIR it
-# takes those programs, and perf unwinds by their debug information. AGENTFS_PROFILE_HZ: samples a
-# second [default: 4999]. Leaves logs/perf-profile-TIME/{flame-ROW.svg,perf-ROW.data,report.md}.
+# Builds the release programs, unless AGENTFS_BIN_DIR names them. AGENTFS_PROFILE_HZ: samples a second
+# [default: 1999]; AGENTFS_PROFILE_UNWIND: as perf's --call-graph [default: dwarf,8192, which any
+# build can do; fp for programs built with frame pointers]. Leaves logs/perf-profile-TIME/
+# {flame-ROW.svg,perf-ROW.data,perf-ROW.folded,report.md}.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 row=${1:-tar-x}
@@ -27,15 +28,6 @@ if [ ! -x "$inferno/bin/inferno-flamegraph" ]; then
     --version "$version" --no-default-features --features cli inferno
   rm -rf "$target/suites/build"
 fi
-if [ -z "${AGENTFS_BIN_DIR:-}" ]; then
-  echo "perf-profile.sh: building with frame pointers" >&2
-  RUSTFLAGS="${RUSTFLAGS:-} -C force-frame-pointers=yes" CARGO_TARGET_DIR=$target/profiled \
-    cargo build --release --locked --quiet --bin agentfs --bin agentfs-fsd
-  export AGENTFS_BIN_DIR=$target/profiled/release
-  unwind=fp
-else
-  unwind=dwarf,16384
-fi
 export AGENTFS_BENCH_NAME=perf-profile AGENTFS_PROFILE_TOOLS=$inferno/bin
-exec scripts/bench.sh --rows "$row" --subjects agentfs --runs 1 --profile "$unwind" \
-  --profile-hz "${AGENTFS_PROFILE_HZ:-4999}" "$@"
+exec scripts/bench.sh --rows "$row" --subjects agentfs --runs 1 --profile "${AGENTFS_PROFILE_UNWIND:-dwarf,8192}" \
+  --profile-hz "${AGENTFS_PROFILE_HZ:-1999}" "$@"

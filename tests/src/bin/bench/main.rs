@@ -96,11 +96,11 @@ pub struct RunArgs {
     /// The ordinary user of `agentfs-user`
     #[arg(long)]
     user: Option<String>,
-    /// Record each row on agentfs with perf, and draw it: fp or dwarf, as perf unwinds
+    /// Record each row on agentfs with perf, and draw it: as perf's --call-graph, fp or dwarf,8192
     #[arg(long)]
     profile: Option<String>,
     /// Samples a second of that
-    #[arg(long, default_value_t = 4999, overrides_with = "profile_hz")]
+    #[arg(long, default_value_t = 1999, overrides_with = "profile_hz")]
     profile_hz: u32,
     /// Ends a step that takes longer, and counts it as failed
     #[arg(long, default_value_t = 180, overrides_with = "limit_seconds")]
