@@ -120,10 +120,10 @@ struct Table<'a> {
 }
 
 impl Table<'_> {
-    /// All rounds: first those of the warm rows, then those of the cold ones. Whatever is dropped from
+    /// All rounds: first those of the cold rows, then those of the warm ones. Whatever is dropped from
     /// the caches for a cold row, nobody has to read again in the middle of a warm one.
     fn rounds(&mut self, loads: &mut Vec<f64>) -> Fallible<()> {
-        for is_cold in [false, true] {
+        for is_cold in [true, false] {
             let rows: Vec<_> = self
                 .rows
                 .iter()

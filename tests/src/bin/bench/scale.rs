@@ -65,6 +65,8 @@ pub struct Crowd {
     /// What an idle branch takes, on average: its daemon, and all of its processes but the command.
     pub daemon: Memory,
     pub branch: Memory,
+    /// CPU time of all daemons together, when they have nothing to do.
+    pub idle_cpu_ms_a_second: f64,
     /// Files made, written, read and removed a second, all runs together.
     pub operations_per_second: f64,
     /// The same on the plain directory, by as many processes.
@@ -182,6 +184,7 @@ fn crowd(common: &Common, subject: &Subject, form: &Form, live: usize) -> Fallib
         starts.push(start.elapsed().as_secs_f64() * 1e3);
     }
     let (daemon, branch) = memory::of_branches(&sessions)?;
+    let idle_cpu_ms_a_second = memory::idle_cpu(&sessions)?;
     let beside = starts_beside(common, form)?;
     let ours = throughput(&mut sessions)?;
     for session in sessions {
@@ -202,6 +205,7 @@ fn crowd(common: &Common, subject: &Subject, form: &Form, live: usize) -> Fallib
         start_beside_ms: beside,
         daemon,
         branch,
+        idle_cpu_ms_a_second,
         operations_per_second: ours,
         host_operations_per_second: theirs,
     })

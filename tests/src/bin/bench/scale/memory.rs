@@ -1,13 +1,18 @@
-//! What processes take of memory, as the kernel counts it.
+//! What processes take of memory and, when they have nothing to do, of the CPUs; as the kernel counts it.
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use agentfs_tests::wait;
 use serde::Serialize;
 
 use crate::Fallible;
 use crate::session::Session;
+
+/// How long idle daemons are watched.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// Resident, and with what is shared divided among those who share it.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -79,6 +84,33 @@ pub fn of_branches(sessions: &[Session]) -> Fallible<(Memory, Memory)> {
         daemons.divided(sessions.len()),
         branches.divided(sessions.len()),
     ))
+}
+
+/// CPU time of all the daemons together while nobody asks them anything, in milliseconds a second.
+pub fn idle_cpu(sessions: &[Session]) -> Fallible<f64> {
+    let mut daemons = Vec::new();
+    for session in sessions {
+        daemons.push(daemon_of(&session.dir)?);
+    }
+    let spent = || daemons.iter().map(|pid| cpu_ns(*pid)).sum::<u64>();
+    let (start, before) = (Instant::now(), spent());
+    wait::pause(IDLE);
+    let ms = spent().saturating_sub(before) as f64 / 1e6;
+    Ok(ms / start.elapsed().as_secs_f64())
+}
+
+/// Of all threads. Source: Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat.
+fn cpu_ns(pid: i32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten();
+    threads
+        .flatten()
+        .filter_map(|thread| {
+            let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            text.split(' ').next()?.parse::<u64>().ok()
+        })
+        .sum()
 }
 
 /// Pids by their parents.

@@ -45,9 +45,9 @@ fn text(scale: &Scale) -> Fallible<String> {
     )?;
     writeln!(
         out,
-        "| live | start, median (max) | start of `true` beside them | daemon | branch | bar | operations/s, all | host |"
+        "| live | start, median (max) | start of `true` beside them | daemon | branch | bar | idle CPU, all daemons | operations/s, all | host |"
     )?;
-    writeln!(out, "|---|---|---|---|---|---|---|---|")?;
+    writeln!(out, "|---|---|---|---|---|---|---|---|---|")?;
     for crowd in &scale.crowds {
         let mark = if crowd.branch.pss_mib <= MOST_MIB {
             "met"
@@ -56,13 +56,14 @@ fn text(scale: &Scale) -> Fallible<String> {
         };
         writeln!(
             out,
-            "| {} | {:.1} ms ({:.1}) | {:.1} ms | {} | {} | {mark} | {:.0} | {:.0} |",
+            "| {} | {:.1} ms ({:.1}) | {:.1} ms | {} | {} | {mark} | {:.1} ms/s | {:.0} | {:.0} |",
             crowd.live,
             crowd.start_ms.median,
             crowd.start_ms.max,
             crowd.start_beside_ms.median,
             memory(&crowd.daemon),
             memory(&crowd.branch),
+            crowd.idle_cpu_ms_a_second,
             crowd.operations_per_second,
             crowd.host_operations_per_second
         )?;
