@@ -270,37 +270,50 @@ fn head(out: &mut String, told: &Told) -> Fallible<()> {
     Ok(())
 }
 
+/// Every bar, what was reached, and in how many of the rounds.
 fn bars(out: &mut String, summary: &Summary) -> Fallible<()> {
-    let judged = || {
-        summary
-            .cells
-            .iter()
-            .filter_map(|c| Some((c, c.verdict.as_ref()?)))
-    };
-    let total = judged().count();
-    if total == 0 {
+    let cells = summary.cells.iter();
+    let mut judged: Vec<(&Cell, &Verdict)> = cells
+        .filter_map(|c| Some((c, c.verdict.as_ref()?)))
+        .collect();
+    if judged.is_empty() {
         return Ok(());
     }
-    let met = judged().filter(|(_, v)| v.is_met).count();
+    let excess = |v: &Verdict| v.reached / number(&v.bar);
+    judged.sort_by(|a, b| excess(b.1).total_cmp(&excess(a.1)));
+    let met = judged.iter().filter(|(_, v)| v.is_met).count();
     writeln!(
         out,
-        "\n## Bars\n\n{met} of {total} met. Those that are not, the farthest first:\n"
+        "\n## Bars\n\n{met} of {} met. The farthest from its bar first; the range is that of all rounds.\n",
+        judged.len()
     )?;
-    writeln!(out, "| row | subject | bar | reached |\n|---|---|---|---|")?;
-    let mut missed: Vec<_> = judged().filter(|(_, v)| !v.is_met).collect();
-    let excess = |v: &Verdict| v.reached / number(&v.bar);
-    missed.sort_by(|a, b| excess(b.1).total_cmp(&excess(a.1)));
-    for (cell, verdict) in missed {
+    writeln!(
+        out,
+        "| row | subject | bar | reached | range | |\n|---|---|---|---|---|---|"
+    )?;
+    for (cell, verdict) in judged {
+        let mark = if verdict.is_met { "met" } else { "**missed**" };
         writeln!(
             out,
-            "| {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {mark} |",
             cell.title,
             cell.subject,
             verdict.bar,
-            reached(verdict)
+            reached(verdict),
+            range(cell, verdict)
         )?;
     }
     Ok(())
+}
+
+/// From the least to the most, in the bar's own unit.
+fn range(cell: &Cell, verdict: &Verdict) -> String {
+    let (spread, by) = match verdict.ratio_to_host() {
+        Some(_) => (&cell.ratio, 1.0),
+        None => (&cell.seconds, 1e3),
+    };
+    let text = |s: &Spread| format!("{:.2} to {:.2}", s.min * by, s.max * by);
+    spread.as_ref().map(text).unwrap_or_default()
 }
 
 /// Without the noise of binary fractions: 1.65, not 1.6500000000000001.
