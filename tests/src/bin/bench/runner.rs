@@ -209,12 +209,7 @@ impl Table<'_> {
             _ => None,
         });
         for (subject, done) in measured {
-            let done = done.and_then(|done| match &proof {
-                Some(proof) if *proof != done.proof => {
-                    Err(format!("did other work: {}, not {proof}", done.proof).into())
-                }
-                _ => Ok(done),
-            });
+            let done = done.and_then(|done| checked(done, proof.as_deref()));
             self.note(round, row, subject, done)?;
         }
         Ok(())
@@ -340,6 +335,16 @@ impl Table<'_> {
     }
 }
 
+/// An error when it did not do what the host did.
+fn checked(done: Done, proof: Option<&str>) -> Fallible<Done> {
+    match proof {
+        Some(proof) if proof != done.proof => {
+            Err(format!("did other work: {}, not {proof}", done.proof).into())
+        }
+        _ => Ok(done),
+    }
+}
+
 /// Reads the tools of a cold row, after caches were dropped.
 fn warm_tools(row: &Row) {
     let program = row.id.split('-').next().unwrap_or_default();
@@ -421,4 +426,23 @@ fn versions(common: &Common, subjects: &[Subject]) -> Vec<(String, String)> {
         ));
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_work_than_the_hosts_is_no_figure() {
+        let done = |proof: &str| Done {
+            elapsed: Duration::from_millis(1),
+            ops: 1,
+            proof: proof.to_owned(),
+        };
+        assert!(checked(done("12 lines"), Some("12 lines")).is_ok());
+        // Where the host failed there is nothing to compare with.
+        assert!(checked(done("12 lines"), None).is_ok());
+        let wrong = checked(done("11 lines"), Some("12 lines")).expect_err("fewer lines");
+        assert_eq!(wrong.to_string(), "did other work: 11 lines, not 12 lines");
+    }
 }
