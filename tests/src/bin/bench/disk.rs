@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{Fallible, called};
+use crate::{Fallible, called, machine};
 
 /// Taken down when dropped.
 #[derive(Debug)]
@@ -22,6 +22,13 @@ pub struct Disk {
 impl Disk {
     /// An ext4 of `gib`, sparse in memory, below `scratch`.
     pub fn in_memory(scratch: &Path, gib: u64) -> Fallible<Self> {
+        let free_mib = machine::meminfo_mib("MemAvailable:");
+        if free_mib < gib << 10 {
+            eprintln!(
+                "bench: a disk of {gib} GiB in {free_mib} MiB of free memory; if that gets full, take less: \
+                 --base-mib 256 --write-mib 256, or --no-disk"
+            );
+        }
         Self::formatted(scratch, gib, &[])
     }
 

@@ -31,22 +31,24 @@ impl Machine {
             Some(line.split_once(':')?.1.trim().to_owned())
         };
         let absent = || "not there".to_owned();
-        let memory = field("/proc/meminfo", "MemTotal").unwrap_or_default();
-        let kib: u64 = memory
-            .split(' ')
-            .next()
-            .and_then(|kib| kib.parse().ok())
-            .unwrap_or_default();
         Machine {
             kernel: line("/proc/sys/kernel/osrelease").unwrap_or_else(absent),
             cpus: std::thread::available_parallelism().map_or(0, usize::from),
             cpu: field("/proc/cpuinfo", "model name").unwrap_or_else(absent),
-            memory_mib: kib / 1024,
+            memory_mib: meminfo_mib("MemTotal:"),
             fuse_io_uring: line("/sys/module/fuse/parameters/enable_uring").unwrap_or_else(absent),
             guest_halt_poll_ns: line("/sys/module/haltpoll/parameters/guest_halt_poll_ns")
                 .unwrap_or_else(absent),
         }
     }
+}
+
+/// A figure of proc(5), meminfo; 0 where there is none.
+pub fn meminfo_mib(name: &str) -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with(name));
+    let kib: Option<u64> = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+    kib.unwrap_or_default() / 1024
 }
 
 /// Time that all CPUs together have spent, in ticks. Source: proc(5), stat.
