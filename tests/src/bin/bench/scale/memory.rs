@@ -99,8 +99,8 @@ pub fn idle_cpu(sessions: &[Session]) -> Fallible<f64> {
     Ok(ms / start.elapsed().as_secs_f64())
 }
 
-/// Of all threads. Source: Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat.
-fn cpu_ns(pid: i32) -> u64 {
+/// CPU time of all threads of a process. Source: Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat.
+pub fn cpu_ns(pid: i32) -> u64 {
     let threads = fs::read_dir(format!("/proc/{pid}/task"))
         .into_iter()
         .flatten();

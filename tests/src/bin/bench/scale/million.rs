@@ -159,17 +159,17 @@ fn live(
     })
 }
 
-/// The daemon's memory once it shrinks no more: it is told of a million inodes, and takes a while.
+/// The daemon's memory once it is idle: it is told of a million inodes, and takes a while.
 fn settled(daemon: i32) -> Fallible<Memory> {
-    let end = Instant::now() + Duration::from_secs(60);
-    let mut last = Memory::of(daemon)?;
+    let end = Instant::now() + Duration::from_secs(120);
+    let mut before = memory::cpu_ns(daemon);
     loop {
-        wait::pause(Duration::from_secs(3));
-        let now = Memory::of(daemon)?;
-        if now.rss_mib > last.rss_mib - 1.0 || Instant::now() > end {
-            return Ok(now);
+        wait::pause(Duration::from_secs(2));
+        let now = memory::cpu_ns(daemon);
+        if now.saturating_sub(before) < 20_000_000 || Instant::now() > end {
+            return Memory::of(daemon);
         }
-        last = now;
+        before = now;
     }
 }
 
