@@ -175,6 +175,24 @@ fn an_earlier_run_is_compared() {
 }
 
 #[test]
+fn a_judged_run_ends_with_2_when_a_bar_is_missed() {
+    if !need("fuse") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let lost = format!("{}@/nowhere", subject());
+    // Bars that nothing can meet, that nothing can miss, and no figure at all.
+    for (subject, bar, code) in [
+        (subject(), "chmod=0.000001", 2),
+        (subject(), "chmod=1000000", 0),
+        (&lost, "chmod=1000000", 2),
+    ] {
+        let more = ["--subjects", subject, "--judge", "--bar", bar];
+        cmd::run(&mut bench(&sandbox, &["chmod"], &more)).expect(code);
+    }
+}
+
+#[test]
 fn wrong_words_are_refused() {
     let sandbox = Sandbox::new();
     for more in [
