@@ -96,6 +96,34 @@ test-fuse-stress SECONDS="60":
 bench-store ROUNDS="15" *FILES:
     scripts/store-figures.sh {{ROUNDS}} {{FILES}}
 
+# agentfs, as root and as a user, beside the host: the whole table, real work too (release build)
+bench *OPTIONS:
+    scripts/bench.sh {{OPTIONS}}
+
+# The same with kernel overlayfs, fuse-overlayfs and bwrap beside it
+bench-peers *OPTIONS:
+    scripts/bench.sh --subjects host,overlayfs,fuse-overlayfs,bwrap,agentfs,agentfs-user {{OPTIONS}}
+
+# A few rows once, in seconds: to see whether a change matters at all
+bench-short *OPTIONS:
+    scripts/bench.sh --runs 3 --files 2000 --base-mib 64 --write-mib 64 --rows micro,find-warm,grep-warm,dirs-files,seq-write {{OPTIONS}}
+
+# Sequential, metadata and concurrent work against thresholds; AGENTFS_PERF_SIZE_MIB and more in the script
+test-fuse-performance *OPTIONS:
+    scripts/fuse-performance.sh debug {{OPTIONS}}
+
+# The same with the release build
+test-fuse-performance-release *OPTIONS:
+    scripts/fuse-performance.sh release {{OPTIONS}}
+
+# A flame graph of the daemon while ROW of the bench runs
+perf-profile ROW="tar-x" *OPTIONS:
+    scripts/perf-profile.sh {{ROW}} {{OPTIONS}}
+
+# 1, 10 and 50 runs at once on one base, and a base of a million files
+bench-scale *OPTIONS:
+    scripts/bench-scale.sh {{OPTIONS}}
+
 # Show a branch at DIR, to try things by hand
 mount-fuse DIR:
     scripts/mount-fuse.sh up {{DIR}}

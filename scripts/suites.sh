@@ -12,7 +12,7 @@ suites_ring="posix transport"
 
 # Once: nothing in them depends on who runs them, or only root can.
 # shellcheck disable=SC2034
-suites_once="layering leaks posix run_devices run_cached"
+suites_once="layering bench leaks posix run_devices run_cached"
 
 # Of these, once more as the caller, over mounts whose files are used without being opened
 # (AGENTFS_FUSE_REGIME=zero-open). That variable set for test.sh has all suites run so instead.

@@ -175,7 +175,7 @@ if [ "$(id -u)" -eq 0 ]; then
   stage=$home/stage
   mkdir -p "$stage/bin"
   place() { cp -l "$@" 2>/dev/null || cp "$@"; }
-  for program in agentfs agentfs-control-cli agentfs-fsd agentfs-test-helper; do
+  for program in agentfs agentfs-control-cli agentfs-fsd agentfs-test-helper agentfs-test-bench; do
     place "$target/debug/$program" "$stage/bin/"
   done
   cp -r "$target/fixtures" "$stage/fixtures"

@@ -57,6 +57,11 @@ pub fn helper() -> PathBuf {
     program("agentfs-test-helper")
 }
 
+/// What measures; see `src/bin/bench`.
+pub fn bench() -> PathBuf {
+    program("agentfs-test-bench")
+}
+
 /// The Rust toolchain's own directory (not rustup's proxies), for builds inside a branch.
 pub fn sysroot() -> PathBuf {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
