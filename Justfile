@@ -46,7 +46,7 @@ ci:
 
 # File operations on a mount: names, links, times, attributes, locks, owners, space
 test-fuse-basic-ops:
-    scripts/fuse-suite.sh fuse-basic-ops posix basic:: owners:: space::
+    scripts/fuse-suite.sh fuse-basic-ops posix basic:: listings:: owners:: space::
 
 # What must be refused, with which errno
 test-fuse-negative-ops:

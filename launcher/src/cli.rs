@@ -268,6 +268,10 @@ pub struct ReportArgs {
     /// The summary as one JSON object, on stderr
     #[arg(long)]
     pub json: bool,
+
+    /// Say afterwards how long each step of the run took
+    #[arg(long)]
+    pub timings: bool,
 }
 
 /// The command to run.

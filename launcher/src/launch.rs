@@ -35,6 +35,7 @@ use crate::proc::monitor::{Cut, Outcome, Running, Signals};
 use crate::proc::msg::{End, Inner, Link, Outer};
 use crate::proc::tty::Tty;
 use crate::say::say;
+use crate::timings::{self, Timings};
 
 /// Between two looks at a branch that is between two states (its daemon starting, or closing it).
 const PAUSE: Duration = Duration::from_millis(5);
@@ -66,6 +67,8 @@ pub struct Order<'a> {
     pub env: Vec<(OsString, OsString)>,
     /// Nothing is said of long waits.
     pub quiet: bool,
+    /// Notes how long the steps take.
+    pub timings: &'a Timings,
 }
 
 /// What came of it.
@@ -112,6 +115,7 @@ pub fn run(order: &Order<'_>) -> Result<Done, CmdError> {
     files_allowed()?;
     let signals = Signals::take().map_err(|e| SetupError::new("take", "signals", e))?;
     let inside = inside(order, &signals)?;
+    order.timings.done("plan");
     let waits = Waits::new(&signals, order.quiet);
     let begun = Instant::now();
     let deadline = begun + PATIENCE;
@@ -211,6 +215,7 @@ fn start(
     })?;
     let only_ids = idmap::write(set_up.process.pid(), inside.plan.ids)?;
     tell(&set_up, Outer::Go)?;
+    order.timings.done("clone");
 
     let guard = match create {
         Some(from) => Some(make_branch(order, from)?),
@@ -228,6 +233,7 @@ fn start(
             });
         }
     };
+    order.timings.done("branch");
     let (mut daemon, connection) = Daemon::start(&program, order.store, order.branch)?;
     let line = match Line::over(connection, order.branch, waits) {
         Ok(line) => line,
@@ -243,6 +249,7 @@ fn start(
             });
         }
     };
+    order.timings.done("daemon");
     let result = serve(order, &line, &mut daemon, set_up, only_ids);
     let used = used(&line, limit);
     let closed = daemon.finish(line, order.store, result.is_err());
@@ -262,6 +269,7 @@ fn start(
     if !removed {
         note_end(order, &outcome);
     }
+    order.timings.done("close");
     Ok(Done {
         outcome,
         joined: false,
@@ -319,9 +327,11 @@ fn serve(
     };
     let fds = [device.as_fd(), user.as_fd(), mount.as_fd()];
     line.attach(spec, &fds).map_err(|e| daemon.error(e))?;
+    order.timings.done("mount");
     // The daemon alone keeps the mount alive from here on.
     drop((device, user, mount));
     line.session().map_err(|e| daemon.error(e))?;
+    order.timings.done("session");
     tell(&set_up, Outer::Attached)?;
     go(order, line, set_up)
 }
@@ -368,6 +378,7 @@ fn join(order: &Order<'_>, inside: &Inside, waits: &Waits<'_>) -> Result<Option<
     drop(spaces);
     tell(&set_up, Outer::Go)?;
     let before = used(&line, limit);
+    order.timings.done("join");
     let outcome = go(order, &line, set_up).map_err(|e| not_in_view(order, e))?;
     let after = used(&line, limit).map(|after| Used {
         refused: after
@@ -377,6 +388,7 @@ fn join(order: &Order<'_>, inside: &Inside, waits: &Waits<'_>) -> Result<Option<
     });
     report_unclosed(line.wait_closed(None));
     note_end(order, &outcome);
+    order.timings.done("close");
     Ok(Some(Done {
         outcome,
         joined: true,
@@ -423,6 +435,7 @@ fn not_in_view(order: &Order<'_>, e: CmdError) -> CmdError {
 fn go(order: &Order<'_>, line: &Line<'_>, set_up: SetUp<'_>) -> Result<Outcome, CmdError> {
     let fds = hear(&set_up, &Inner::Started)?;
     let [init, command] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| lost())?;
+    order.timings.done("view");
     let pid = host_pid(&command)?;
     let start_ticks = start_ticks(pid)?;
     // Nothing is learnt from outside about this process from here on.
@@ -435,7 +448,8 @@ fn go(order: &Order<'_>, line: &Line<'_>, set_up: SetUp<'_>) -> Result<Outcome, 
     }
     tell(&set_up, Outer::Start)?;
     note_start(order);
-    Ok(Running {
+    order.timings.done("bind");
+    let outcome = Running {
         link: &set_up.link,
         signals: set_up.waits.signals(),
         tty: &mut tty,
@@ -444,7 +458,9 @@ fn go(order: &Order<'_>, line: &Line<'_>, set_up: SetUp<'_>) -> Result<Outcome, 
         pid,
         daemon: line.as_fd(),
     }
-    .wait())
+    .wait();
+    order.timings.done(timings::COMMAND);
+    Ok(outcome)
 }
 
 fn begin<'a>(

@@ -28,6 +28,7 @@ mod progress;
 mod review;
 mod say;
 mod sys;
+mod timings;
 mod view;
 
 use std::ffi::OsString;

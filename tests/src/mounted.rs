@@ -89,6 +89,16 @@ impl Mounted {
         self.is_mounted = true;
     }
 
+    /// Mounts the branch, once unmounted, with this in the daemon's environment.
+    #[track_caller]
+    pub fn mount_with(&mut self, name: &str, value: &str) {
+        let mut command = self.sandbox.agentfs(&["mount", BRANCH]);
+        command.arg(self.mnt()).arg("--base").arg(self.base());
+        command.args(["-o", likest()]).env(name, value);
+        crate::cmd::run(&mut command).ok();
+        self.is_mounted = true;
+    }
+
     /// Unmounts the branch.
     #[track_caller]
     pub fn umount(&mut self) {

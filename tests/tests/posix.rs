@@ -3,6 +3,8 @@
 
 #[path = "posix/basic.rs"]
 mod basic;
+#[path = "posix/listings.rs"]
+mod listings;
 #[path = "posix/negative.rs"]
 mod negative;
 #[path = "posix/overlay.rs"]

@@ -214,6 +214,36 @@ fn standard_output_is_the_commands_alone() {
 }
 
 #[test]
+fn the_steps_of_a_run_are_timed_when_asked_for() {
+    if !need_run() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let run = |how: &[&str]| {
+        let args = [&["run"], how, &["--branch", "b", "--", "true"]].concat();
+        sandbox.call(&args).ok()
+    };
+    let done = run(&["--timings", "--json"]);
+    let last = done.stderr.lines().last().unwrap_or_default();
+    let summary: serde_json::Value =
+        serde_json::from_str(last).unwrap_or_else(|e| panic!("{e}\n{}", done.report()));
+    let steps = summary["timings"]["steps"].as_array().expect("steps");
+    let names: Vec<_> = steps.iter().map(|s| s["step"].as_str()).collect();
+    let expected = [
+        "plan", "clone", "branch", "daemon", "mount", "session", "view", "bind", "command", "close",
+    ];
+    assert_eq!(names, expected.map(Some), "{summary}");
+    let ours = summary["timings"]["agentfs_ms"].as_f64().expect("a sum");
+    assert!(ours > 0.0, "{summary}");
+    // To be read, and not unless asked for; a quiet run says nothing else.
+    let done = run(&["--timings", "--quiet"]);
+    for step in expected {
+        assert!(done.stderr.contains(step), "{step}\n{}", done.report());
+    }
+    assert_eq!(run(&["--quiet"]).stderr, "");
+}
+
+#[test]
 fn input_arguments_directory_and_environment_reach_the_command() {
     if !need_run() {
         return;

@@ -162,7 +162,7 @@ fn record(input: &mut Bytes<'_>, live: &mut LiveBranch) -> InodeRec {
         xattrs: BTreeMap::new(),
     };
     if has(2) {
-        rec.origin = Some(Origin {
+        rec.origin = Some(Box::new(Origin {
             path: [b"/base/", NAMES[usize::from(input.byte() % 3)]]
                 .concat()
                 .into(),
@@ -174,7 +174,7 @@ fn record(input: &mut Bytes<'_>, live: &mut LiveBranch) -> InodeRec {
                 ctime: rec.ctime,
                 btime: rec.btime,
             },
-        });
+        }));
     }
     if has(3) {
         let value = input.take(20).into();

@@ -151,7 +151,7 @@ pub fn decode_inode(bytes: &[u8]) -> Result<InodeRec> {
         },
         origin: match flags & FLAG_ORIGIN {
             0 => None,
-            _ => Some(decode_origin(&mut input)?),
+            _ => Some(Box::new(decode_origin(&mut input)?)),
         },
         content: decode_content(&mut input)?,
         symlink: match flags & FLAG_SYMLINK {

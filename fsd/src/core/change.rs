@@ -74,7 +74,7 @@ impl Tree {
             Some(record) => Ok(InodeRec::clone(record)),
             None => {
                 let (stat, file) = self.seen_object(base, ino)?;
-                let loc = node.base.as_ref().ok_or(FsError::Stale(ino))?;
+                let loc = node.base().ok_or(FsError::Stale(ino))?;
                 record_from_base(base, loc, stat, file.as_deref())
             }
         }
@@ -118,16 +118,13 @@ impl Tree {
     /// Of several names, those are left out that the host has given to something else meanwhile.
     fn place(&self, base: &BaseTree, change: &mut Change, ino: Ino) -> Result<u32, FsError> {
         let node = self.node(ino)?;
-        if node.unplaced.is_empty() || node.unlinked || change.placed.contains(&ino) {
+        if node.unplaced().is_empty() || node.unlinked || change.placed.contains(&ino) {
             return Ok(0);
         }
         change.placed.push(ino);
-        let is_open = node
-            .stream
-            .as_ref()
-            .is_some_and(|s| s.base_file().is_some());
+        let is_open = node.stream().is_some_and(|s| s.base_file().is_some());
         let mut names = 0;
-        for (dir, name) in &node.unplaced {
+        for (dir, name) in node.unplaced() {
             if change
                 .forsaken
                 .iter()
@@ -138,7 +135,7 @@ impl Tree {
             // The record was made by this one just now, of what is there.
             let is_origin = node.record.is_none()
                 && !is_open
-                && matches!(&node.base, Some(BaseLoc::Child(d, n)) if d.ino == dir.ino && n == name);
+                && matches!(node.base(), Some(BaseLoc::Child(d, n)) if d.ino == dir.ino && n == name);
             if is_origin && self.branch.dentry(dir.ino, name)?.is_none() {
                 self.pin(base, change, dir)?;
             } else if !self.still_leads_to(base, node, dir, name)? {
@@ -204,7 +201,7 @@ impl Tree {
             let is_seen = |now: &BaseStat| is_same(seen, &now.fingerprint);
             now.as_ref().is_ok_and(is_seen)
         };
-        Ok(node.seen.as_ref().is_some_and(same))
+        Ok(node.seen().is_some_and(same))
     }
 
     /// Records `dir` and the directories above it, up to the first that is recorded already: from
@@ -359,13 +356,14 @@ impl Tree {
         }
         for ino in placed {
             if let Some(node) = self.nodes.get_mut(ino) {
-                node.unplaced = Vec::new();
+                node.is_placed();
             }
         }
         for ino in unlinked {
             let is_born_here = self.branch.is_born_here(*ino);
             if let Some(node) = self.nodes.get_mut(ino) {
                 node.unlinked = true;
+                self.busy.insert(*ino);
                 if let Some(account) = self.branch.account() {
                     account.unlinked(*ino, node.is_open(), is_born_here);
                 }
@@ -374,13 +372,16 @@ impl Tree {
         for delta in names {
             match delta {
                 Delta::PutDentry(dir, name, Dentry::Present { ino, kind }) => {
-                    self.listings.added(*dir, name, *ino, *kind);
+                    if self.listings.added(*dir, name, *ino, *kind) {
+                        self.names_changed(*dir);
+                    }
                     if let Some(node) = self.nodes.get_mut(ino) {
                         node.nameless = false;
                     }
                 }
                 Delta::PutDentry(dir, name, Dentry::Whiteout) | Delta::DelDentry(dir, name) => {
                     self.listings.removed(*dir, name);
+                    self.names_changed(*dir);
                 }
                 _ => {}
             }
@@ -417,7 +418,7 @@ fn record_from_base(
         blocks: None,
         dirty: false,
         generation: 0,
-        origin: Some(base.origin(loc, &stat)),
+        origin: Some(Box::new(base.origin(loc, &stat))),
         content: if stat.kind == Kind::File {
             Content::Base
         } else {

@@ -43,8 +43,8 @@ fn open_bytes(core: &FsCore, tree: &Tree, ino: Ino, keep: bool) -> Result<Bytes,
         .as_ref()
         .map_or(Content::Base, |r| r.content.clone());
     let open_base = || -> Result<(Arc<File>, u64), FsError> {
-        let loc = node.base.as_ref().ok_or(FsError::Stale(ino))?;
-        let seen = node.seen.as_ref().ok_or(FsError::Stale(ino))?;
+        let loc = node.base().ok_or(FsError::Stale(ino))?;
+        let seen = node.seen().ok_or(FsError::Stale(ino))?;
         let (file, state) = core.base.open_file(loc, seen)?;
         Ok((Arc::new(file), state))
     };
@@ -95,7 +95,7 @@ fn open_bytes(core: &FsCore, tree: &Tree, ino: Ino, keep: bool) -> Result<Bytes,
 
 /// The stream of a file, opened if nobody has it open. Locks: the caller holds the tree.
 pub fn stream_of(core: &FsCore, tree: &mut Tree, ino: Ino) -> Result<Arc<Stream>, FsError> {
-    if let Some(stream) = &tree.node(ino)?.stream {
+    if let Some(stream) = tree.node(ino)?.stream() {
         return Ok(stream.clone());
     }
     let bytes = open_bytes(core, tree, ino, true)?;
@@ -141,7 +141,7 @@ fn add_stream(
             false
         });
     let stream = Arc::new(Stream::new(bytes, dirty));
-    tree.node_mut(ino)?.stream = Some(stream.clone());
+    tree.hold(ino, stream.clone())?;
     Ok(stream)
 }
 

@@ -88,7 +88,8 @@ impl Tree {
         if !self.nodes.contains_key(&ino)
             && let Some(record) = self.branch.inode(ino)?
         {
-            self.nodes.insert(ino, node_of_record(ino, record));
+            self.nodes
+                .insert(ino, Box::new(node_of_record(ino, record)));
         }
         if stat.kind == Kind::Dir && self.nodes.contains_key(&ino) {
             self.follow_dir(base, ino, &loc)?;
@@ -98,12 +99,12 @@ impl Tree {
             if stat.kind == Kind::Dir {
                 node.base_dir = Some(Arc::new(BaseDir::new(ino, loc.clone(), Some(print))));
             }
-            node.seen = Some(*print);
-            node
+            node.set_seen(*print);
+            Box::new(node)
         });
         // Of several names, the one seen last is the likeliest to be there still.
-        if node.base.is_none() || node.kind != Kind::Dir {
-            node.base = Some(loc);
+        if node.base().is_none() || node.kind != Kind::Dir {
+            node.set_base(loc);
             node.reached_by(dir, name, is_only);
         }
         Ok(ino)
@@ -116,7 +117,7 @@ impl Tree {
     fn follow_dir(&mut self, base: &BaseTree, ino: Ino, loc: &BaseLoc) -> Result<(), FsError> {
         let node = self.node(ino)?;
         let (BaseLoc::Child(dir, name), Some(BaseLoc::Child(old_dir, old_name))) =
-            (loc, &node.base)
+            (loc, node.base())
         else {
             return Ok(());
         };
@@ -127,7 +128,7 @@ impl Tree {
             return Err(base::replaced());
         }
         // The host may also show it at two places.
-        let stays = match (&node.base, &node.seen) {
+        let stays = match (node.base(), node.seen()) {
             (Some(old), Some(seen)) => base
                 .stat(old)
                 .is_ok_and(|now| is_same(seen, &now.fingerprint)),
@@ -141,7 +142,7 @@ impl Tree {
         if let Some(base_dir) = &node.base_dir {
             base_dir.move_to(loc.clone());
         }
-        node.base = Some(loc.clone());
+        node.set_base(loc.clone());
         node.reached_by(&dir, &name, true);
         Ok(())
     }
@@ -168,8 +169,8 @@ impl Tree {
         }
         Ok(match node {
             Some(node) => {
-                let is_older = |seen: Fingerprint| seen.btime != print.btime;
-                match node.kind != stat.kind || node.seen.is_some_and(is_older) {
+                let is_older = |seen: &Fingerprint| seen.btime != print.btime;
+                match node.kind != stat.kind || node.seen().is_some_and(is_older) {
                     true => Holds::Another,
                     false => Holds::This,
                 }
@@ -227,12 +228,12 @@ impl Tree {
     /// opened, wherever that is by now. Else it is at its place.
     pub fn seen_object(&self, base: &BaseTree, ino: Ino) -> Result<SeenObject, FsError> {
         let node = self.node(ino)?;
-        if let Some(file) = node.stream.as_ref().and_then(|s| s.base_file()) {
+        if let Some(file) = node.stream().and_then(|s| s.base_file()) {
             return Ok((base.stat_open(&file)?, Some(file)));
         }
-        let stat = base.stat(node.base.as_ref().ok_or(FsError::Stale(ino))?)?;
-        let same = |seen: Fingerprint| is_same(&seen, &stat.fingerprint);
-        if stat.kind != node.kind || !node.seen.is_none_or(same) {
+        let stat = base.stat(node.base().ok_or(FsError::Stale(ino))?)?;
+        let same = |seen: &Fingerprint| is_same(seen, &stat.fingerprint);
+        if stat.kind != node.kind || !node.seen().is_none_or(same) {
             return Err(base::replaced());
         }
         Ok((stat, None))
@@ -244,7 +245,7 @@ impl Tree {
     /// Errors: `Base`; ESTALE inside it when others stand there now.
     pub fn check_place(&self, base: &BaseTree, ino: Ino) -> Result<(), FsError> {
         let node = self.node(ino)?;
-        let (Some(loc), Some(seen)) = (&node.base, &node.seen) else {
+        let (Some(loc), Some(seen)) = (node.base(), node.seen()) else {
             return Ok(());
         };
         if !is_same(seen, &base.stat(loc)?.fingerprint) {
@@ -285,16 +286,16 @@ impl Tree {
                 ..
             }
         );
-        if !(is_dir || is_partly || record.content == Content::Base) || node.stream.is_some() {
+        if !(is_dir || is_partly || record.content == Content::Base) || node.stream().is_some() {
             return Ok(());
         }
         let at = |loc: BaseLoc| {
             let stat = base.stat(&loc).ok()?;
             (stat.kind == node.kind && !base.is_concealed(&stat)).then_some((loc, stat))
         };
-        if let Some((_, now)) = node.base.clone().and_then(at) {
-            let same = |seen: Fingerprint| is_same(&seen, &now.fingerprint);
-            if is_dir || node.seen.is_none_or(same) {
+        if let Some((_, now)) = node.base().cloned().and_then(at) {
+            let same = |seen: &Fingerprint| is_same(seen, &now.fingerprint);
+            if is_dir || node.seen().is_none_or(same) {
                 return Ok(());
             }
         }
@@ -314,13 +315,13 @@ impl Tree {
             return Ok(());
         };
         let node = self.node_mut(ino)?;
-        node.seen = Some(stat.fingerprint);
+        node.set_seen(stat.fingerprint);
         if is_dir {
             let loc = loc.clone();
             node.base_dir = Some(Arc::new(BaseDir::new(ino, loc, None)));
             base.forget_dir(ino);
         }
-        node.base = Some(loc);
+        node.set_base(loc);
         Ok(())
     }
 }

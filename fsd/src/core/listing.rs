@@ -36,8 +36,8 @@ fn first_cookie(name: &Name) -> u64 {
 }
 
 impl Listing {
-    /// Adds or replaces an entry.
-    pub fn insert(&mut self, name: Name, ino: Ino, kind: Kind) {
+    /// Adds or replaces an entry. Returns whether that changed anything.
+    pub fn insert(&mut self, name: Name, ino: Ino, kind: Kind) -> bool {
         let mut cookie = first_cookie(&name);
         while self
             .entries
@@ -46,7 +46,8 @@ impl Listing {
         {
             cookie += 1;
         }
-        self.entries.insert(cookie, (name, ino, kind));
+        let old = self.entries.insert(cookie, (name, ino, kind));
+        old.is_none_or(|(_, old_ino, old_kind)| (old_ino, old_kind) != (ino, kind))
     }
 
     /// Removes an entry, if it is there.
@@ -59,6 +60,11 @@ impl Listing {
             }
             cookie += 1;
         }
+    }
+
+    /// Whether the two have the same names.
+    pub fn has_names_of(&self, other: &Listing) -> bool {
+        self.entries.keys().eq(other.entries.keys())
     }
 
     /// Up to `max` entries after `cookie`, in order.
@@ -119,21 +125,23 @@ impl Listings {
         self.by_dir.insert(dir, listing);
     }
 
-    /// Drops the listing of `dir`: the next read builds it anew.
-    pub fn forget(&mut self, dir: Ino) {
-        if let Some(listing) = self.by_dir.remove(&dir) {
-            self.by_use.remove(&listing.used);
-            self.weight -= listing.weight();
-        }
+    /// Drops the listing of `dir`: the next read builds it anew. Returns what was kept.
+    pub fn forget(&mut self, dir: Ino) -> Option<Listing> {
+        let listing = self.by_dir.remove(&dir)?;
+        self.by_use.remove(&listing.used);
+        self.weight -= listing.weight();
+        Some(listing)
     }
 
-    /// Notes that `dir` now has this entry.
-    pub fn added(&mut self, dir: Ino, name: &Name, ino: Ino, kind: Kind) {
-        if let Some(listing) = self.by_dir.get_mut(&dir) {
-            self.weight -= listing.weight();
-            listing.insert(name.clone(), ino, kind);
-            self.weight += listing.weight();
-        }
+    /// Notes that `dir` now has this entry. Returns whether it may be new to it.
+    pub fn added(&mut self, dir: Ino, name: &Name, ino: Ino, kind: Kind) -> bool {
+        let Some(listing) = self.by_dir.get_mut(&dir) else {
+            return true;
+        };
+        self.weight -= listing.weight();
+        let is_new = listing.insert(name.clone(), ino, kind);
+        self.weight += listing.weight();
+        is_new
     }
 
     /// Notes that `dir` no longer has this entry.

@@ -39,6 +39,7 @@ use std::path::PathBuf;
 pub use error::FsError;
 pub use ops::freeze::FreezeFor;
 pub use ops::open::{OpenIo, Opened};
+pub use ops::readdir::OldListing;
 pub use ops::rename::Moved;
 
 use crate::backstore::{Account, LiveBranch};

@@ -2,6 +2,8 @@
 //!
 //! Knows places only; what the host has there is for [`crate::core::base::BaseTree`] to look.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::core::base::BaseStat;
 use crate::core::record::Fingerprint;
 use crate::core::types::{Ino, Kind, Name, Time};
@@ -23,6 +25,8 @@ pub struct BaseDir {
     pub ino: Ino,
     /// Where it is on the host. A leaf among the locks: nothing else is taken under it.
     place: RwLock<Place>,
+    /// [`crate::core::base::state`] of it just before its names were last listed; 0: not known.
+    listed_in: AtomicU64,
 }
 
 /// Where a base directory is, and which one it is.
@@ -40,7 +44,18 @@ impl BaseDir {
         Self {
             ino,
             place: RwLock::new(Place { loc, id }),
+            listed_in: AtomicU64::new(0),
         }
+    }
+
+    /// The state in which its names were last listed; 0: not known.
+    pub(super) fn listed_in(&self) -> u64 {
+        self.listed_in.load(Ordering::Relaxed)
+    }
+
+    /// Notes the state in which its names are being listed.
+    pub(super) fn set_listed_in(&self, state: u64) {
+        self.listed_in.store(state, Ordering::Relaxed);
     }
 
     /// Where it is on the host, and which one it is.

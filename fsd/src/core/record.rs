@@ -109,7 +109,7 @@ pub struct InodeRec {
     /// Tells a reused inode number from the old one.
     pub generation: u64,
     /// Where it came from; a directory with an origin merges with it, one without is opaque.
-    pub origin: Option<Origin>,
+    pub origin: Option<Box<Origin>>,
     /// The bytes of a regular file.
     pub content: Content,
     /// The target of a Symlink, else `None`.

@@ -3,7 +3,7 @@
 //! It owns the inode table, the branch's records and the kept listings; `change` says how they
 //! are modified. Data never moves under its lock.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::backstore::{LiveBranch, Records};
@@ -12,11 +12,11 @@ use crate::core::base::{self, BaseDir, BaseLoc, BaseStat, BaseTree};
 use crate::core::exposed::Exposed;
 use crate::core::found::is_same;
 use crate::core::implicit::{Implicit, Outdated};
-use crate::core::inode::Node;
+use crate::core::inode::{Listed, Node};
 use crate::core::listing::Listings;
 use crate::core::names::NameCounts;
 use crate::core::record::{Content, Fingerprint, InodeRec, full_blocks};
-use crate::core::stream::ObjectStamp;
+use crate::core::stream::{ObjectStamp, Stream};
 use crate::core::types::{Attr, Ino, Kind};
 
 /// The live state of one branch.
@@ -25,7 +25,10 @@ pub struct Tree {
     /// The branch's records, exclusively ours.
     pub branch: LiveBranch,
     /// Live inodes.
-    pub nodes: HashMap<Ino, Node>,
+    pub nodes: HashMap<Ino, Box<Node>>,
+    /// Those of them that are open, or that no name leads to any more: what a snapshot has to see to,
+    /// however many others there are.
+    pub(super) busy: BTreeSet<Ino>,
     /// Those that are kept open for whoever uses them without an open.
     pub implicit: Arc<Implicit>,
     /// Listings being read.
@@ -43,6 +46,7 @@ impl Tree {
         let mut tree = Self {
             branch,
             nodes: HashMap::new(),
+            busy: BTreeSet::new(),
             implicit: Arc::default(),
             listings: Listings::default(),
             names: NameCounts::default(),
@@ -52,12 +56,12 @@ impl Tree {
         let record = tree.branch.inode(Ino::ROOT)?;
         let mut root = Node::new(Kind::Dir);
         root.base_dir = Some(Arc::new(BaseDir::new(Ino::ROOT, loc.clone(), None)));
-        root.base = Some(loc);
+        root.set_base(loc);
         root.record = record;
         root.exposed = exposed;
         // The kernel holds the root without ever having looked it up.
         root.lookups = 1;
-        tree.nodes.insert(Ino::ROOT, root);
+        tree.nodes.insert(Ino::ROOT, Box::new(root));
         Ok(tree)
     }
 
@@ -65,14 +69,20 @@ impl Tree {
     ///
     /// Errors: `Stale`.
     pub fn node(&self, ino: Ino) -> Result<&Node, FsError> {
-        self.nodes.get(&ino).ok_or(FsError::Stale(ino))
+        self.nodes
+            .get(&ino)
+            .map(|node| &**node)
+            .ok_or(FsError::Stale(ino))
     }
 
     /// The live node of `ino`, to be changed.
     ///
     /// Errors: `Stale`.
     pub fn node_mut(&mut self, ino: Ino) -> Result<&mut Node, FsError> {
-        self.nodes.get_mut(&ino).ok_or(FsError::Stale(ino))
+        self.nodes
+            .get_mut(&ino)
+            .map(|node| &mut **node)
+            .ok_or(FsError::Stale(ino))
     }
 
     /// The live node of `ino`, which must be a directory.
@@ -100,7 +110,8 @@ impl Tree {
                 what: format!("a dentry leads to inode {ino}, which has no record"),
             })
         })?;
-        self.nodes.insert(ino, node_of_record(ino, record));
+        self.nodes
+            .insert(ino, Box::new(node_of_record(ino, record)));
         Ok(())
     }
 
@@ -140,12 +151,12 @@ impl Tree {
         };
         let is_regime = self.implicit.is_regime();
         let node = self.node_mut(ino)?;
-        node.known.attributes = state;
-        let pages = node.known.pages;
+        node.attributes_shown(state);
+        let pages = node.known().pages;
         // What an open would find out.
         let are_old = is_regime && state != 0 && pages != 0 && pages != state;
         if are_old {
-            node.known.pages = state;
+            node.known_mut().pages = state;
         }
         if node.unlinked {
             attr.nlink = 0;
@@ -187,7 +198,7 @@ impl Tree {
         ino: Ino,
         record: &InodeRec,
     ) -> Result<Option<ObjectStamp>, FsError> {
-        if let Some(stream) = self.nodes.get(&ino).and_then(|n| n.stream.as_ref())
+        if let Some(stream) = self.nodes.get(&ino).and_then(|n| n.stream())
             && let Ok(bytes) = stream.bytes.try_read()
         {
             return Ok(bytes.stamp()?);
@@ -202,6 +213,55 @@ impl Tree {
             stamp.blocks = full_blocks(stamp.size);
         }
         Ok(Some(stamp))
+    }
+
+    /// Gives the file `ino` its bytes, for a handle or a change.
+    ///
+    /// Errors: `Stale`.
+    pub(super) fn hold(&mut self, ino: Ino, stream: Arc<Stream>) -> Result<(), FsError> {
+        self.node_mut(ino)?.stream = Some(stream);
+        self.busy.insert(ino);
+        Ok(())
+    }
+
+    /// Nobody needs the bytes of `ino` any more.
+    pub(super) fn let_go(&mut self, ino: Ino) {
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.stream = None;
+            if !node.unlinked {
+                self.busy.remove(&ino);
+            }
+        }
+    }
+
+    /// The files whose bytes are held.
+    pub(super) fn open(&self) -> Vec<Ino> {
+        let open = self.busy().filter(|(_, node)| node.stream().is_some());
+        open.map(|(ino, _)| ino).collect()
+    }
+
+    /// The inodes that are open, and those that no name leads to any more.
+    pub(super) fn busy(&self) -> impl Iterator<Item = (Ino, &Node)> {
+        let node = |ino: &Ino| Some((*ino, &**self.nodes.get(ino)?));
+        self.busy.iter().filter_map(node)
+    }
+
+    /// Notes that a listing of `dir` has begun, or that one that had may differ from the next.
+    pub(super) fn is_listed(&mut self, dir: Ino) {
+        if let Some(node) = self.nodes.get_mut(&dir)
+            && node.listed == Listed::Never
+        {
+            node.listed = Listed::Steady;
+        }
+    }
+
+    /// Notes that the names in `dir` are others now.
+    pub(super) fn names_changed(&mut self, dir: Ino) {
+        if let Some(node) = self.nodes.get_mut(&dir)
+            && node.listed == Listed::Steady
+        {
+            node.listed = Listed::Changing;
+        }
     }
 
     /// Takes `count` kernel references off and drops the node once nothing refers to it.
@@ -252,12 +312,13 @@ impl Tree {
 
     /// Drops the node once nothing refers to it, with the object of an unlinked file.
     pub fn drop_if_idle(&mut self, ino: Ino) {
-        if ino == Ino::ROOT || !self.nodes.get(&ino).is_some_and(Node::is_idle) {
+        if ino == Ino::ROOT || !self.nodes.get(&ino).is_some_and(|node| node.is_idle()) {
             return;
         }
         let Some(node) = self.nodes.remove(&ino) else {
             return;
         };
+        self.busy.remove(&ino);
         self.listings.forget(ino);
         if node.implicit {
             self.implicit.remove(ino);
@@ -283,12 +344,12 @@ impl Tree {
 /// What the host says of the file that has the bytes of a recorded one: the one that is open, else
 /// the one that was found.
 fn bytes_stat(base: &BaseTree, node: &Node) -> Option<BaseStat> {
-    let stat = match node.stream.as_ref().and_then(|s| s.base_file()) {
+    let stat = match node.stream().and_then(|s| s.base_file()) {
         Some(file) => base.stat_open(&file).ok()?,
         None => {
-            let stat = base.stat(node.base.as_ref()?).ok()?;
+            let stat = base.stat(node.base()?).ok()?;
             let is_found = |seen: &Fingerprint| is_same(seen, &stat.fingerprint);
-            node.seen.as_ref().is_none_or(is_found).then_some(stat)?
+            node.seen().is_none_or(is_found).then_some(stat)?
         }
     };
     (stat.kind == Kind::File).then_some(stat)
@@ -302,8 +363,8 @@ pub(super) fn node_of_record(ino: Ino, record: Arc<InodeRec>) -> Node {
         if record.kind == Kind::Dir {
             node.base_dir = Some(Arc::new(BaseDir::new(ino, loc.clone(), None)));
         }
-        node.seen = Some(origin.fingerprint);
-        node.base = Some(loc);
+        node.set_seen(origin.fingerprint);
+        node.set_base(loc);
     }
     node.record = Some(record);
     node

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle,
-    Filesystem, Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents,
-    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
+    Filesystem, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags,
+    PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
@@ -50,6 +50,8 @@ pub(super) struct Adapter {
     pub(super) mapped: Mapped,
     pub(super) workers: Workers,
     pub(super) stale: Stale,
+    /// The kernel opens directories by itself, and lists what it knows.
+    pub(super) opens_no_directories: bool,
 }
 
 impl Adapter {
@@ -62,6 +64,7 @@ impl Adapter {
             mapped: Mapped::default(),
             workers: Workers::default(),
             stale: Stale::default(),
+            opens_no_directories: false,
         }
     }
 
@@ -124,7 +127,11 @@ pub(super) fn name_of(name: &OsStr) -> Result<Name, FsError> {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        self.options.negotiate(config)
+        self.options.negotiate(config)?;
+        let feature = InitFlags::FUSE_NO_OPENDIR_SUPPORT;
+        self.opens_no_directories =
+            self.options.zero_opendir && config.add_capabilities(feature).is_ok();
+        Ok(())
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

@@ -5,26 +5,47 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use fuser::{
-    FileHandle, FopenFlags, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus, ReplyOpen,
-    Request,
+    Errno, FileHandle, FopenFlags, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyOpen, Request,
 };
 
 use crate::core::types::StreamName;
+use crate::core::{FsCore, OldListing};
 use crate::fuse::adapter::Adapter;
 use crate::fuse::convert::{FOREVER, bare_attr, file_type};
 use crate::fuse::request::op;
 
 impl Adapter {
-    // No handle is needed: a cookie is all. The kernel is not to keep listings (neither
-    // FOPEN_CACHE_DIR nor the zero-message opendir that implies it): its cache finds the place to
-    // go on at by the exact cookie, so a reader whose last entry was removed by somebody else, while
-    // a third filled the cache anew, misses the rest of the directory. Eight processes on one
-    // directory show it within seconds.
+    // No handle is needed: a cookie is all. Asked to (AGENTFS_FUSE_ZERO_OPENDIR), the kernel does not
+    // even tell us that a directory is opened: ENOSYS says that once for all. But then it goes on
+    // listing what it knows whatever the host does there.
     pub(super) fn open_listing(&self, req: &Request, ino: INodeNo, reply: ReplyOpen) {
-        match self.call(op::OPENDIR, req, ino, |core| core.check_dir(self.ino(ino))) {
-            Ok(()) => reply.opened(FileHandle(0), FopenFlags::empty()),
-            Err(errno) => reply.error(errno),
+        let flags = match self.call(op::OPENDIR, req, ino, |core| core.open_dir(self.ino(ino))) {
+            Ok(_) if self.opens_no_directories => return reply.error(Errno::ENOSYS),
+            Ok(OldListing::Yes) => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
+            Ok(OldListing::No) => FopenFlags::FOPEN_CACHE_DIR,
+            Ok(OldListing::Never) => FopenFlags::empty(),
+            Err(errno) => return reply.error(errno),
+        };
+        reply.opened(FileHandle(0), flags);
+    }
+
+    /// Answers the request at which a listing ends. What the kernel has gathered of it goes before it
+    /// learns that it has all, where it must not be kept: see [`Listed`].
+    ///
+    /// [`Listed`]: crate::core::inode::Listed
+    fn end_of_listing(&self, req: &Request, ino: INodeNo, end: impl FnOnce() + Send + 'static) {
+        let may_keep = |core: &FsCore| Ok(core.may_keep_listing(self.ino(ino)));
+        if self.call(op::READDIR, req, ino, may_keep) == Ok(true) {
+            return end();
         }
+        // Not here: whoever copies a page of it to a program has it locked, and may wait for us to
+        // serve that program's memory.
+        let stale = self.stale();
+        self.workers.run(move || {
+            stale.listing(ino);
+            end();
+        });
     }
 
     pub(super) fn list(&self, req: &Request, ino: INodeNo, offset: u64, mut reply: ReplyDirectory) {
@@ -39,6 +60,7 @@ impl Adapter {
         });
         match listed {
             Err(errno) if taken == 0 => reply.error(errno),
+            Ok(()) if taken == 0 => self.end_of_listing(req, ino, move || reply.ok()),
             _ => reply.ok(),
         }
     }
@@ -75,6 +97,7 @@ impl Adapter {
         });
         match listed {
             Err(errno) if taken == 0 => reply.error(errno),
+            Ok(()) if taken == 0 => self.end_of_listing(req, ino, move || reply.ok()),
             _ => reply.ok(),
         }
     }

@@ -34,12 +34,19 @@ const MAX_BACKGROUND: Knob = Knob {
     max: 65535,
 };
 
+const ZERO_OPENDIR: Knob = Knob {
+    name: "AGENTFS_FUSE_ZERO_OPENDIR",
+    default: 0,
+    min: 0,
+    max: 1,
+};
+
 /// What every mount asks for, each only if the kernel has it.
 ///
 /// Left out on purpose: WRITEBACK_CACHE (the kernel would own size and times, and passthrough
 /// excludes it), POSIX_LOCKS and FLOCK_LOCKS (one superblock per branch: the kernel's own locks
 /// are enough), AUTO_INVAL_DATA (nobody else changes the files; it costs a GETATTR per cached
-/// listing), NO_OPENDIR_SUPPORT (see `Adapter::opendir`),
+/// listing), NO_OPENDIR_SUPPORT (the adapter's to ask for),
 /// SETXATTR_EXT, SECURITY_CTX and CREATE_SUPP_GROUP (fuser does not decode what they add).
 const WANTED: &[InitFlags] = &[
     InitFlags::FUSE_ASYNC_READ,
@@ -152,6 +159,9 @@ pub struct Options {
     pub max_write_bytes: u32,
     /// Most readahead and other background requests under way.
     pub max_background: u16,
+    /// The kernel opens directories without asking, so that listing one again costs no request and
+    /// does not show what the host has changed in it since.
+    pub zero_opendir: bool,
     /// Threads that read requests.
     pub readers: usize,
     /// How many file systems may be stacked below a passthrough file; `None`: no passthrough.
@@ -169,6 +179,7 @@ impl Options {
         Ok(Self {
             max_write_bytes: MAX_WRITE.value()? as u32,
             max_background: MAX_BACKGROUND.value()? as u16,
+            zero_opendir: ZERO_OPENDIR.value()? == 1,
             readers: readers(thread::available_parallelism().map_or(1, usize::from)),
             passthrough_depth: None,
             regime: Regime::from_env()?,

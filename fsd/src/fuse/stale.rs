@@ -40,6 +40,17 @@ impl Stale {
         }
     }
 
+    /// Makes the kernel drop what it has of the listing of `ino`.
+    ///
+    /// Not for a thread that serves requests: the kernel waits for the pages.
+    pub(super) fn listing(&self, ino: INodeNo) {
+        if let Some(notifier) = self.0.get()
+            && let Err(error) = notifier.inval_inode(ino, 0, 0)
+        {
+            tracing::warn!(%ino, %error, "the kernel keeps an outdated listing");
+        }
+    }
+
     /// Makes the kernel drop the pages of `ino`, and its attributes. Not on a thread that serves
     /// requests: it waits for pages that are being read or written back.
     pub(super) fn pages(&self, ino: INodeNo) {

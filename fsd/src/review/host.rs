@@ -48,10 +48,10 @@ fn record(entry: BaseEntry) -> InodeRec {
         blocks: None,
         dirty: false,
         generation: 0,
-        origin: Some(Origin {
+        origin: Some(Box::new(Origin {
             path: entry.path,
             fingerprint: print,
-        }),
+        })),
         content: match node.kind {
             Kind::File => Content::Base,
             _ => Content::Empty,

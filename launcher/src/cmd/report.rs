@@ -13,6 +13,7 @@ use crate::limit;
 use crate::proc::msg::End;
 use crate::review::{self, Summary, table};
 use crate::say::{self, say};
+use crate::timings::Timings;
 
 /// A run that is over.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct Run<'a> {
     pub created: bool,
     /// How it went.
     pub done: Done,
+    /// How long its steps took.
+    pub timings: &'a Timings,
 }
 
 /// Reports the run and gives the exit status.
@@ -54,28 +57,32 @@ pub fn after(run: &Run<'_>, cmd: &CmdArgs, how: ReportArgs) -> ExitCode {
             run.branch
         );
     }
+    let timings = how.timings.then_some(run.timings);
     if !how.quiet && !run.done.removed {
         let summary = review::summary(run.store, run.branch, run.scope);
         match (how.json, summary) {
-            (true, summary) => say!("{}", object(run, summary.ok())),
+            (true, summary) => say!("{}", object(run, summary.ok(), timings)),
             (false, Ok(summary)) => {
                 say::raw(&(limit_words(run) + &lines(run, &summary)));
             }
             (false, Err(e)) => say!("agentfs: count the changes of {}: {e}", run.branch),
         }
     } else if how.json {
-        say!("{}", object(run, None));
+        say!("{}", object(run, None, timings));
+    }
+    if let (Some(timings), false) = (timings, how.json) {
+        say::raw(&timings.lines());
     }
     ExitCode::from(outcome.end.status())
 }
 
-fn object(run: &Run<'_>, summary: Option<Summary>) -> serde_json::Value {
+fn object(run: &Run<'_>, summary: Option<Summary>, timings: Option<&Timings>) -> serde_json::Value {
     let outcome = &run.done.outcome;
     let exit = match outcome.end {
         End::Code(code) => json!({ "code": code }),
         End::Signal(signal) => json!({ "signal": signal }),
     };
-    json!({
+    let mut object = json!({
         "version": review::json::VERSION,
         "branch": run.branch,
         "created": run.created && !run.done.removed,
@@ -99,7 +106,11 @@ fn object(run: &Run<'_>, summary: Option<Summary>) -> serde_json::Value {
             "bytes": s.bytes,
             "complete": s.complete,
         })),
-    })
+    });
+    if let Some(timings) = timings {
+        object["timings"] = timings.json();
+    }
+    object
 }
 
 /// What is said of a limit that was in the way.
@@ -153,7 +164,7 @@ mod tests {
     use super::*;
     use crate::proc::monitor::Outcome;
 
-    fn run<'a>(store: &'a Store, branch: &'a BranchName) -> Run<'a> {
+    fn run<'a>(store: &'a Store, branch: &'a BranchName, timings: &'a Timings) -> Run<'a> {
         let outcome = Outcome {
             end: End::Signal(9),
             not_executed: None,
@@ -171,6 +182,7 @@ mod tests {
             scope: Path::new("/w"),
             created: true,
             done,
+            timings,
         }
     }
 
@@ -179,7 +191,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open_or_create(dir.path()).unwrap();
         let branch = BranchName::new("b").unwrap();
-        let run = run(&store, &branch);
+        let timings = Timings::begin();
+        let run = run(&store, &branch, &timings);
         let none = Summary {
             complete: true,
             ..Summary::default()
@@ -207,7 +220,7 @@ mod tests {
         ]) {
             assert!(line.starts_with(start), "{line}");
         }
-        let json = object(&run, Some(some));
+        let json = object(&run, Some(some), None);
         assert_eq!(json["status"], 137);
         assert_eq!(json["exit"]["signal"], 9);
         assert_eq!(json["changes"]["outside"], 3);

@@ -16,6 +16,7 @@ use crate::launch::{self, Order};
 use crate::limit::Wanted;
 use crate::plan;
 use crate::say::{self, say};
+use crate::timings::Timings;
 use crate::view::View;
 use crate::{names, probe};
 
@@ -170,6 +171,7 @@ pub struct Job<'a> {
 impl Job<'_> {
     /// Plans and, unless it is a dry run, launches and reports.
     pub fn execute(&self) -> Result<ExitCode, CmdError> {
+        let timings = Timings::begin();
         if !self.dry_run {
             probe::preflight()?;
         }
@@ -206,6 +208,7 @@ impl Job<'_> {
             argv: &self.cmd.argv,
             env: view.environment(self.branch.as_str()),
             quiet: self.report.quiet,
+            timings: &timings,
         })?;
         let scope = self.info.map_or(self.workspace, |info| &info.workspace);
         let created = self.info.is_none();
@@ -215,6 +218,7 @@ impl Job<'_> {
             scope,
             created,
             done,
+            timings: &timings,
         };
         Ok(report::after(&run, self.cmd, self.report))
     }

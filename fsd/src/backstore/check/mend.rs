@@ -446,7 +446,7 @@ impl<'a, 'm> Round<'a, 'm> {
             false => [b"/", name.as_bytes()].concat(),
         };
         let zero = Time { sec: 0, nsec: 0 };
-        rec.origin = Some(Origin {
+        rec.origin = Some(Box::new(Origin {
             path: path.into(),
             fingerprint: Fingerprint {
                 dev: 0,
@@ -456,7 +456,7 @@ impl<'a, 'm> Round<'a, 'm> {
                 ctime: zero,
                 btime: zero,
             },
-        });
+        }));
         Ok(Some((rec, "with default attributes")))
     }
 

@@ -99,7 +99,7 @@ pub fn base_of(own: ObjectId, base_bytes: u64, size: u64) -> InodeRec {
     let zero = Time { sec: 0, nsec: 0 };
     InodeRec {
         content: Content::Extents { own, base_bytes },
-        origin: Some(Origin {
+        origin: Some(Box::new(Origin {
             path: Arc::from(b"/base".as_slice()),
             fingerprint: Fingerprint {
                 dev: 1,
@@ -109,7 +109,7 @@ pub fn base_of(own: ObjectId, base_bytes: u64, size: u64) -> InodeRec {
                 ctime: zero,
                 btime: zero,
             },
-        }),
+        })),
         ..rec(Kind::File, 1, size)
     }
 }

@@ -104,7 +104,7 @@ pub(crate) fn any_inode() -> impl Strategy<Value = InodeRec> {
             blocks,
             dirty,
             generation,
-            origin,
+            origin: origin.map(Box::new),
             content,
             symlink,
             xattrs,

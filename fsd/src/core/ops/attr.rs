@@ -239,7 +239,7 @@ impl FsCore {
         if node.writers > 0 {
             return Ok(());
         }
-        let Some(stream) = node.stream.clone() else {
+        let Some(stream) = node.stream().cloned() else {
             return Ok(());
         };
         let close = node.opens == 0;
@@ -278,7 +278,7 @@ impl FsCore {
         // Somebody who is about to change the bytes may hold the stream without a handle: detached
         // now, the next open would make a second one beside it. That holder settles in its turn.
         if close && Arc::strong_count(&stream) == 2 {
-            tree.node_mut(ino)?.stream = None;
+            tree.let_go(ino);
         }
         Ok(())
     }

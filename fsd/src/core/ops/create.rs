@@ -134,7 +134,7 @@ impl FsCore {
     ) -> Result<Ino, FsError> {
         let mut change = Change::default();
         let ino = self.add_entry(tree, &mut change, caller, new)?;
-        tree.nodes.insert(ino, Node::new(new.kind));
+        tree.nodes.insert(ino, Box::new(Node::new(new.kind)));
         if let Err(e) = tree.commit(change) {
             tree.nodes.remove(&ino);
             return Err(e);

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 
 use crate::backstore::{Frozen, Held, Kept, Records};
-use crate::core::inode::{IoMode, Node};
+use crate::core::inode::Node;
 use crate::core::point::SnapshotName;
 use crate::core::record::{Content, ExtentSource, ObjectId};
 use crate::core::stream::Bytes;
@@ -23,8 +23,8 @@ pub enum FreezeFor {
 impl FsCore {
     /// Whether files are open that programs write to past us: then only who is stopped writes none.
     pub fn has_native_writers(&self) -> bool {
-        let is_native = |n: &Node| n.writers > 0 && matches!(n.io, IoMode::Passthrough { .. });
-        let is_open = lock(&self.tree).nodes.values().any(is_native);
+        let is_native = |n: &Node| n.writers > 0 && n.native.is_some();
+        let is_open = lock(&self.tree).busy().any(|(_, node)| is_native(node));
         is_open || !self.mappings.left(&self.tree).is_empty()
     }
 
@@ -44,7 +44,13 @@ impl FsCore {
         for (from, to) in &moved {
             self.mappings.moved(*from, *to);
         }
-        for node in tree.nodes.values_mut() {
+        // Those, and what was kept: a mapped file need not be open.
+        let mut inos = tree.busy.clone();
+        inos.extend(kept.iter().map(|kept| kept.ino));
+        for ino in inos {
+            let Some(node) = tree.nodes.get_mut(&ino) else {
+                continue;
+            };
             if node.unlinked {
                 // No name leads to it: no snapshot shows it, so it is written on, wherever it is now.
                 follow(node, &moved);
@@ -59,7 +65,9 @@ impl FsCore {
                 record.dirty = true;
                 node.record = Some(record.into());
             }
-            let Some(stream) = &node.stream else { continue };
+            let Some(stream) = node.stream() else {
+                continue;
+            };
             let mut bytes = crate::sync::write(&stream.bytes);
             match &mut *bytes {
                 Bytes::Object { id, own: true, .. } if moved.contains_key(id) => {
@@ -82,12 +90,11 @@ impl FsCore {
     /// are written on, and their records go on saying that the object is the truth for size and
     /// stamps.
     fn kept(&mut self) -> Result<Vec<Kept>, FsError> {
-        let is_native =
-            |n: &Node| n.opens > 0 && !n.unlinked && matches!(n.io, IoMode::Passthrough { .. });
+        let is_native = |n: &Node| n.opens > 0 && !n.unlinked && n.native.is_some();
         let mut inos = BTreeSet::from_iter(self.mappings.left(&self.tree));
         let tree = lock(&self.tree);
-        let open = tree.nodes.iter().filter(|(_, n)| is_native(n));
-        inos.extend(open.map(|(ino, _)| *ino));
+        let open = tree.busy().filter(|(_, node)| is_native(node));
+        inos.extend(open.map(|(ino, _)| ino));
         let mut kept = Vec::with_capacity(inos.len());
         for ino in inos {
             let record = match tree.nodes.get(&ino) {
@@ -119,7 +126,7 @@ fn follow(node: &mut Node, moved: &HashMap<ObjectId, ObjectId>) {
             node.record = Some(record.into());
         }
     }
-    let Some(stream) = &node.stream else { return };
+    let Some(stream) = node.stream() else { return };
     match &mut *crate::sync::write(&stream.bytes) {
         Bytes::Object { id, .. } => *id = new(id).unwrap_or(*id),
         Bytes::Extents(extents) => {

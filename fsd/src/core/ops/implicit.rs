@@ -55,7 +55,7 @@ impl FsCore {
         if node.kind != Kind::File {
             return Err(FsError::BadHandle(Fh::NONE));
         }
-        let is_held = node.stream.is_some();
+        let is_held = node.stream().is_some();
         let stream = match copy_up::stream_of(self, &mut tree, ino) {
             Ok(stream) => stream,
             Err(e) => {
@@ -84,7 +84,7 @@ impl FsCore {
             Ok(Bytes::Base { state, .. }) => *state,
             _ => return Ok(()),
         };
-        let known = &mut tree.node_mut(ino)?.known;
+        let known = tree.node_mut(ino)?.known_mut();
         let pages = std::mem::replace(&mut known.pages, now);
         if known.attributes != now || (pages != 0 && pages != now) {
             self.note_outdated(tree, ino, false);
@@ -97,7 +97,7 @@ impl FsCore {
     fn note_outdated(&self, tree: &Tree, ino: Ino, names: bool) {
         let names = match tree.node(ino) {
             Ok(node) if names => {
-                let places = node.unplaced.iter();
+                let places = node.unplaced().iter();
                 places.map(|(dir, name)| (dir.ino, name.clone())).collect()
             }
             _ => Vec::new(),

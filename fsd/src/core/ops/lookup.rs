@@ -199,7 +199,7 @@ impl FsCore {
         match &node.record {
             Some(record) => record.symlink.clone().ok_or(FsError::Stale(ino)),
             None => {
-                let loc = node.base.as_ref().ok_or(FsError::Stale(ino))?;
+                let loc = node.base().ok_or(FsError::Stale(ino))?;
                 let target = self.base.readlink(loc)?;
                 // The host may have put another there.
                 tree.seen_stat(&self.base, ino)?;

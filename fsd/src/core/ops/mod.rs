@@ -8,7 +8,7 @@ mod implicit;
 mod link;
 mod lookup;
 pub mod open;
-mod readdir;
+pub(super) mod readdir;
 pub mod rename;
 mod sync;
 mod unlink;

@@ -9,7 +9,7 @@ use crate::core::access::Want;
 use crate::core::base::{replaced, state};
 use crate::core::copy_up;
 use crate::core::handle::Handle;
-use crate::core::inode::IoMode;
+use crate::core::inode::Native;
 use crate::core::ops::attr::has_privileges;
 use crate::core::ops::create::{NewEntry, plain};
 use crate::core::record::{Content, ObjectId};
@@ -124,7 +124,7 @@ impl FsCore {
             self.setattr(caller, ino, None, &set)?;
         }
         let mut tree = crate::sync::lock(&self.tree);
-        let is_held = tree.node(ino)?.stream.is_some();
+        let is_held = tree.node(ino)?.stream().is_some();
         let stream = copy_up::stream_of(self, &mut tree, ino)?;
         match self.meet_host(&mut tree, ino, &stream, is_held, access) {
             Ok(is_changed) => Ok(Opened {
@@ -133,7 +133,7 @@ impl FsCore {
             }),
             Err(e) => {
                 if !is_held {
-                    tree.node_mut(ino)?.stream = None;
+                    tree.let_go(ino);
                 }
                 Err(e)
             }
@@ -147,9 +147,9 @@ impl FsCore {
     /// Errors: ESTALE inside `Base`, of an open file once: who names it by its descriptor has no other.
     pub(in crate::core) fn check_name(&self, tree: &mut Tree, ino: Ino) -> Result<(), FsError> {
         let node = tree.node_mut(ino)?;
-        let was_asked = node.known.asked && node.stream.is_some();
+        let was_asked = node.known().asked && node.stream().is_some();
         if node.nameless && was_asked {
-            node.known.asked = false;
+            node.known_mut().asked = false;
         }
         if was_asked || !node.nameless && (node.record.is_some() || node.unlinked) {
             return Ok(());
@@ -158,7 +158,9 @@ impl FsCore {
             true => Err(replaced()),
             false => tree.check_place(&self.base, ino),
         };
-        tree.node_mut(ino)?.known.asked |= checked.is_err();
+        if checked.is_err() {
+            tree.node_mut(ino)?.known_mut().asked = true;
+        }
         checked
     }
 
@@ -182,7 +184,7 @@ impl FsCore {
             Ok(Bytes::Base { state, .. }) => *state,
             _ => return Ok(false),
         };
-        let known = &mut tree.node_mut(ino)?.known;
+        let known = tree.node_mut(ino)?.known_mut();
         let is_known = known.attributes == now;
         if !is_known && access.writes && !known.asked {
             known.asked = true;
@@ -241,9 +243,8 @@ impl FsCore {
             }
         };
         let stream = Arc::new(Stream::new(bytes, staged.is_some()));
-        let node = tree.node_mut(ino)?;
-        node.stream = Some(stream.clone());
-        node.lookups += 1;
+        tree.hold(ino, stream.clone())?;
+        tree.node_mut(ino)?.lookups += 1;
         let attr = tree.attr(&self.base, ino)?;
         let opened = match self.open_locked(tree, ino, stream, access) {
             Ok(opened) => opened,
@@ -279,7 +280,7 @@ impl FsCore {
         node.executors += u32::from(access.executes);
         let io = match backing {
             Some((token, file, fd)) => {
-                node.io = IoMode::Passthrough { token, file };
+                node.native = Some(Box::new(Native { token, file }));
                 OpenIo::Passthrough { token, fd }
             }
             None => OpenIo::Cached,
@@ -327,10 +328,10 @@ impl FsCore {
         if !self.passthrough {
             return Ok(None);
         }
-        let (token, file) = match &node.io {
+        let (token, file) = match node.native.as_deref() {
             // Whoever holds the bytes now (a truncation, say) must not turn this open into a
             // cached one: the kernel would answer EIO.
-            IoMode::Passthrough { token, file } if node.opens > 0 => (*token, file.clone()),
+            Some(Native { token, file }) if node.opens > 0 => (*token, file.clone()),
             _ if node.opens > 0 || node.record.as_deref().is_some_and(has_privileges) => {
                 return Ok(None);
             }
@@ -372,7 +373,7 @@ impl FsCore {
             node.writers = node.writers.saturating_sub(u32::from(handle.writes));
             node.executors = node.executors.saturating_sub(u32::from(handle.executes));
             if node.opens == 0 {
-                node.io = IoMode::Cached;
+                node.native = None;
             }
         }
         if let Err(e) = self.settle(ino) {

@@ -1,15 +1,38 @@
 //! Reading directories: the branch's names over the base's, in an order that survives changes.
 
+use std::time::Duration;
+
 use crate::backstore::Records;
-use crate::core::base::BaseLoc;
+use crate::core::base::{BaseLoc, state};
+use crate::core::inode::Listed;
 use crate::core::listing::{DOT_COOKIE, DOTDOT_COOKIE, Listing};
+use crate::core::ops::lookup::is_missing;
 use crate::core::record::Dentry;
 use crate::core::superblock::Tree;
-use crate::core::types::{DirEnt, Entry, Ino, Kind, Name, StreamName};
+use crate::core::types::{DirEnt, Entry, Ino, Kind, Name, StreamName, Time};
 use crate::core::{FsCore, FsError};
 
 /// Entries taken out of a listing at a time.
 const BATCH: usize = 128;
+/// A host that stamps by the tick of its clock does so at least this often.
+const TICK: Duration = Duration::from_millis(20);
+
+/// What the kernel may do with the listing that it has of a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OldListing {
+    /// Go by it.
+    Yes,
+    /// Have us list it anew, and keep that.
+    No,
+    /// Ask for it each time, and keep none: see [`Listed`].
+    Never,
+}
+
+/// Whether a change from now on gives another time than this one.
+fn is_settled(changed: Time) -> bool {
+    let nanos = |t: Time| i128::from(t.sec) * 1_000_000_000 + i128::from(t.nsec);
+    nanos(Time::now()) - nanos(changed) > TICK.as_nanos() as i128
+}
 
 impl FsCore {
     /// Gives the entries after `cookie` (0: from the start) to `each` until it returns false.
@@ -64,6 +87,11 @@ impl FsCore {
         mut cookie: u64,
         each: &mut dyn FnMut(&DirEnt) -> Result<bool, FsError>,
     ) -> Result<(), FsError> {
+        if cookie <= DOTDOT_COOKIE {
+            // Nobody need have asked to open it.
+            self.check_dir(ino)?;
+            self.list_anew(ino)?;
+        }
         let parent = crate::sync::lock(&self.tree)
             .dir(ino)?
             .parent
@@ -83,10 +111,6 @@ impl FsCore {
                 }
                 cookie = at;
             }
-        }
-        if cookie == DOTDOT_COOKIE {
-            // A new pass over the directory sees what the host has now.
-            crate::sync::lock(&self.tree).listings.forget(ino);
         }
         loop {
             let batch = {
@@ -113,6 +137,71 @@ impl FsCore {
                 cookie = at;
             }
         }
+    }
+
+    /// Opens a directory to be listed, as [`FsCore::check_dir`], and tells whether the kernel may go by
+    /// what it has of the listing.
+    pub fn open_dir(&self, ino: Ino) -> Result<OldListing, FsError> {
+        self.check_dir(ino)?;
+        let tree = crate::sync::lock(&self.tree);
+        let dir = tree.dir(ino)?;
+        Ok(match (dir.listed, &dir.base_dir) {
+            (Listed::Changing, _) => OldListing::Never,
+            (Listed::Never, _) => OldListing::No,
+            (Listed::Steady, None) => OldListing::Yes,
+            (Listed::Steady, Some(base_dir)) => {
+                let now = self.base_state(&tree, ino)?;
+                match now != 0 && now == base_dir.listed_in() {
+                    true => OldListing::Yes,
+                    false => OldListing::No,
+                }
+            }
+        })
+    }
+
+    /// The state of what the base has of the directory `ino`; 0: it has none, or it is too young to
+    /// tell a change that comes within one tick of the clock.
+    fn base_state(&self, tree: &Tree, ino: Ino) -> Result<u64, FsError> {
+        let dir = tree.dir(ino)?;
+        // Of one that is shown in part it is what is in others that counts.
+        let (Some(base_dir), None) = (&dir.base_dir, &dir.exposed) else {
+            return Ok(0);
+        };
+        match self.base.stat(&base_dir.loc()) {
+            Ok(stat) if is_settled(stat.fingerprint.ctime) => Ok(state(&stat.fingerprint)),
+            Ok(_) => Ok(0),
+            Err(e) if is_missing(&e) => Ok(0),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Whether the kernel may keep the listing of `ino` that it was just given all of.
+    pub fn may_keep_listing(&self, ino: Ino) -> bool {
+        let tree = crate::sync::lock(&self.tree);
+        tree.node(ino)
+            .is_ok_and(|node| node.listed == Listed::Steady)
+    }
+
+    /// Builds the listing of `ino` anew: a new pass over the directory sees what the host has now.
+    fn list_anew(&self, ino: Ino) -> Result<(), FsError> {
+        let mut tree = crate::sync::lock(&self.tree);
+        // Before it is read: what comes meanwhile makes it another one.
+        let state = self.base_state(&tree, ino)?;
+        if let Some(base_dir) = &tree.dir(ino)?.base_dir {
+            base_dir.set_listed_in(state);
+        }
+        let old = tree.listings.forget(ino);
+        self.load_listing(&mut tree, ino)?;
+        let is_same = match (old, tree.listings.get(ino)) {
+            (Some(old), Some(new)) => old.has_names_of(new),
+            // Nobody knows any more what was seen before.
+            _ => tree.node(ino)?.listed == Listed::Never,
+        };
+        tree.is_listed(ino);
+        if !is_same {
+            tree.names_changed(ino);
+        }
+        Ok(())
     }
 
     /// Sees to it that the merged listing of `ino` is kept. Locks: the caller holds the tree.
@@ -197,10 +286,10 @@ impl FsCore {
     /// be another device's since.
     fn base_dev(&self, tree: &Tree, ino: Ino) -> Result<u64, FsError> {
         let node = tree.node(ino)?;
-        match &node.seen {
+        match node.seen() {
             Some(seen) if node.record.is_none() => Ok(seen.dev),
             _ => {
-                let loc = node.base.as_ref().ok_or(FsError::Stale(ino))?;
+                let loc = node.base().ok_or(FsError::Stale(ino))?;
                 Ok(self.base.stat(loc)?.fingerprint.dev)
             }
         }

@@ -18,9 +18,9 @@ impl FsCore {
         let (stream, is_closed, journal) = {
             let tree = crate::sync::lock(&self.tree);
             let node = tree.node(ino)?;
-            let is_closed = node.stream.is_none() && has_object(node);
+            let is_closed = node.stream().is_none() && has_object(node);
             let journal = tree.branch.journal_sync()?;
-            (node.stream.clone(), is_closed, journal)
+            (node.stream().cloned(), is_closed, journal)
         };
         // Whoever syncs a file has it open. Where nobody tells us so, it may be closed here.
         let stream = match is_closed && self.implicit.is_regime() {
@@ -60,15 +60,13 @@ impl FsCore {
         self.guard_replaced();
         let (open, journal) = {
             let tree = crate::sync::lock(&self.tree);
-            let open = tree.nodes.iter().filter(|(_, n)| n.stream.is_some());
-            let open: Vec<Ino> = open.map(|(ino, _)| *ino).collect();
-            (open, tree.branch.journal_sync()?)
+            (tree.open(), tree.branch.journal_sync()?)
         };
         // One at a time: a stream that is held here cannot be closed.
         for ino in open {
             let stream = {
                 let tree = crate::sync::lock(&self.tree);
-                tree.node(ino).ok().and_then(|n| n.stream.clone())
+                tree.node(ino).ok().and_then(|n| n.stream().cloned())
             };
             if let Some(stream) = stream {
                 self.sync_bytes(ino, stream, true)?;
@@ -154,11 +152,7 @@ impl FsCore {
             for node in tree.nodes.values_mut() {
                 (node.opens, node.writers, node.implicit) = (0, 0, false);
             }
-            tree.nodes
-                .iter()
-                .filter(|(_, n)| n.stream.is_some())
-                .map(|(ino, _)| *ino)
-                .collect()
+            tree.open()
         };
         for ino in inos {
             self.settle(ino)?;

@@ -72,7 +72,7 @@ impl FsCore {
     /// Notes that the kernel is to count a link less to `ino`, which was in `dir`, if more are left.
     pub(in crate::core) fn note_removal(&self, tree: &Tree, ino: Ino, dir: Ino, caller: &Caller) {
         let lives_on = |node: &Node| node.kind != Kind::Dir && !node.unlinked;
-        if tree.nodes.get(&ino).is_some_and(lives_on) {
+        if tree.node(ino).is_ok_and(lives_on) {
             self.removals.begin(ino, dir, caller.pid);
         }
     }
@@ -96,7 +96,7 @@ impl FsCore {
         }
         let node = tree.node(ino)?;
         if node.record.is_none()
-            && let Some(loc) = &node.base
+            && let Some(loc) = node.base()
             && (node.kind == Kind::Dir || self.base.stat(loc)?.nlink <= 1)
         {
             // The whiteout says it all: no record is made for the sake of being dropped.

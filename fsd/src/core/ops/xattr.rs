@@ -143,7 +143,7 @@ impl FsCore {
     /// The attributes of the base object of an inode without a record, read without the tree lock.
     fn base_xattrs(&self, tree: MutexGuard<'_, Tree>, ino: Ino) -> Result<Xattrs, FsError> {
         let (_, file) = tree.seen_object(&self.base, ino)?;
-        let loc = tree.node(ino)?.base.clone().ok_or(FsError::Stale(ino))?;
+        let loc = tree.node(ino)?.base().cloned().ok_or(FsError::Stale(ino))?;
         drop(tree);
         match file {
             Some(file) => self.base.xattrs_open(&file),

@@ -284,3 +284,24 @@ fn what_the_host_has_removed_is_looked_up_again() {
         }
     }
 }
+
+#[test]
+fn a_snapshot_has_to_see_to_what_is_open_or_unlinked_and_to_nothing_else() {
+    let bench = one_file("base");
+    let busy = || -> Vec<Ino> {
+        let tree = crate::sync::lock(&bench.core().tree);
+        tree.busy().map(|(ino, _)| ino).collect()
+    };
+    for n in 0..20 {
+        bench.create("", &format!("n{n}"), b"new");
+    }
+    bench.read("f");
+    assert_eq!(busy(), [], "all of it is closed");
+    let (ino, fh) = bench.opened("n3");
+    assert_eq!(busy(), [ino], "open");
+    bench.unlink("", "n3");
+    bench.core().release(fh);
+    assert_eq!(busy(), [ino], "without a name, and the kernel knows of it");
+    bench.core().forget(ino, u64::MAX);
+    assert_eq!(busy(), [], "gone");
+}

@@ -97,10 +97,10 @@ impl Model {
         record.nlink = meta.nlink() as u32;
         record.size = meta.size();
         (record.uid, record.gid) = (meta.uid(), meta.gid());
-        record.origin = Some(Origin {
+        record.origin = Some(Box::new(Origin {
             path: path.into(),
             fingerprint,
-        });
+        }));
         if kind == Kind::File {
             record.content = Content::Base;
         }
