@@ -40,8 +40,8 @@ impl Stale {
         }
     }
 
-    /// Makes the kernel drop the pages of `ino` (of a directory: its listing), and its attributes. Not on a thread that serves
-    /// requests: it waits for pages that are being read or written back.
+    /// Makes the kernel drop the pages of `ino` (of a directory: its listing), and its
+    /// attributes. Not on a thread that serves requests: it waits for pages that are being read or written back.
     pub(super) fn pages(&self, ino: INodeNo) {
         if let Some(notifier) = self.0.get()
             && let Err(error) = notifier.inval_inode(ino, 0, 0)

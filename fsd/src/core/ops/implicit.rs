@@ -55,7 +55,7 @@ impl FsCore {
         if node.kind != Kind::File {
             return Err(FsError::BadHandle(Fh::NONE));
         }
-        let is_held = node.stream.is_some();
+        let is_held = node.stream().is_some();
         let stream = match copy_up::stream_of(self, &mut tree, ino) {
             Ok(stream) => stream,
             Err(e) => {

@@ -18,9 +18,9 @@ impl FsCore {
         let (stream, is_closed, journal) = {
             let tree = crate::sync::lock(&self.tree);
             let node = tree.node(ino)?;
-            let is_closed = node.stream.is_none() && has_object(node);
+            let is_closed = node.stream().is_none() && has_object(node);
             let journal = tree.branch.journal_sync()?;
-            (node.stream.clone(), is_closed, journal)
+            (node.stream().cloned(), is_closed, journal)
         };
         // Whoever syncs a file has it open. Where nobody tells us so, it may be closed here.
         let stream = match is_closed && self.implicit.is_regime() {
