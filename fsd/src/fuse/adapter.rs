@@ -20,6 +20,7 @@ use crate::fuse::backing::{Backing, Backings, Device};
 use crate::fuse::convert::{
     FOREVER, bare_attr, caller, file_attr, new_mode, no_file_attributes, rdev_in, rename_mode,
 };
+use crate::fuse::keepers::Keepers;
 use crate::fuse::mapped::Mapped;
 use crate::fuse::request::op;
 use crate::fuse::session::{Face, Options};
@@ -43,6 +44,7 @@ pub(super) struct Adapter {
     pub(super) mapped: Mapped,
     pub(super) workers: Workers,
     pub(super) stale: Stale,
+    pub(super) keepers: Keepers,
     /// The kernel opens directories by itself, and lists what it knows.
     pub(super) opens_no_directories: AtomicBool,
 }
@@ -58,6 +60,7 @@ impl Adapter {
             mapped: Mapped::default(),
             workers: Workers::default(),
             stale: Stale::default(),
+            keepers: Keepers::default(),
             opens_no_directories: AtomicBool::new(false),
         }
     }
@@ -488,6 +491,11 @@ impl Operations for Adapter {
         reply: impl ListingPlusReply,
     ) {
         self.list_with_attributes(req, ino, offset, reply);
+    }
+
+    fn releasedir(&self, _: &Asker, ino: INodeNo, fh: FileHandle, reply: impl EmptyReply) {
+        self.close_listing(ino, fh);
+        reply.ok();
     }
 
     fn statfs(&self, req: &Asker, ino: INodeNo, reply: impl StatfsReply) {

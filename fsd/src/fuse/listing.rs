@@ -14,8 +14,13 @@ use crate::fuse::convert::{FOREVER, bare_attr, file_type};
 use crate::fuse::request::op;
 use crate::fuse::transport::{Asker, End, ListingPlusReply, ListingReply, OpenReply};
 
+/// The handle of a directory of which the kernel keeps what is read.
+const KEEPING: FileHandle = FileHandle(1);
+/// That of any other.
+const PLAIN: FileHandle = FileHandle(0);
+
 impl Adapter {
-    // No handle is needed: a cookie is all. Asked to (AGENTFS_FUSE_ZERO_OPENDIR), the kernel does not
+    // A cookie is all that is needed to go on; the handle only says whether the kernel keeps the listing. Asked to (AGENTFS_FUSE_ZERO_OPENDIR), the kernel does not
     // even tell us that a directory is opened: ENOSYS says that once for all. But then it goes on
     // listing what it knows whatever the host does there.
     pub(super) fn open_listing(&self, req: &Asker, ino: INodeNo, reply: impl OpenReply) {
@@ -25,10 +30,17 @@ impl Adapter {
             }
             Ok(OldListing::Yes) => FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
             Ok(OldListing::No) => FopenFlags::FOPEN_CACHE_DIR,
-            Ok(OldListing::Never) => FopenFlags::empty(),
+            Ok(OldListing::Never) => return reply.opened(PLAIN, FopenFlags::empty()),
             Err(errno) => return reply.error(errno),
         };
-        reply.opened(FileHandle(0), flags);
+        self.keepers.opened(ino);
+        reply.opened(KEEPING, flags);
+    }
+
+    pub(super) fn close_listing(&self, ino: INodeNo, fh: FileHandle) {
+        if fh == KEEPING {
+            self.keepers.closed(ino);
+        }
     }
 
     /// Answers the request at which a listing ends. What the kernel has gathered of it goes before it
@@ -36,8 +48,9 @@ impl Adapter {
     ///
     /// [`Listed`]: crate::core::inode::Listed
     fn end_of_listing(&self, req: &Asker, ino: INodeNo, end: End) {
+        let gathers = self.keepers.has(ino) || self.opens_no_directories.load(Ordering::Relaxed);
         let may_keep = |core: &FsCore| Ok(core.may_keep_listing(self.ino(ino)));
-        if self.call(op::READDIR, req, ino, may_keep) == Ok(true) {
+        if !gathers || self.call(op::READDIR, req, ino, may_keep) == Ok(true) {
             return end();
         }
         // Not here: whoever copies a page of it to a program has it locked, and may wait for us to

@@ -49,6 +49,15 @@ fn known_names(m: &Mounted, dir: &Path) -> Option<usize> {
     })
 }
 
+/// Whether the kernel lists `dir` by itself once it has seen these `names` in it. More than one try:
+/// somebody else may have it drop its caches.
+fn comes_to_know(m: &Mounted, dir: &Path, names: usize) -> bool {
+    (0..3).any(|_| {
+        assert_eq!(listed::<4096>(dir).len(), names);
+        known_names(m, dir) == Some(names)
+    })
+}
+
 #[test]
 fn a_listing_seen_before_is_no_request_until_names_change() {
     if !need_mount() {
@@ -66,13 +75,14 @@ fn a_listing_seen_before_is_no_request_until_names_change() {
     fs::create_dir(&new).expect("mkdir");
     fs::write(new.join("a"), b"x").expect("write");
     for (dir, names) in [(&base, STEADY), (&new, 1)] {
-        assert_eq!(listed::<4096>(dir).len(), names);
-        assert_eq!(known_names(&m, dir), Some(names), "{}", dir.display());
+        assert!(comes_to_know(&m, dir, names), "{}", dir.display());
     }
+    // What it has seen of it counts as long as the kernel refers to it.
+    let _held = File::open(&base).expect("open");
+    listed::<4096>(&base);
     // What is written to a file of the base takes no name away, and brings none.
     fs::write(base.join("7"), b"changed").expect("write");
-    listed::<4096>(&base);
-    assert_eq!(known_names(&m, &base), Some(STEADY), "a file was written");
+    assert!(comes_to_know(&m, &base, STEADY), "a file was written");
     // From now on the kernel could send a reader astray, so it is to ask.
     fs::write(base.join("one more"), b"x").expect("write");
     assert_eq!(listed::<4096>(&base).len(), STEADY + 1);
