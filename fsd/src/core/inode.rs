@@ -84,9 +84,11 @@ pub struct Known {
 
 /// Whether the kernel may keep a directory's listing.
 ///
-/// It finds the place at which a reader is to go on by the exact cookie of the entry before it. So what
-/// it keeps must have every entry that a reader may have seen last, in whichever listing he saw it: one
-/// that was kept before, one that comes from us, one that was under way when a name came or went.
+/// It finds the place at which a reader is to go on by the exact cookie of the entry before it. One that
+/// it does not find it asks us for, unless what it keeps fills its last page to the end: then it takes
+/// the directory to end there (Linux 6.18, fs/fuse/readdir.c). So what it keeps must have every entry
+/// that a reader may have seen last, in whichever listing he saw it: one that was kept before, one that
+/// comes from us, one that was under way when a name came or went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Listed {
     /// Nobody has seen an entry.

@@ -12,10 +12,14 @@ use agentfs_tests::wait::PATIENCE;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Names that stay.
+/// Names that stay, in a directory too large for one page of the kernel's.
 const STEADY: usize = 300;
+/// What the kernel keeps of a listing it keeps in pages of 4096 bytes, an entry with a name of up to
+/// eight bytes in 32 (linux/fuse.h, FUSE_DIRENT_SIZE). With so many, and the two dots, a page is full to
+/// the last byte. Only then does it take a place that it does not find for the end of the directory.
+const ONE_PAGE: usize = 126;
 /// Listings that each reader makes.
-const PASSES: usize = 60;
+const PASSES: usize = 1000;
 
 /// The names in `dir`, read by pieces of `N` bytes.
 fn listed<const N: usize>(dir: &Path) -> Vec<String> {
@@ -111,6 +115,50 @@ fn what_the_host_changes_in_a_directory_is_in_the_next_listing() {
     }
 }
 
+/// The names that come next from an open directory: `count`, and what comes along with them.
+fn go_on(open: &File, count: usize) -> Vec<String> {
+    let mut space = [MaybeUninit::uninit(); 512];
+    let mut raw = rustix::fs::RawDir::new(open, &mut space);
+    let mut names = Vec::new();
+    while names.len() < count || !raw.is_buffer_empty() {
+        let Some(entry) = raw.next() else { break };
+        let entry = entry.expect("getdents");
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    names
+}
+
+#[test]
+fn a_reader_whose_place_goes_while_others_list_all_gets_the_rest() {
+    if !need_mount() {
+        return;
+    }
+    for zero_opendir in ["0", "1"] {
+        let mut m = Mounted::new(|dir| {
+            fs::create_dir(dir.join("d")).expect("mkdir");
+            for n in 0..=ONE_PAGE {
+                fs::write(dir.join(format!("d/{n}")), b"").expect("write");
+            }
+        });
+        m.umount();
+        m.mount_with("AGENTFS_FUSE_ZERO_OPENDIR", zero_opendir);
+        let dir = m.mnt().join("d");
+        // The kernel knows all of it, and a reader goes by that.
+        assert_eq!(listed::<4096>(&dir).len(), ONE_PAGE + 1);
+        let reader = File::open(&dir).expect("open");
+        let mut names = go_on(&reader, ONE_PAGE / 3);
+        let last = names.last().expect("some were read").clone();
+        fs::remove_file(dir.join(&last)).expect("unlink");
+        // What it would come to know now has no place of that name.
+        assert_eq!(listed::<4096>(&dir).len(), ONE_PAGE);
+        names.extend(go_on(&reader, usize::MAX));
+        names.retain(|name| name != "." && name != "..");
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), ONE_PAGE + 1, "zero opendir: {zero_opendir}");
+    }
+}
+
 #[test]
 fn readers_side_by_side_miss_nothing_while_names_come_and_go() {
     if !need_mount() {
@@ -118,18 +166,19 @@ fn readers_side_by_side_miss_nothing_while_names_come_and_go() {
     }
     let m = Mounted::new(|dir| {
         fs::create_dir(dir.join("d")).expect("mkdir");
-        for n in 0..STEADY {
-            fs::write(dir.join(format!("d/steady{n}")), b"").expect("write");
+        // With those that come and go there are now fewer, now more than fill a page.
+        for n in 0..ONE_PAGE - 20 {
+            fs::write(dir.join(format!("d/stay{n}")), b"").expect("write");
         }
     });
     let dir = m.mnt().join("d");
     let read = || {
         let names = listed::<512>(&dir);
         let mut counts: HashMap<&str, u32> = HashMap::new();
-        for name in names.iter().filter(|name| name.starts_with("steady")) {
+        for name in names.iter().filter(|name| name.starts_with("stay")) {
             *counts.entry(name).or_default() += 1;
         }
-        assert_eq!(counts.len(), STEADY, "some are missing");
+        assert_eq!(counts.len(), ONE_PAGE - 20, "some are missing");
         assert!(counts.values().all(|times| *times == 1), "some came twice");
     };
     let done = AtomicBool::new(false);
@@ -137,7 +186,7 @@ fn readers_side_by_side_miss_nothing_while_names_come_and_go() {
         let changes = scope.spawn(|| {
             let mut n = 0;
             while !done.load(Ordering::Relaxed) {
-                let path = dir.join(format!("passing{}", n % 40));
+                let path = dir.join(format!("go{}", n % 40));
                 match n / 40 % 2 {
                     0 => fs::write(&path, b"").expect("write"),
                     _ => fs::remove_file(&path).expect("unlink"),
