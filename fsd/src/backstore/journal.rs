@@ -114,6 +114,8 @@ pub struct Frames<'a> {
     offset: u64,
     buf: Vec<u8>,
     start: usize,
+    /// Bytes that the file had when it was last asked: a live one grows.
+    len: u64,
     broken: Option<Break>,
 }
 
@@ -142,6 +144,7 @@ impl<'a> Frames<'a> {
             offset: HEADER_BYTES,
             buf: Vec::new(),
             start: 0,
+            len: 0,
             broken: None,
         })
     }
@@ -190,14 +193,10 @@ impl<'a> Frames<'a> {
                     }
                     None => false,
                 };
-                let len = self
-                    .file
-                    .stat()
-                    .map_err(|e| StoreError::io("stat", &self.path, e))?
-                    .len;
+                self.ask_len()?;
                 self.broken = Some(Break {
                     offset: self.offset,
-                    cut_bytes: len.saturating_sub(self.offset),
+                    cut_bytes: self.len.saturating_sub(self.offset),
                     why,
                     frames_follow,
                 });
@@ -227,14 +226,12 @@ impl<'a> Frames<'a> {
             });
         }
         let frame_bytes = FRAME_HEADER_BYTES + payload_bytes;
-        let rest = self
-            .file
-            .stat()
-            .map_err(|e| StoreError::io("stat", &self.path, e))?
-            .len;
-        if self.offset + (ahead + frame_bytes) as u64 > rest
-            || self.fill(ahead + frame_bytes)? < ahead + frame_bytes
-        {
+        let end = self.offset + (ahead + frame_bytes) as u64;
+        // Not once a frame: a journal has ten thousands.
+        if end > self.len {
+            self.ask_len()?;
+        }
+        if end > self.len || self.fill(ahead + frame_bytes)? < ahead + frame_bytes {
             return Ok(Probe::Bad {
                 why: "frame cut short",
                 claimed_bytes: None,
@@ -256,6 +253,12 @@ impl<'a> Frames<'a> {
             });
         }
         Ok(Probe::Frame { payload_bytes })
+    }
+
+    fn ask_len(&mut self) -> Result<(), StoreError> {
+        let stat = self.file.stat();
+        self.len = stat.map_err(|e| StoreError::io("stat", &self.path, e))?.len;
+        Ok(())
     }
 
     /// Makes at least `want` bytes from the current position available, if the file has them;
