@@ -14,6 +14,8 @@ use super::layer::{JournalEnd, LayerView, Tail};
 use super::media::{self, LockGuard, Media, random_u64};
 use super::meta::BranchInfo;
 use super::objects::{self, ObjectFile};
+use super::pace::Pace;
+use super::spares::Spares;
 use super::stack::{EachDentry, EachInode, Records, Stack, records_of_stack};
 use super::store::Store;
 use super::table::{self, TableFacts};
@@ -50,6 +52,9 @@ pub struct LiveBranch {
     pub(super) born_from: u64,
     /// The layer may be frozen already, by a freezing that could be neither finished nor taken back.
     pub(super) is_unsettled: bool,
+    pub(super) pace: Pace,
+    /// Objects made ahead, where that is wanted.
+    pub(super) spares: Option<Spares>,
     /// Last field: the lock goes when all else is gone.
     _lock: Box<dyn LockGuard>,
 }
@@ -87,6 +92,8 @@ impl LiveBranch {
             account: None,
             born_from,
             is_unsettled: false,
+            pace: Pace::default(),
+            spares: None,
             _lock: lock,
         };
         branch.checkpoint_at = branch.next_checkpoint_at();
@@ -217,23 +224,6 @@ impl LiveBranch {
         }
     }
 
-    /// The name of the next object of the top layer, given out.
-    pub(super) fn take_number(&mut self) -> Result<ObjectId, StoreError> {
-        let top = self.top_mut()?;
-        let id = ObjectId {
-            layer: top.id,
-            number: top.ledger.next_object,
-        };
-        top.ledger.next_object += 1;
-        Ok(id)
-    }
-
-    /// Makes the directory that holds the object of this number in the top layer.
-    pub(super) fn make_bucket(&mut self, number: u64) -> Result<(), StoreError> {
-        let media = &*top_of(&self.stack)?.media;
-        objects::make_bucket(media, number, |dir| self.dirty.dir(dir))
-    }
-
     /// The layers, for a check of them.
     pub(super) fn stack(&self) -> &Stack {
         &self.stack
@@ -337,46 +327,12 @@ impl LiveBranch {
         }
     }
 
-    /// Makes a new, empty object in the top layer, open for reading and writing. Its number was
-    /// never given out before. Unless a commit names it, it is gone at the next opening.
-    pub fn new_object(&mut self) -> Result<(ObjectId, Box<dyn ObjectFile>), StoreError> {
-        let dirty = self.dirty.clone();
-        let top = self.top_mut()?;
-        let id = ObjectId {
-            layer: top.id,
-            number: top.ledger.next_object,
-        };
-        let object = objects::create(&*top.media, id, |dir| dirty.dir(dir))?;
-        top.ledger.next_object += 1;
-        self.unnamed.insert(id.number);
-        Ok((id, object))
-    }
-
     /// Whether the object is in the top layer: only then may it be written.
     pub fn is_top(&self, id: ObjectId) -> bool {
         self.stack
             .layers
             .last()
             .is_some_and(|top| top.id == id.layer)
-    }
-
-    /// Removes an object of the top layer that nothing names any more. One that cannot be removed
-    /// now goes at the next opening.
-    pub fn remove_object(&mut self, id: ObjectId) {
-        let Some((top, _)) = self.stack.split_top().filter(|(top, _)| top.id == id.layer) else {
-            tracing::error!(?id, "asked to remove an object of a frozen layer");
-            return;
-        };
-        match objects::remove(&*top.media, id.number) {
-            Ok(()) => {
-                top.ledger.orphans.remove(&id.number);
-                self.unnamed.remove(&id.number);
-                if let Some(account) = &self.account {
-                    account.remove_object(id);
-                }
-            }
-            Err(e) => tracing::warn!(?id, error = %e, "cannot remove an object yet"),
-        }
     }
 
     /// An inode number that was never given out before, in this branch or those it came from.
@@ -502,6 +458,7 @@ impl LiveBranch {
     ///
     /// Errors: the lock goes all the same, and nothing that was committed is lost.
     pub fn close(mut self) -> Result<(), StoreError> {
+        self.drop_spares()?;
         let top = self.top_mut()?;
         let (layer, media) = (top.id, top.media.clone());
         for number in std::mem::take(&mut self.unnamed) {

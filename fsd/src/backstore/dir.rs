@@ -13,7 +13,8 @@ use std::sync::Arc;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use rustix::fs::{
-    AtFlags, CWD, Dir, FallocateFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, SeekFrom,
+    AtFlags, CWD, Dir, FallocateFlags, FileType, IFlags, Mode, OFlags, RenameFlags, ResolveFlags,
+    SeekFrom, ioctl_getflags, ioctl_setflags,
 };
 
 use super::media::{
@@ -103,6 +104,22 @@ impl Media for DirMedia {
 
     fn mkdir(&self, path: &Path) -> io::Result<()> {
         Ok(rustix::fs::mkdirat(&self.root, path, Mode::RWXU)?)
+    }
+
+    fn spread(&self, path: &Path) {
+        let set = self
+            .openat(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+            .and_then(|dir| {
+                let flags = ioctl_getflags(&dir)?;
+                if !flags.contains(IFlags::TOPDIR) {
+                    ioctl_setflags(&dir, flags | IFlags::TOPDIR)?;
+                }
+                Ok(())
+            });
+        // A file system that lays them out by other rules says so.
+        if let Err(error) = set {
+            tracing::trace!(%error, path = %path.display(), "directories stay where the host puts them");
+        }
     }
 
     fn rename(&self, from: &Path, to: &Path, replace: bool) -> io::Result<()> {

@@ -173,6 +173,10 @@ impl Media for FaultMedia {
         self.plan.run(Takes::Entry, || self.inner.mkdir(path))
     }
 
+    fn spread(&self, path: &Path) {
+        self.inner.spread(path);
+    }
+
     fn rename(&self, from: &Path, to: &Path, replace: bool) -> io::Result<()> {
         self.plan
             .run(Takes::Nothing, || self.inner.rename(from, to, replace))

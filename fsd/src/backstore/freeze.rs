@@ -87,6 +87,7 @@ impl LiveBranch {
             self.set_info(info);
             return Ok(frozen);
         }
+        self.drop_spares()?;
         self.make_whole()?;
         let old = *info
             .layers

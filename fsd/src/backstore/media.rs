@@ -115,6 +115,12 @@ pub trait Media: Debug + Send + Sync {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn MediaFile>>;
     /// Makes a directory, mode 0700.
     fn mkdir(&self, path: &Path) -> io::Result<()>;
+    /// Asks the host to lay the directories that are made in this one far apart, where it knows how.
+    ///
+    /// ext4 puts what a directory holds near it, and does not give an inode out again for a minute
+    /// after it was freed; to find another it looks at each of those. Where much was removed nearby a
+    /// new file costs twenty times as much.
+    fn spread(&self, _path: &Path) {}
     /// Renames; with `replace` over whatever file is at `to`, without it fails if something is.
     fn rename(&self, from: &Path, to: &Path, replace: bool) -> io::Result<()>;
     /// Gives the file at `from` a second name; fails if something is there.

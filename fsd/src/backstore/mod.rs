@@ -23,15 +23,18 @@ mod journal;
 mod layer;
 mod load;
 mod loss;
+mod making;
 pub mod media;
 #[cfg(any(test, feature = "fault"))]
 pub mod mem;
 mod merged;
 mod meta;
 mod objects;
+mod pace;
 mod reader;
 mod remove;
 mod snapshot;
+mod spares;
 mod stack;
 mod store;
 mod table;

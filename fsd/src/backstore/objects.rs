@@ -85,6 +85,11 @@ pub fn bucket_index(number: u64) -> u64 {
     number >> BUCKET_BITS
 }
 
+/// The first number from `number` on that begins a directory.
+pub fn next_bucket(number: u64) -> u64 {
+    number.next_multiple_of(1 << BUCKET_BITS)
+}
+
 /// What a layer's file that [`open`] or [`create`] gave is made of.
 #[derive(Debug)]
 struct Object {

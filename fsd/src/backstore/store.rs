@@ -163,6 +163,7 @@ impl Store {
             for dir in [BRANCHES, LAYERS, STAGE, TRASH] {
                 made |= store.mkdir_if_missing(Path::new(dir))?;
             }
+            store.media.spread(Path::new(LAYERS));
             if made {
                 store.sync_dir(Path::new(""))?;
             }

@@ -7,6 +7,7 @@ mod gc;
 mod live;
 mod model;
 mod snapshots;
+mod spares;
 mod stacks;
 mod sweeps;
 

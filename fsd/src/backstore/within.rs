@@ -44,6 +44,10 @@ impl Media for Within {
         self.root.mkdir(&self.at(path))
     }
 
+    fn spread(&self, path: &Path) {
+        self.root.spread(&self.at(path));
+    }
+
     fn rename(&self, from: &Path, to: &Path, replace: bool) -> io::Result<()> {
         self.root.rename(&self.at(from), &self.at(to), replace)
     }

@@ -116,6 +116,11 @@ impl FsCore {
         self.passthrough
     }
 
+    /// Has the objects of new files made ahead, by a thread of its own. For a daemon with a CPU to spare.
+    pub fn make_objects_ahead(&self) {
+        crate::sync::lock(&self.tree).branch.make_objects_ahead();
+    }
+
     /// What the branch may take up and what it does, if it has a limit.
     pub fn account(&self) -> Option<&Account> {
         self.account.as_deref()

@@ -293,6 +293,9 @@ impl Service for Daemon {
             options: self.options,
         };
         let core = FsCore::new(live, config).map_err(|e| refusal::of_core(&e))?;
+        if thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1) {
+            core.make_objects_ahead();
+        }
         let passthrough = core.opens_natively();
         let root = core.enter(&shown).map_err(|e| refusal::of_core(&e))?;
         self.core.open(core);

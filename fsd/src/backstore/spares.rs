@@ -1,0 +1,164 @@
+//! [`Spares`]: objects of the top layer that are made ahead, by a thread of their own, while files are
+//! made in a row. Who makes one then need not wait for the host to do so.
+//!
+//! Their numbers were given out when they were ordered; until a commit names one it is removed by the
+//! next opening, as any object that nothing names.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::dirty::Dirty;
+use super::media::Media;
+use super::objects::{self, ObjectFile};
+use super::pace::Pace;
+use crate::core::record::{LayerId, ObjectId};
+use crate::sync::{Condvar, Mutex, lock, wait};
+
+/// Files that follow each other faster than this are a row.
+const ROW: Duration = Duration::from_millis(2);
+/// So many are ordered at once, when fewer than half of that are left.
+pub(super) const ORDER: u64 = 32;
+
+/// Where the objects are made.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub media: Arc<dyn Media>,
+    pub layer: LayerId,
+    pub dirty: Dirty,
+}
+
+/// The objects made ahead, and the thread that makes them. Dropping it leaves them where they are.
+#[derive(Debug)]
+pub(super) struct Spares {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    last: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    place: Option<Place>,
+    /// Numbers still to be made, lowest first.
+    wanted: VecDeque<u64>,
+    /// One is being made.
+    making: bool,
+    ready: VecDeque<Spare>,
+    /// The next ones are better made in another directory.
+    move_on: bool,
+    over: bool,
+}
+
+/// One that is made: which, and open for reading and writing.
+pub(super) type Spare = (ObjectId, Box<dyn ObjectFile>);
+
+impl Spares {
+    /// None yet. Errors: no thread can be had.
+    pub(super) fn start() -> io::Result<Self> {
+        let shared = Arc::<Shared>::default();
+        let theirs = Arc::clone(&shared);
+        let thread = thread::Builder::new().name("spares".into());
+        let thread = thread.spawn(move || theirs.make())?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+            last: None,
+        })
+    }
+
+    /// The next one, if one is ready.
+    pub(super) fn take(&self) -> Option<Spare> {
+        lock(&self.shared.state).ready.pop_front()
+    }
+
+    /// Whether more should be ordered, now that one more file is being made; and whether in another
+    /// directory.
+    pub(super) fn wants(&mut self, now: Instant) -> (bool, bool) {
+        let in_a_row = self.last.is_some_and(|last| now - last < ROW);
+        self.last = Some(now);
+        if !in_a_row {
+            return (false, false);
+        }
+        let mut state = lock(&self.shared.state);
+        let few = ((state.ready.len() + state.wanted.len()) as u64) < ORDER / 2;
+        (few, few && std::mem::take(&mut state.move_on))
+    }
+
+    /// Has the objects `numbers` made, which were given out to nobody else.
+    pub(super) fn order(&self, place: &Place, numbers: impl Iterator<Item = u64>) {
+        let mut state = lock(&self.shared.state);
+        state.place = Some(place.clone());
+        state.wanted.extend(numbers);
+        drop(state);
+        self.shared.changed.notify_all();
+    }
+
+    /// Makes no more of those ordered, and gives back those made. Waits for the one being made.
+    pub(super) fn stop(&self) -> Vec<Spare> {
+        let mut state = lock(&self.shared.state);
+        state.wanted.clear();
+        while state.making {
+            state = wait(&self.shared.changed, state);
+        }
+        state.place = None;
+        std::mem::take(&mut state.ready).into()
+    }
+}
+
+impl Drop for Spares {
+    fn drop(&mut self) {
+        lock(&self.shared.state).over = true;
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // One that panicked has nothing left to make.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    /// The thread's part.
+    fn make(&self) {
+        let mut pace = Pace::default();
+        let mut state = lock(&self.state);
+        while !state.over {
+            let place = state.place.clone();
+            let (Some(place), Some(number)) = (place, state.wanted.pop_front()) else {
+                state = wait(&self.changed, state);
+                continue;
+            };
+            state.making = true;
+            drop(state);
+            let id = ObjectId {
+                layer: place.layer,
+                number,
+            };
+            let start = Instant::now();
+            let made = objects::create(&*place.media, id, |dir| place.dirty.dir(dir));
+            let slow = pace.leaves(start.elapsed());
+            state = lock(&self.state);
+            state.making = false;
+            match made {
+                Ok(file) => state.ready.push_back((id, file)),
+                Err(error) => {
+                    // Who needs one makes it, and is told why it cannot be.
+                    tracing::debug!(%error, number, "no object made ahead");
+                    state.wanted.clear();
+                }
+            }
+            if slow {
+                state.wanted.clear();
+                state.move_on = true;
+            }
+            self.changed.notify_all();
+        }
+    }
+}
