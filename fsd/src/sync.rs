@@ -28,6 +28,16 @@ pub fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a
     condvar.wait(guard).unwrap_or_else(|_| poisoned())
 }
 
+/// As [`wait`], but no longer than `most`.
+pub fn wait_for<'a, T>(
+    condvar: &Condvar,
+    guard: MutexGuard<'a, T>,
+    most: std::time::Duration,
+) -> MutexGuard<'a, T> {
+    let waited = condvar.wait_timeout(guard, most);
+    waited.unwrap_or_else(|_| poisoned()).0
+}
+
 /// A value that many threads use and one thread takes away for good.
 ///
 /// Users hold it for the length of one call; [`Gate::close`] waits for the calls under way, and

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use agentfs_tests::cmd::Running;
 use agentfs_tests::mounted::{self, BRANCH, Mounted, likest, need_any_mount};
@@ -291,4 +292,86 @@ fn fifty_mounts_at_once() {
         }
     });
     sandbox.assert_quiet();
+}
+
+/// Processor time of the daemon so far, in clock ticks.
+fn ticks(daemon: i32) -> u64 {
+    let process = procfs::process::Process::new(daemon).expect("the daemon");
+    let stat = process.stat().expect("its stat");
+    stat.utime + stat.stime
+}
+
+#[test]
+fn a_daemon_that_nobody_asks_rests() {
+    if !need_any_mount() {
+        return;
+    }
+    let m = Mounted::new(fill);
+    let daemon = m.sandbox.daemons()[0];
+    // It looks for requests awake while they come in a row.
+    for n in 0..5000 {
+        assert!(!m.mnt().join(format!("none-{n}")).exists());
+    }
+    // Whoever looked on would take one each ten milliseconds.
+    let (mut used, mut since) = (ticks(daemon), Instant::now());
+    wait::until("it sleeps", || {
+        let now = ticks(daemon);
+        if now != used {
+            (used, since) = (now, Instant::now());
+        }
+        since.elapsed() > Duration::from_millis(500)
+    });
+}
+
+#[test]
+fn who_waits_for_a_disk_that_hangs_holds_up_nobody_else() {
+    if !need_any_mount() {
+        return;
+    }
+    // A base that can be made to hang: another mount, whose daemon is stopped.
+    let below = Mounted::new(fill);
+    let above = Sandbox::new();
+    let at = above.root().join("mnt");
+    fs::create_dir(&at).expect("mkdir");
+    let mut command = above.agentfs(&["mount", BRANCH]);
+    command.arg(&at).arg("--base").arg(below.mnt());
+    cmd::run(command.env(KNOB, "device").args(["-o", likest()])).ok();
+    let own = at.join("own");
+    fs::create_dir(&own).expect("mkdir");
+
+    let daemon = nix::unistd::Pid::from_raw(below.sandbox.daemons()[0]);
+    nix::sys::signal::kill(daemon, Signal::SIGSTOP).expect("stop");
+    let (done, others) = std::sync::mpsc::channel();
+    let (is_there, there) = std::sync::mpsc::channel();
+    let hangs = std::thread::scope(|scope| {
+        let hangs = scope.spawn(|| {
+            // So many in a row that one thread of the daemon has them all.
+            for n in 0..500 {
+                assert!(!own.join(format!("none-{n}")).exists());
+            }
+            is_there.send(()).expect("somebody waits");
+            at.join("in-the-base").exists()
+        });
+        let others_own = own.clone();
+        // Not joined where it hangs: then the test fails, and the base goes on below.
+        scope.spawn(move || {
+            there.recv().expect("it is there");
+            for n in 0..300 {
+                let path = others_own.join(format!("f{n}"));
+                fs::write(&path, b"served").expect("write");
+                assert_eq!(fs::read(&path).expect("read"), b"served");
+            }
+            // Nobody listens any more if it took too long.
+            let _ = done.send(());
+        });
+        let served = others.recv_timeout(Duration::from_secs(60));
+        let hung = !hangs.is_finished();
+        nix::sys::signal::kill(daemon, Signal::SIGCONT).expect("go on");
+        assert!(served.is_ok(), "others wait for who waits for the base");
+        assert!(hung, "it did not have to wait");
+        hangs.join().expect("it goes on")
+    });
+    assert!(!hangs);
+    mounted::umount(&above, &at);
+    above.assert_quiet();
 }

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{Errno, FileAttr, FileType, INodeNo, RenameFlags, TimeOrNow};
+use fuser::{Errno, FileAttr, FileType, INodeNo, RenameFlags};
 
 use crate::core::acl::{ACCESS_XATTR, Acl, DEFAULT_XATTR};
 use crate::core::error::FsError;
-use crate::core::types::{Attr, Caller, Kind, NewMode, RenameMode, Time, TimeSet};
+use crate::core::types::{Attr, Caller, Kind, NewMode, RenameMode, Time};
 use crate::fuse::transport::Asker;
 use crate::sync::Arc;
 
@@ -136,35 +136,6 @@ fn time_out(time: Time) -> SystemTime {
         .unwrap_or(UNIX_EPOCH)
 }
 
-/// A time that came with a request.
-///
-/// fuser 0.18 decodes a negative second count `-s` with `n` nanoseconds as `s` seconds *and* `n`
-/// nanoseconds before the epoch, while the kernel means `n` nanoseconds *after* second `-s`. Both
-/// numbers survive in the distance to the epoch, so what the kernel sent can be had back.
-pub(super) fn time_in(time: SystemTime) -> Time {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => Time {
-            sec: after.as_secs() as i64,
-            nsec: after.subsec_nanos(),
-        },
-        Err(before) => {
-            let before = before.duration();
-            let sec = (before.as_secs() as i64).wrapping_neg();
-            Time {
-                sec,
-                nsec: before.subsec_nanos(),
-            }
-        }
-    }
-}
-
-pub(super) fn time_set(time: TimeOrNow) -> TimeSet {
-    match time {
-        TimeOrNow::SpecificTime(time) => TimeSet::At(time_in(time)),
-        TimeOrNow::Now => TimeSet::Now,
-    }
-}
-
 /// A device number in the 32 bits of the protocol: the kernel's `new_encode_dev`, 12 bits of
 /// major and 20 of minor, which is all that Linux device numbers have.
 fn rdev_out(rdev: u64) -> u32 {
@@ -229,37 +200,6 @@ pub(super) fn no_file_attributes(cmd: u32, wanted: &[u8]) -> Result<[u8; FILE_AT
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// What fuser makes of the seconds and nanoseconds of a request.
-    fn as_fuser_decodes(sec: i64, nsec: u32) -> SystemTime {
-        match sec {
-            0.. => UNIX_EPOCH + Duration::new(sec as u64, nsec),
-            _ => UNIX_EPOCH - Duration::new(sec.unsigned_abs(), nsec),
-        }
-    }
-
-    #[test]
-    fn times_before_1970_keep_their_nanoseconds() {
-        let cases = [
-            (0, 0),
-            (0, 1),
-            (1, 999_999_999),
-            (-1, 0),
-            (-1, 1),
-            (-2, 800_000_000),
-            (i64::MAX, 7),
-        ];
-        for (sec, nsec) in cases {
-            assert_eq!(time_in(as_fuser_decodes(sec, nsec)), Time { sec, nsec });
-        }
-        assert_eq!(
-            time_in(as_fuser_decodes(i64::MIN, 0)),
-            Time {
-                sec: i64::MIN,
-                nsec: 0
-            }
-        );
-    }
 
     #[test]
     fn times_go_out_as_they_are() {

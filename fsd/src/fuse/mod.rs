@@ -1,7 +1,8 @@
 //! The FUSE side: everything that knows the kernel's protocol, and the only users of `fuser`.
 //!
-//! `transport` has what requests and answers are to the rest; `device` (fuser) and `ring` (io_uring)
-//! bring and take them, and `session` negotiates with the kernel and chooses. `adapter` turns one request
+//! `transport` has what requests and answers are to the rest; `device` (reads of /dev/fuse) and `ring`
+//! (io_uring) bring and take them in the form that `wire` knows, and `session` negotiates with the kernel, by
+//! fuser, and chooses. `adapter` turns one request
 //! into one call of the core by one of the ways in `calls` (`opening`, `listing` and `xattr` have
 //! families of their own; `regime` says whether the kernel
 //! tells of opens, and `unopened` does what else is to be done if not), `shared` does so for a mount of several branches, `convert` maps the two sides' types, `backing` keeps what passthrough
@@ -27,6 +28,7 @@ mod stale;
 mod sys;
 mod transport;
 mod unopened;
+mod wire;
 mod workers;
 mod xattr;
 

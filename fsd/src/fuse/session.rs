@@ -6,8 +6,9 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::thread;
+use std::time::Duration;
 
 use fuser::{Config, InitFlags, KernelConfig, Session, SessionACL};
 use tracing::{debug, info, warn};
@@ -17,7 +18,7 @@ use crate::core::types::Ino;
 use crate::fuse::adapter::Adapter;
 use crate::fuse::backing;
 use crate::fuse::convert::OneUser;
-use crate::fuse::device::Classic;
+use crate::fuse::device::{self, Greeter, Reading};
 use crate::fuse::regime::Regime;
 use crate::fuse::ring::{Rings, Serving, Terms};
 use crate::fuse::shared::SharedAdapter;
@@ -38,6 +39,13 @@ const MAX_BACKGROUND: Knob = Knob {
     default: 64,
     min: 1,
     max: 65535,
+};
+
+const SPIN_US: Knob = Knob {
+    name: "AGENTFS_FUSE_SPIN_US",
+    default: 50,
+    min: 0,
+    max: 1000,
 };
 
 const ZERO_OPENDIR: Knob = Knob {
@@ -226,6 +234,8 @@ pub struct Options {
     pub zero_opendir: bool,
     /// Threads that read requests.
     pub readers: usize,
+    /// For how long one of them looks for the next request before it sleeps; zero: not at all.
+    pub spin: Duration,
     /// How many file systems may be stacked below a passthrough file; `None`: no passthrough.
     /// A kernel that has none gets its files cached.
     pub passthrough_depth: Option<u32>,
@@ -240,11 +250,17 @@ pub struct Options {
 impl Options {
     /// The defaults, and what the environment says otherwise. No passthrough.
     pub fn from_env() -> Result<Self, BadKnob> {
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             max_write_bytes: MAX_WRITE.value()? as u32,
             max_background: MAX_BACKGROUND.value()? as u16,
             zero_opendir: ZERO_OPENDIR.value()? == 1,
-            readers: readers(thread::available_parallelism().map_or(1, usize::from)),
+            readers: readers(cpus),
+            // With one CPU whoever looks keeps from running who would ask.
+            spin: match cpus {
+                1 => Duration::ZERO,
+                _ => Duration::from_micros(SPIN_US.value()?),
+            },
             passthrough_depth: None,
             regime: Regime::from_env()?,
             shared: false,
@@ -317,14 +333,16 @@ pub struct Face {
 #[derive(Debug)]
 pub struct FuseSession {
     shows: Shows,
+    device: Arc<OwnedFd>,
+    reading: Reading,
     /// The ring, if it is by one; its threads are at work already.
     ring: Option<Serving>,
 }
 
 #[derive(Debug)]
 enum Shows {
-    One(Box<Session<Classic<Adapter>>>),
-    Several(Box<Session<Classic<SharedAdapter>>>),
+    One(Arc<Adapter>),
+    Several(Arc<SharedAdapter>),
 }
 
 impl FuseSession {
@@ -343,9 +361,7 @@ impl FuseSession {
         }
         let adapter = Adapter::new(core, face, options);
         let back = (adapter.stale(), adapter.device());
-        let (session, ring) = begin(adapter, device, options, Some(back))?;
-        let shows = Shows::One(Box::new(session));
-        Ok(Self { shows, ring })
+        begin(adapter, device, options, Some(back), Shows::One)
     }
 
     /// As [`FuseSession::start`], for several branches.
@@ -362,9 +378,7 @@ impl FuseSession {
             ..options
         };
         let adapter = SharedAdapter::new(shared, options);
-        let (session, ring) = begin(adapter, device, options, None)?;
-        let shows = Shows::Several(Box::new(session));
-        Ok(Self { shows, ring })
+        begin(adapter, device, options, None, Shows::Several)
     }
 
     /// Whether requests come by io_uring, not by the device.
@@ -375,8 +389,8 @@ impl FuseSession {
     /// Serves until the mount is gone, on threads of its own.
     pub fn run(self) -> io::Result<()> {
         let ended = match self.shows {
-            Shows::One(session) => session.run(),
-            Shows::Several(session) => session.run(),
+            Shows::One(adapter) => device::serve(&adapter, &self.device, self.reading),
+            Shows::Several(adapter) => device::serve(&adapter, &self.device, self.reading),
         };
         drop(self.ring);
         ended
@@ -391,35 +405,48 @@ fn begin<O: Operations>(
     device: OwnedFd,
     options: Options,
     back: Option<Back>,
-) -> io::Result<(Session<Classic<O>>, Option<Serving>)> {
+    shows: fn(Arc<O>) -> Shows,
+) -> io::Result<FuseSession> {
     // Whatever can fail does so before the kernel is promised anything.
     let rings = options.transport.rings(options.max_write_bytes)?;
     let terms = rings.as_ref().map_or_else(Terms::default, Rings::terms);
     let operations = Arc::new(operations);
-    let adapter = Classic {
+    let greeter = Greeter {
         operations: Arc::clone(&operations),
         terms: terms.clone(),
     };
-    let mut config = Config::default();
-    config.n_threads = Some(options.readers);
+    let ours = Arc::new(device.try_clone()?);
     // Who may use the mount is for the kernel to decide, by its user_id and allow_other.
-    let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
-    let device = Arc::new(session.as_fd().try_clone_to_owned()?);
+    let greeted = Session::from_fd(greeter, device, SessionACL::All, Config::default())?;
+    let device = ours;
     if let Some((stale, files)) = back {
-        stale.reach(session.notifier());
+        stale.reach(greeted.notifier());
         files.reach(Arc::clone(&device));
     }
     let rings = rings.filter(|_| terms.are_agreed());
-    let serving = match rings {
+    let ring = match rings {
         Some(rings) => rings.serve(&operations, &device)?,
         None => None,
     };
-    if serving.is_none() && options.transport == Asked::IoUring {
+    if ring.is_none() && options.transport == Asked::IoUring {
         return Err(no_ring("the kernel did not agree to it"));
     }
-    let ring = serving.is_some();
-    info!(?options, ring, "the mount is served");
-    Ok((session, serving))
+    // By the ring come all requests that somebody waits for.
+    let spin = match ring {
+        Some(_) => Duration::ZERO,
+        None => options.spin,
+    };
+    info!(?options, ring = ring.is_some(), "the mount is served");
+    Ok(FuseSession {
+        shows: shows(operations),
+        device,
+        reading: Reading {
+            readers: options.readers,
+            max_write_bytes: options.max_write_bytes as usize,
+            spin,
+        },
+        ring,
+    })
 }
 
 #[cfg(test)]

@@ -4,10 +4,6 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use fuser::{BackingId, ReplyCreate, ReplyOpen};
-
-use crate::fuse::backing::Backing;
-
 nix::ioctl_write_ptr!(fuse_dev_ioc_backing_close, 229, 2, u32);
 
 /// Takes back a file that was given to the kernel. Source: linux/fuse.h, FUSE_DEV_IOC_BACKING_CLOSE.
@@ -15,16 +11,4 @@ pub(super) fn close_backing(device: BorrowedFd<'_>, id: u32) -> io::Result<()> {
     // SAFETY: the descriptor is open for the call, and the kernel only reads the number.
     unsafe { fuse_dev_ioc_backing_close(device.as_raw_fd(), &id) }?;
     Ok(())
-}
-
-/// `backing` as fuser wants it for an answer. To be taken apart with `into_raw`, not dropped.
-pub(super) fn shown_to_open(reply: &ReplyOpen, backing: &Backing) -> BackingId {
-    // SAFETY: the id is open while `backing` lives, which the caller holds longer than this.
-    unsafe { reply.wrap_backing(backing.id()) }
-}
-
-/// As [`shown_to_open`].
-pub(super) fn shown_to_create(reply: &ReplyCreate, backing: &Backing) -> BackingId {
-    // SAFETY: as above.
-    unsafe { reply.wrap_backing(backing.id()) }
 }

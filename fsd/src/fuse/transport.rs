@@ -1,5 +1,5 @@
 //! What the two adapters know of a request and of its answer, whatever brings the one and takes the
-//! other: [`Operations`] is served by `device` (fuser on /dev/fuse) and by `ring` (io_uring).
+//! other: [`Operations`] is served by `device` (/dev/fuse) and by `ring` (io_uring).
 //!
 //! Plain data types of fuser are used as they are.
 

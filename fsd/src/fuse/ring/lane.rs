@@ -11,10 +11,11 @@ use nix::libc;
 use rustix::event::{EventfdFlags, eventfd};
 use tracing::{debug, error, warn};
 
-use crate::fuse::ring::answer::{Answer, Body, Outcome, Outcomes};
+use crate::fuse::ring::outcomes::{Body, Outcome, Outcomes, Slot};
 use crate::fuse::ring::sys::{Event, HEADER_BYTES, Refused, SlotRing};
-use crate::fuse::ring::{cpus, dispatch};
+use crate::fuse::ring::{cpus, slot as request};
 use crate::fuse::transport::Operations;
+use crate::fuse::wire::answer::Answer;
 use crate::sync::Arc;
 
 /// After this long without a request, memory that large ones have used is given back.
@@ -139,9 +140,12 @@ impl Lane {
     }
 
     fn answer<O: Operations>(&mut self, operations: &O, slot: usize) {
-        let answer = Answer::new(slot, Arc::clone(&self.outcomes));
+        let answer = Answer::new(Slot {
+            slot,
+            outcomes: Arc::clone(&self.outcomes),
+        });
         let (header, payload) = self.ring.message(slot);
-        let serve = || dispatch::serve(operations, header, payload, answer);
+        let serve = || request::serve(operations, header, payload, answer);
         // Calls of the core have a net of their own; a panic beside them drops the answer: EIO.
         if catch_unwind(AssertUnwindSafe(serve)).is_err() {
             error!("a request panicked; it was answered with EIO");

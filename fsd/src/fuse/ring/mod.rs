@@ -5,14 +5,11 @@
 //! them there. Once both sides have agreed to a ring, the kernel holds requests back until every
 //! queue is served, so all that can fail is made ready before.
 
-mod answer;
 mod cpus;
-mod dispatch;
 mod lane;
-mod message;
+mod outcomes;
+pub(super) mod slot;
 mod sys;
-#[cfg(test)]
-mod tests;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -24,6 +21,8 @@ use fuser::{InitFlags, KernelConfig};
 use tracing::warn;
 
 use crate::fuse::ring::lane::Lane;
+#[cfg(test)]
+pub(super) use crate::fuse::ring::sys::HEADER_BYTES;
 use crate::fuse::transport::Operations;
 use crate::sync::Arc;
 

@@ -15,7 +15,7 @@ use crate::sync::Arc;
 
 /// `struct fuse_uring_req_header`: a header in or out, what is the operation's own, and what is the
 /// ring's.
-pub(super) const HEADER_BYTES: usize = 288;
+pub(in crate::fuse) const HEADER_BYTES: usize = 288;
 /// `struct fuse_uring_ent_in_out`, within that.
 const COMMIT_ID_AT: usize = 264;
 

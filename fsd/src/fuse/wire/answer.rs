@@ -1,11 +1,8 @@
-//! The answers of requests that came by the ring: encoded here, kept in a list until the thread of
-//! the slot puts them into its memory and commits them. Source: linux/fuse.h.
+//! Answers in the form that the kernel reads. How they get there is the transport's: a [`Way`].
+//! Source: linux/fuse.h.
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::OnceLock;
-use std::thread::{self, ThreadId};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo};
@@ -17,7 +14,6 @@ use crate::fuse::transport::{
     AttrReply, CreateReply, DataReply, EmptyReply, End, EntryReply, IoctlReply, ListingPlusReply,
     ListingReply, LseekReply, OpenReply, Reply, StatfsReply, WriteReply, XattrReply,
 };
-use crate::sync::{Arc, Mutex, lock};
 
 /// Room for the longest answer of a fixed length (an entry and an open file), or what stands before
 /// a name in a listing.
@@ -26,102 +22,55 @@ const BODY_BYTES: usize = ENTRY_BYTES + DIRENT_BYTES;
 const ENTRY_BYTES: usize = 128;
 const DIRENT_BYTES: usize = 24;
 
-/// What was answered to the request in a slot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Outcome {
-    pub(super) slot: usize,
-    pub(super) answer: Result<Body, i32>,
-}
-
 /// An answer in the form of the protocol.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Body {
-    /// To be put into the payload.
+#[derive(Debug)]
+pub(in crate::fuse) enum Sent<'a> {
+    /// It failed, with this errno.
+    Error(i32),
+    /// Numbers.
     Short(Words),
-    /// So many bytes lie in the payload.
-    InPlace(usize),
+    /// What lies here, at the beginning of the room that was given.
+    InPlace(&'a [u8]),
 }
 
-/// The outcomes of one thread's slots that it has yet to commit.
+/// What takes the answer to one request to the kernel.
+pub(in crate::fuse) trait Way: std::fmt::Debug + Send + 'static {
+    /// Sends it, from any thread.
+    fn send(self, answer: Sent<'_>);
+}
+
+/// The answer that is owed to one request.
 #[derive(Debug)]
-pub(super) struct Outcomes {
-    list: Mutex<Vec<Outcome>>,
-    /// The thread that commits; it looks after each request.
-    thread: OnceLock<ThreadId>,
-    /// Wakes it.
-    wake: Arc<OwnedFd>,
-}
-
-impl Outcomes {
-    pub(super) fn new(wake: Arc<OwnedFd>) -> Self {
-        Self {
-            list: Mutex::new(Vec::new()),
-            thread: OnceLock::new(),
-            wake,
-        }
-    }
-
-    /// The calling thread is the one that commits.
-    pub(super) fn are_mine(&self) {
-        let _ = self.thread.set(thread::current().id());
-    }
-
-    fn add(&self, outcome: Outcome) {
-        lock(&self.list).push(outcome);
-        if self.thread.get() != Some(&thread::current().id()) {
-            self.wake();
-        }
-    }
-
-    /// Has the thread look.
-    pub(super) fn wake(&self) {
-        // Fails only when the counter is full, and then it is awake.
-        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
-    }
-
-    /// Exchanges what there is for the empty list given.
-    pub(super) fn take(&self, list: &mut Vec<Outcome>) {
-        std::mem::swap(list, &mut *lock(&self.list));
-    }
-}
-
-/// The way back for one request.
-#[derive(Debug)]
-pub(super) struct Answer {
-    slot: usize,
+pub(in crate::fuse) struct Answer<W: Way> {
     /// Taken when it is used.
-    outcomes: Option<Arc<Outcomes>>,
+    way: Option<W>,
 }
 
-impl Answer {
-    pub(super) fn new(slot: usize, outcomes: Arc<Outcomes>) -> Self {
-        Self {
-            slot,
-            outcomes: Some(outcomes),
-        }
+impl<W: Way> Answer<W> {
+    pub(in crate::fuse) fn new(way: W) -> Self {
+        Self { way: Some(way) }
     }
 
-    fn send(&mut self, answer: Result<Body, i32>) {
-        if let Some(outcomes) = self.outcomes.take() {
-            let slot = self.slot;
-            outcomes.add(Outcome { slot, answer });
+    fn send(&mut self, answer: Sent<'_>) {
+        if let Some(way) = self.way.take() {
+            way.send(answer);
         }
     }
 
     fn short(mut self, words: Words) {
-        self.send(Ok(Body::Short(words)));
+        self.send(Sent::Short(words));
     }
 }
 
-impl Drop for Answer {
+impl<W: Way> Drop for Answer<W> {
     fn drop(&mut self) {
-        self.send(Err(libc::EIO));
+        self.send(Sent::Error(libc::EIO));
     }
 }
 
 /// Numbers in a row, as long as an answer of a fixed length may be.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Words {
+pub(in crate::fuse) struct Words {
     bytes: [u8; BODY_BYTES],
     used: usize,
 }
@@ -140,7 +89,7 @@ impl Words {
         }
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(in crate::fuse) fn bytes(&self) -> &[u8] {
         &self.bytes[..self.used]
     }
 
@@ -236,38 +185,38 @@ fn format(kind: FileType) -> u32 {
     }
 }
 
-impl Reply for Answer {
+impl<W: Way> Reply for Answer<W> {
     fn error(mut self, errno: Errno) {
-        self.send(Err(errno.code()));
+        self.send(Sent::Error(errno.code()));
     }
 }
 
-impl EmptyReply for Answer {
+impl<W: Way> EmptyReply for Answer<W> {
     fn ok(self) {
         self.short(Words::new());
     }
 }
 
-impl WriteReply for Answer {
+impl<W: Way> WriteReply for Answer<W> {
     fn written(self, bytes: u32) {
         self.short(Words::new().u32(bytes).u32(0));
     }
 }
 
-impl EntryReply for Answer {
+impl<W: Way> EntryReply for Answer<W> {
     fn entry(self, ttl: &Duration, attr: &FileAttr, generation: Generation) {
         self.short(Words::new().entry(ttl, attr, generation));
     }
 }
 
-impl AttrReply for Answer {
+impl<W: Way> AttrReply for Answer<W> {
     fn attr(self, ttl: &Duration, attr: &FileAttr) {
         let words = Words::new().u64(ttl.as_secs()).u32(ttl.subsec_nanos());
         self.short(words.u32(0).attr(attr));
     }
 }
 
-impl OpenReply for Answer {
+impl<W: Way> OpenReply for Answer<W> {
     fn opened(self, fh: FileHandle, flags: FopenFlags) {
         self.short(Words::new().open(fh, flags, None));
     }
@@ -277,7 +226,7 @@ impl OpenReply for Answer {
     }
 }
 
-impl CreateReply for Answer {
+impl<W: Way> CreateReply for Answer<W> {
     fn created(
         self,
         ttl: &Duration,
@@ -304,7 +253,7 @@ impl CreateReply for Answer {
     }
 }
 
-impl StatfsReply for Answer {
+impl<W: Way> StatfsReply for Answer<W> {
     fn statfs(self, stat: &FsStat) {
         let words = Words::new()
             .u64(stat.blocks)
@@ -320,13 +269,13 @@ impl StatfsReply for Answer {
     }
 }
 
-impl LseekReply for Answer {
+impl<W: Way> LseekReply for Answer<W> {
     fn offset(self, offset: i64) {
         self.short(Words::new().u64(offset.cast_unsigned()));
     }
 }
 
-impl IoctlReply for Answer {
+impl<W: Way> IoctlReply for Answer<W> {
     fn ioctl(self, result: i32, data: &[u8]) {
         // Without further room for either side: that is for unrestricted ioctls.
         let words = Words::new().u32(result.cast_unsigned()).add(&[0; 12]);
@@ -336,15 +285,15 @@ impl IoctlReply for Answer {
 
 /// The way back for a request whose answer may be long: it is written where it is to lie.
 #[derive(Debug)]
-pub(super) struct Bulk<'a> {
-    answer: Answer,
+pub(in crate::fuse) struct Bulk<'a, W: Way> {
+    answer: Answer<W>,
     room: &'a mut [u8],
     used: usize,
 }
 
-impl<'a> Bulk<'a> {
+impl<'a, W: Way> Bulk<'a, W> {
     /// The kernel wants `most` bytes at the most.
-    pub(super) fn new(answer: Answer, payload: &'a mut [u8], most: usize) -> Self {
+    pub(in crate::fuse) fn new(answer: Answer<W>, payload: &'a mut [u8], most: usize) -> Self {
         let most = most.min(payload.len());
         Self {
             answer,
@@ -354,7 +303,7 @@ impl<'a> Bulk<'a> {
     }
 
     fn finish(mut self) {
-        self.answer.send(Ok(Body::InPlace(self.used)));
+        self.answer.send(Sent::InPlace(&self.room[..self.used]));
     }
 
     /// Adds an entry of a listing, filled up to a multiple of eight bytes. `true`: no room for it.
@@ -372,13 +321,13 @@ impl<'a> Bulk<'a> {
     }
 }
 
-impl Reply for Bulk<'_> {
+impl<W: Way> Reply for Bulk<'_, W> {
     fn error(self, errno: Errno) {
         self.answer.error(errno);
     }
 }
 
-impl DataReply for Bulk<'_> {
+impl<W: Way> DataReply for Bulk<'_, W> {
     fn data(mut self, data: &[u8]) {
         match self.room.get_mut(..data.len()) {
             Some(room) => {
@@ -402,7 +351,7 @@ impl DataReply for Bulk<'_> {
     }
 }
 
-impl XattrReply for Bulk<'_> {
+impl<W: Way> XattrReply for Bulk<'_, W> {
     fn size(self, size: u32) {
         self.answer.short(Words::new().u32(size).u32(0));
     }
@@ -412,7 +361,7 @@ impl XattrReply for Bulk<'_> {
     }
 }
 
-impl ListingReply for Bulk<'_> {
+impl<W: Way> ListingReply for Bulk<'_, W> {
     fn add(&mut self, ino: INodeNo, cookie: u64, kind: FileType, name: &OsStr) -> bool {
         let head = Words::new().dirent(ino, cookie, kind, name);
         debug_assert_eq!(head.used, DIRENT_BYTES);
@@ -429,7 +378,7 @@ impl ListingReply for Bulk<'_> {
     }
 }
 
-impl ListingPlusReply for Bulk<'_> {
+impl<W: Way> ListingPlusReply for Bulk<'_, W> {
     fn add(
         &mut self,
         ino: INodeNo,

@@ -1,65 +1,64 @@
-//! One request out of the ring's memory: which operation it is, and with what. Decides nothing; the
-//! answer goes where the [`Answer`] says.
+//! One request: which operation it is, and with what. Decides nothing; the answer goes where the
+//! [`Answer`] says.
 
 use fuser::{Errno, FileHandle, INodeNo, OpenFlags, RenameFlags, WriteFlags};
 
-use crate::fuse::ring::answer::{Answer, Bulk};
-use crate::fuse::ring::message::{Head, Strings, Words, set_attr};
-use crate::fuse::ring::sys::HEADER_BYTES;
 use crate::fuse::transport::{EmptyReply, Operations, Reply};
+use crate::fuse::wire::answer::{Answer, Bulk, Way};
+use crate::fuse::wire::message::{Head, Strings, Words, set_attr};
 
 /// Operations, by their numbers in linux/fuse.h.
-mod number {
-    pub(super) const LOOKUP: u32 = 1;
-    pub(super) const GETATTR: u32 = 3;
-    pub(super) const SETATTR: u32 = 4;
-    pub(super) const READLINK: u32 = 5;
-    pub(super) const SYMLINK: u32 = 6;
-    pub(super) const MKNOD: u32 = 8;
-    pub(super) const MKDIR: u32 = 9;
-    pub(super) const UNLINK: u32 = 10;
-    pub(super) const RMDIR: u32 = 11;
-    pub(super) const RENAME: u32 = 12;
-    pub(super) const LINK: u32 = 13;
-    pub(super) const OPEN: u32 = 14;
-    pub(super) const READ: u32 = 15;
-    pub(super) const WRITE: u32 = 16;
-    pub(super) const STATFS: u32 = 17;
-    pub(super) const RELEASE: u32 = 18;
-    pub(super) const FSYNC: u32 = 20;
-    pub(super) const SETXATTR: u32 = 21;
-    pub(super) const GETXATTR: u32 = 22;
-    pub(super) const LISTXATTR: u32 = 23;
-    pub(super) const REMOVEXATTR: u32 = 24;
-    pub(super) const OPENDIR: u32 = 27;
-    pub(super) const READDIR: u32 = 28;
-    pub(super) const RELEASEDIR: u32 = 29;
-    pub(super) const FSYNCDIR: u32 = 30;
-    pub(super) const ACCESS: u32 = 34;
-    pub(super) const CREATE: u32 = 35;
-    pub(super) const DESTROY: u32 = 38;
-    pub(super) const IOCTL: u32 = 39;
-    pub(super) const FALLOCATE: u32 = 43;
-    pub(super) const READDIRPLUS: u32 = 44;
-    pub(super) const RENAME2: u32 = 45;
-    pub(super) const LSEEK: u32 = 46;
-    pub(super) const COPY_FILE_RANGE: u32 = 47;
+pub(in crate::fuse) mod number {
+    pub(in crate::fuse) const LOOKUP: u32 = 1;
+    pub(in crate::fuse) const FORGET: u32 = 2;
+    pub(in crate::fuse) const GETATTR: u32 = 3;
+    pub(in crate::fuse) const SETATTR: u32 = 4;
+    pub(in crate::fuse) const READLINK: u32 = 5;
+    pub(in crate::fuse) const SYMLINK: u32 = 6;
+    pub(in crate::fuse) const MKNOD: u32 = 8;
+    pub(in crate::fuse) const MKDIR: u32 = 9;
+    pub(in crate::fuse) const UNLINK: u32 = 10;
+    pub(in crate::fuse) const RMDIR: u32 = 11;
+    pub(in crate::fuse) const RENAME: u32 = 12;
+    pub(in crate::fuse) const LINK: u32 = 13;
+    pub(in crate::fuse) const OPEN: u32 = 14;
+    pub(in crate::fuse) const READ: u32 = 15;
+    pub(in crate::fuse) const WRITE: u32 = 16;
+    pub(in crate::fuse) const STATFS: u32 = 17;
+    pub(in crate::fuse) const RELEASE: u32 = 18;
+    pub(in crate::fuse) const FSYNC: u32 = 20;
+    pub(in crate::fuse) const SETXATTR: u32 = 21;
+    pub(in crate::fuse) const GETXATTR: u32 = 22;
+    pub(in crate::fuse) const LISTXATTR: u32 = 23;
+    pub(in crate::fuse) const REMOVEXATTR: u32 = 24;
+    pub(in crate::fuse) const OPENDIR: u32 = 27;
+    pub(in crate::fuse) const READDIR: u32 = 28;
+    pub(in crate::fuse) const RELEASEDIR: u32 = 29;
+    pub(in crate::fuse) const FSYNCDIR: u32 = 30;
+    pub(in crate::fuse) const ACCESS: u32 = 34;
+    pub(in crate::fuse) const CREATE: u32 = 35;
+    pub(in crate::fuse) const DESTROY: u32 = 38;
+    pub(in crate::fuse) const IOCTL: u32 = 39;
+    pub(in crate::fuse) const BATCH_FORGET: u32 = 42;
+    pub(in crate::fuse) const FALLOCATE: u32 = 43;
+    pub(in crate::fuse) const READDIRPLUS: u32 = 44;
+    pub(in crate::fuse) const RENAME2: u32 = 45;
+    pub(in crate::fuse) const LSEEK: u32 = 46;
+    pub(in crate::fuse) const COPY_FILE_RANGE: u32 = 47;
 }
 
-/// Serves the request in this memory. The answer is given by way of `answer`, now or later; what is
-/// long lies in `payload` when it is, and only what is given before this returns can be long.
-pub(super) fn serve<O: Operations>(
+/// Serves a request. `payload` begins with what was sent, `sent_bytes` of it, and is the room for an
+/// answer that is long. The answer is given by way of `answer`, now or later; only what is given before
+/// this returns can be long.
+pub(in crate::fuse) fn serve<O: Operations, W: Way>(
     operations: &O,
-    header: &[u8; HEADER_BYTES],
+    head: &Head,
+    words: Words<'_>,
     payload: &mut [u8],
-    answer: Answer,
+    sent_bytes: usize,
+    answer: Answer<W>,
 ) {
-    let head = match Head::parse(header, payload.len()) {
-        Ok(head) => head,
-        Err(errno) => return answer.error(errno),
-    };
-    let words = head.operation(header);
-    if let Err((answer, errno)) = route(operations, &head, words, payload, answer) {
+    if let Err((answer, errno)) = route(operations, head, words, payload, sent_bytes, answer) {
         tracing::warn!(
             opcode = head.opcode,
             "the kernel's request is not as it should be"
@@ -69,7 +68,7 @@ pub(super) fn serve<O: Operations>(
 }
 
 /// For what cannot be decoded: the answer still to be given, and the errno.
-type Refused = (Answer, Errno);
+type Refused<W> = (Answer<W>, Errno);
 
 /// Decodes with `?`, and keeps the answer where it can still be given.
 macro_rules! decode {
@@ -82,20 +81,21 @@ macro_rules! decode {
     }};
 }
 
-fn route<O: Operations>(
+fn route<O: Operations, W: Way>(
     operations: &O,
     head: &Head,
     words: Words<'_>,
     payload: &mut [u8],
-    answer: Answer,
-) -> Result<(), Refused> {
+    sent_bytes: usize,
+    answer: Answer<W>,
+) -> Result<(), Refused<W>> {
     match head.opcode {
         number::READ
         | number::READLINK
         | number::READDIR
         | number::READDIRPLUS
         | number::GETXATTR
-        | number::LISTXATTR => fetch(operations, head, words, payload, answer),
+        | number::LISTXATTR => fetch(operations, head, words, payload, sent_bytes, answer),
         number::LOOKUP
         | number::SYMLINK
         | number::MKNOD
@@ -106,30 +106,31 @@ fn route<O: Operations>(
         | number::RENAME2
         | number::LINK
         | number::CREATE => {
-            let sent = &payload[..head.payload_bytes];
+            let sent = &payload[..sent_bytes];
             name(operations, head, words, Strings::new(sent), answer)
         }
         _ => {
-            let sent = &payload[..head.payload_bytes];
+            let sent = &payload[..sent_bytes];
             file(operations, head, words, Strings::new(sent), answer)
         }
     }
 }
 
 /// What is answered with much: the answer is written over what was sent.
-fn fetch<O: Operations>(
+fn fetch<O: Operations, W: Way>(
     operations: &O,
     head: &Head,
     mut words: Words<'_>,
     payload: &mut [u8],
-    answer: Answer,
-) -> Result<(), Refused> {
+    sent_bytes: usize,
+    answer: Answer<W>,
+) -> Result<(), Refused<W>> {
     let (req, ino) = (&head.asker, head.node);
     match head.opcode {
         number::READLINK => operations.readlink(req, ino, Bulk::new(answer, payload, usize::MAX)),
         number::GETXATTR => {
             let (size, name) = decode!(answer, {
-                let mut sent = Strings::new(&payload[..head.payload_bytes]);
+                let mut sent = Strings::new(&payload[..sent_bytes]);
                 (words.u32()?, sent.name()?.to_owned())
             });
             let reply = Bulk::new(answer, payload, size as usize);
@@ -156,13 +157,13 @@ fn fetch<O: Operations>(
 }
 
 /// What is about a name in a directory.
-fn name<O: Operations>(
+fn name<O: Operations, W: Way>(
     operations: &O,
     head: &Head,
     mut words: Words<'_>,
     mut sent: Strings<'_>,
-    reply: Answer,
-) -> Result<(), Refused> {
+    reply: Answer<W>,
+) -> Result<(), Refused<W>> {
     let (req, ino) = (&head.asker, head.node);
     match head.opcode {
         number::LOOKUP => {
@@ -219,13 +220,13 @@ fn name<O: Operations>(
 }
 
 /// What is about a file, or about nothing that is here.
-fn file<O: Operations>(
+fn file<O: Operations, W: Way>(
     operations: &O,
     head: &Head,
     mut words: Words<'_>,
     mut sent: Strings<'_>,
-    reply: Answer,
-) -> Result<(), Refused> {
+    reply: Answer<W>,
+) -> Result<(), Refused<W>> {
     let (req, ino) = (&head.asker, head.node);
     match head.opcode {
         number::GETATTR => operations.getattr(req, ino, reply),

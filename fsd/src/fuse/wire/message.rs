@@ -1,6 +1,6 @@
-//! A request as the ring brings it: the header, what is the operation's own, and the payload, each
-//! in a place of its own. Takes them apart and checks every bound; a message that is not what it says
-//! is answered with EIO. Source: linux/fuse.h.
+//! The parts of a request: the header, what is the operation's own (numbers), and the payload (names
+//! and data). Takes them apart and checks every bound; a message that is not what it says is answered
+//! with EIO. Where the parts lie is the transport's. Source: linux/fuse.h.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -8,34 +8,25 @@ use std::os::unix::ffi::OsStrExt;
 use fuser::{Errno, INodeNo};
 
 use crate::core::types::{SetAttr, Time, TimeSet};
-use crate::fuse::ring::sys::HEADER_BYTES;
 use crate::fuse::transport::Asker;
 
 /// `struct fuse_in_header`.
-const IN_HEADER_BYTES: usize = 40;
-/// Where what is the operation's own begins, and the most there is room for.
-const OPERATION_AT: usize = 128;
-const OPERATION_BYTES: usize = 128;
-/// Where the kernel says how long the payload is.
-const PAYLOAD_SIZE_AT: usize = 272;
+pub(in crate::fuse) const IN_HEADER_BYTES: usize = 40;
 
 /// What every request says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) opcode: u32,
-    pub(super) node: INodeNo,
-    pub(super) asker: Asker,
-    /// Bytes of what is the operation's own.
-    operation_bytes: usize,
-    pub(super) payload_bytes: usize,
+pub(in crate::fuse) struct Head {
+    pub(in crate::fuse) opcode: u32,
+    pub(in crate::fuse) node: INodeNo,
+    pub(in crate::fuse) asker: Asker,
 }
 
 /// Numbers in the machine's own byte order, in a row.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Words<'a>(&'a [u8]);
+pub(in crate::fuse) struct Words<'a>(&'a [u8]);
 
 impl<'a> Words<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(in crate::fuse) fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
@@ -45,19 +36,19 @@ impl<'a> Words<'a> {
         Ok(*taken)
     }
 
-    pub(super) fn u32(&mut self) -> Result<u32, Errno> {
+    pub(in crate::fuse) fn u32(&mut self) -> Result<u32, Errno> {
         self.take().map(u32::from_ne_bytes)
     }
 
-    pub(super) fn i32(&mut self) -> Result<i32, Errno> {
+    pub(in crate::fuse) fn i32(&mut self) -> Result<i32, Errno> {
         self.take().map(i32::from_ne_bytes)
     }
 
-    pub(super) fn u64(&mut self) -> Result<u64, Errno> {
+    pub(in crate::fuse) fn u64(&mut self) -> Result<u64, Errno> {
         self.take().map(u64::from_ne_bytes)
     }
 
-    pub(super) fn skip(&mut self, bytes: usize) -> Result<(), Errno> {
+    pub(in crate::fuse) fn skip(&mut self, bytes: usize) -> Result<(), Errno> {
         self.0 = self.0.get(bytes..).ok_or(Errno::EIO)?;
         Ok(())
     }
@@ -65,21 +56,21 @@ impl<'a> Words<'a> {
 
 /// Names and data in a row, the names with a zero after each.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Strings<'a>(&'a [u8]);
+pub(in crate::fuse) struct Strings<'a>(&'a [u8]);
 
 impl<'a> Strings<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(in crate::fuse) fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    pub(super) fn name(&mut self) -> Result<&'a OsStr, Errno> {
+    pub(in crate::fuse) fn name(&mut self) -> Result<&'a OsStr, Errno> {
         let end = self.0.iter().position(|byte| *byte == 0);
         let (name, rest) = self.0.split_at(end.ok_or(Errno::EIO)?);
         self.0 = &rest[1..];
         Ok(OsStr::from_bytes(name))
     }
 
-    pub(super) fn bytes(&mut self, count: u32) -> Result<&'a [u8], Errno> {
+    pub(in crate::fuse) fn bytes(&mut self, count: u32) -> Result<&'a [u8], Errno> {
         let (taken, rest) = self.0.split_at_checked(count as usize).ok_or(Errno::EIO)?;
         self.0 = rest;
         Ok(taken)
@@ -87,41 +78,31 @@ impl<'a> Strings<'a> {
 }
 
 impl Head {
-    /// Errors: EIO when the lengths do not fit each other or the room there is.
-    pub(super) fn parse(header: &[u8; HEADER_BYTES], payload_room: usize) -> Result<Self, Errno> {
+    /// The header of a request of `length` bytes, which `header` begins with.
+    ///
+    /// Errors: EIO where it is cut short.
+    pub(in crate::fuse) fn parse(header: &[u8]) -> Result<(Self, usize), Errno> {
         let mut words = Words::new(header);
         let (length, opcode) = (words.u32()? as usize, words.u32()?);
         let (unique, node) = (words.u64()?, INodeNo(words.u64()?));
         let (uid, gid, pid) = (words.u32()?, words.u32()?, words.u32()?);
-        let payload_bytes = Words::new(&header[PAYLOAD_SIZE_AT..]).u32()? as usize;
-        let operation_bytes = length
-            .checked_sub(IN_HEADER_BYTES)
-            .and_then(|rest| rest.checked_sub(payload_bytes))
-            .filter(|bytes| *bytes <= OPERATION_BYTES && payload_bytes <= payload_room)
-            .ok_or(Errno::EIO)?;
         let asker = Asker {
             unique,
             uid,
             gid,
             pid,
         };
-        Ok(Self {
+        let head = Self {
             opcode,
             node,
             asker,
-            operation_bytes,
-            payload_bytes,
-        })
-    }
-
-    /// What is the operation's own.
-    pub(super) fn operation<'a>(&self, header: &'a [u8; HEADER_BYTES]) -> Words<'a> {
-        Words::new(&header[OPERATION_AT..OPERATION_AT + self.operation_bytes])
+        };
+        Ok((head, length))
     }
 }
 
 /// `struct fuse_setattr_in`: what is to be set, and by which open file.
-pub(super) fn set_attr(mut words: Words<'_>) -> Result<(SetAttr, Option<u64>), Errno> {
+pub(in crate::fuse) fn set_attr(mut words: Words<'_>) -> Result<(SetAttr, Option<u64>), Errno> {
     const MODE: u32 = 1 << 0;
     const UID: u32 = 1 << 1;
     const GID: u32 = 1 << 2;

@@ -1,0 +1,345 @@
+//! Which of the threads that read requests looks for the next one awake, and which sleep.
+//!
+//! Waking a thread on another, idle CPU costs more than most requests do. While requests come in a row,
+//! the thread that answered the last one therefore keeps looking for the next for some microseconds;
+//! meanwhile the kernel wakes nobody. That thread has the *turn*. When it has gone on for a while, the
+//! others stop waiting at the device, where each request would wake one of them for nothing: they are
+//! *parked*, look every few milliseconds whether the thread in turn is held up, and help it when it has
+//! more than it can do. An idle mount has all its threads asleep at the device.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{UsageWho, getrusage};
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+
+use crate::sync::{Condvar, Mutex, lock, wait_for};
+
+/// How often a parked thread looks whether it is needed.
+const TICK: Duration = Duration::from_millis(5);
+/// So many requests in a row, each found by looking, and the others are parked.
+const ROW: u32 = 32;
+/// So many requests that were there already when the one before was answered, and one is called to help.
+const BEHIND: u32 = 4;
+
+/// What the threads of a mount share.
+#[derive(Debug)]
+pub(super) struct Turns {
+    spin: Duration,
+    device: OwnedFd,
+    /// Readable while threads are to leave the device.
+    bell: OwnedFd,
+    is_taken: AtomicBool,
+    /// Odd while the thread in turn serves a request; another number for each.
+    progress: AtomicU64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    parked: bool,
+    /// Threads that were called to help and have not come yet.
+    called: u32,
+    over: bool,
+}
+
+/// Why a thread may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// There may be a request.
+    Look,
+    /// There was none for as long as asked.
+    Idle,
+    /// There will be none.
+    End,
+}
+
+impl Turns {
+    /// `spin`: for how long the thread in turn looks; zero: there are no turns.
+    pub(super) fn new(device: &impl AsFd, spin: Duration) -> io::Result<Self> {
+        Ok(Self {
+            spin,
+            device: device.as_fd().try_clone_to_owned()?,
+            bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            is_taken: AtomicBool::new(false),
+            progress: AtomicU64::new(0),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// Whether reads are not to block.
+    pub(super) fn spins(&self) -> bool {
+        !self.spin.is_zero()
+    }
+
+    /// No thread waits any more.
+    pub(super) fn end(&self) {
+        lock(&self.state).over = true;
+        self.ring();
+        self.changed.notify_all();
+    }
+
+    fn ring(&self) {
+        // Fails only when it is rung already.
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
+
+    fn park_others(&self) {
+        lock(&self.state).parked = true;
+        self.ring();
+    }
+
+    fn call_one(&self) {
+        let mut state = lock(&self.state);
+        if state.parked && state.called == 0 {
+            state.called = 1;
+            drop(state);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Everybody may wait at the device again.
+    fn give_up(&self) {
+        let mut state = lock(&self.state);
+        if state.parked {
+            state.parked = false;
+            state.called = 0;
+            if !state.over {
+                // Fails only when nobody has rung it.
+                let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+            }
+            drop(state);
+            self.changed.notify_all();
+        } else {
+            drop(state);
+        }
+        self.is_taken.store(false, Ordering::Release);
+    }
+
+    /// Waits while parked. `None`: it is not, or no longer.
+    fn stay_parked(&self) -> Option<Why> {
+        let mut state = lock(&self.state);
+        let mut seen = None;
+        loop {
+            if state.over {
+                return Some(Why::End);
+            }
+            if !state.parked {
+                return None;
+            }
+            if state.called > 0 {
+                state.called -= 1;
+                return Some(Why::Look);
+            }
+            let now = self.progress.load(Ordering::Relaxed);
+            if now % 2 == 1 && seen == Some(now) {
+                return Some(Why::Look);
+            }
+            let before = Instant::now();
+            state = wait_for(&self.changed, state, TICK);
+            if before.elapsed() >= TICK {
+                seen = Some(now);
+            }
+        }
+    }
+}
+
+/// One thread's place.
+#[derive(Debug)]
+pub(super) struct Seat<'a> {
+    turns: &'a Turns,
+    /// Where it sleeps: the device, of which each request wakes one thread, and the bell.
+    bed: OwnedFd,
+    in_turn: bool,
+    luck: Luck,
+    /// When it had the last request answered.
+    last: Option<Instant>,
+    /// Requests that came while it was in turn.
+    row: u32,
+    /// Of these, those in a row that it did not have to wait for.
+    behind: u32,
+    waited: bool,
+}
+
+impl<'a> Seat<'a> {
+    pub(super) fn new(turns: &'a Turns) -> io::Result<Self> {
+        let bed = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let data = epoll::EventData::new_u64;
+        let device = epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE;
+        epoll::add(&bed, &turns.device, data(0), device)?;
+        epoll::add(&bed, &turns.bell, data(1), epoll::EventFlags::IN)?;
+        Ok(Self {
+            turns,
+            bed,
+            in_turn: false,
+            luck: Luck::default(),
+            last: None,
+            row: 0,
+            behind: 0,
+            waited: false,
+        })
+    }
+
+    /// A request has come, which will take `long` or not.
+    pub(super) fn serves(&mut self, long: bool) {
+        if !self.turns.spins() {
+            return;
+        }
+        if self.in_turn {
+            if long {
+                self.give_up();
+                return;
+            }
+            self.luck.good();
+            self.row += 1;
+            if self.row == ROW {
+                self.turns.park_others();
+            }
+            self.behind = if self.waited { 0 } else { self.behind + 1 };
+            if self.behind >= BEHIND {
+                self.behind = 0;
+                self.turns.call_one();
+            }
+            self.turns.progress.fetch_add(1, Ordering::Relaxed);
+        } else if !long && self.luck.is_worth_it() {
+            let taken = &self.turns.is_taken;
+            self.in_turn = !taken.swap(true, Ordering::Acquire);
+            self.row = 0;
+            self.behind = 0;
+            if self.in_turn {
+                self.turns.progress.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// It has been answered.
+    pub(super) fn served(&mut self, now: Instant) {
+        if self.in_turn {
+            self.turns.progress.fetch_add(1, Ordering::Relaxed);
+            self.last = Some(now);
+            self.waited = false;
+        }
+    }
+
+    /// There is no request now: returns when there may be one. `most`: how long to sleep for it.
+    pub(super) fn waits(&mut self, most: Option<Duration>) -> io::Result<Why> {
+        if self.in_turn {
+            self.waited = true;
+            let since = self.last.map(|last| last.elapsed());
+            if since.is_some_and(|since| since < self.turns.spin) {
+                std::hint::spin_loop();
+                return Ok(Why::Look);
+            }
+            self.luck.bad();
+            self.give_up();
+        }
+        match self.turns.stay_parked() {
+            Some(why) => Ok(why),
+            None => self.sleep(most),
+        }
+    }
+
+    fn give_up(&mut self) {
+        self.in_turn = false;
+        self.last = None;
+        self.turns.give_up();
+    }
+
+    fn sleep(&self, most: Option<Duration>) -> io::Result<Why> {
+        let most = most.map(|most| Timespec {
+            tv_sec: most.as_secs().cast_signed(),
+            tv_nsec: most.subsec_nanos().into(),
+        });
+        let mut events = Vec::with_capacity(2);
+        match epoll::wait(
+            &self.bed,
+            rustix::buffer::spare_capacity(&mut events),
+            most.as_ref(),
+        ) {
+            Ok(0) => Ok(Why::Idle),
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(Why::Look),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        if self.in_turn {
+            self.give_up();
+        }
+    }
+}
+
+/// Whether looking for requests has been worth it of late: it is not where they come seldom, nor where
+/// others want the CPU.
+#[derive(Debug)]
+struct Luck {
+    score: i32,
+    found: u32,
+    /// How often the CPU had been taken from this thread when it was last asked.
+    preempted: i64,
+}
+
+impl Default for Luck {
+    fn default() -> Self {
+        Self {
+            score: 8,
+            found: 0,
+            preempted: preemptions(),
+        }
+    }
+}
+
+impl Luck {
+    const MOST: i32 = 32;
+    const LOST: i32 = 8;
+    /// After so many requests without a look it is tried again.
+    const LEAST: i32 = -64;
+    /// A look at the clock of the scheduler after so many.
+    const PERIOD: u32 = 64;
+    /// The CPU was taken away so often meanwhile: somebody else needs it.
+    const CROWDED: i64 = 16;
+
+    /// A request came in time.
+    fn good(&mut self) {
+        self.score = (self.score + 1).min(Self::MOST);
+        self.found += 1;
+        if self.found.is_multiple_of(Self::PERIOD) {
+            let now = preemptions();
+            if now - self.preempted >= Self::CROWDED {
+                self.score = Self::LEAST;
+            }
+            self.preempted = now;
+        }
+    }
+
+    /// None came in time.
+    fn bad(&mut self) {
+        self.score -= Self::LOST;
+        if self.score <= 0 {
+            self.score = Self::LEAST;
+        }
+    }
+
+    /// Asked with each request that finds nobody in turn.
+    fn is_worth_it(&mut self) -> bool {
+        if self.score > 0 {
+            return true;
+        }
+        self.score += 1;
+        if self.score > 0 {
+            self.score = Self::LOST + 1;
+        }
+        self.score > 0
+    }
+}
+
+/// How often the CPU was taken from this thread. Source: getrusage(2), `ru_nivcsw`.
+fn preemptions() -> i64 {
+    getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.involuntary_context_switches())
+}
