@@ -22,6 +22,9 @@ const ROW: Duration = Duration::from_millis(2);
 /// So many are ordered at once, when fewer than half of that are left.
 pub(super) const ORDER: u64 = 32;
 
+/// What is added to the niceness of the thread.
+const NICENESS: i32 = 5;
+
 /// Where the objects are made.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
@@ -127,6 +130,10 @@ impl Drop for Spares {
 impl Shared {
     /// The thread's part.
     fn make(&self) {
+        // No process: of the calling thread. Who waits for an answer goes first.
+        if let Err(error) = rustix::process::nice(NICENESS) {
+            tracing::debug!(%error, "objects are made ahead at the usual priority");
+        }
         let mut pace = Pace::default();
         let mut state = lock(&self.state);
         while !state.over {
