@@ -4,12 +4,13 @@
 //! the thread that answered the last one therefore keeps looking for the next for some microseconds;
 //! meanwhile the kernel wakes nobody. That thread has the *turn*. When it has gone on for a while, the
 //! others stop waiting at the device, where each request would wake one of them for nothing: they are
-//! *parked*, look every few milliseconds whether the thread in turn is held up, and help it when it has
-//! more than it can do. An idle mount has all its threads asleep at the device.
+//! *parked*, and help when it has more than it can do. Every few milliseconds they look whether it is held
+//! up by one request (a disk that hangs), and then take the turn away. An idle mount has all its threads
+//! asleep at the device.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
@@ -31,9 +32,12 @@ pub(super) struct Turns {
     device: OwnedFd,
     /// Readable while threads are to leave the device.
     bell: OwnedFd,
-    is_taken: AtomicBool,
-    /// Odd while the thread in turn serves a request; another number for each.
-    progress: AtomicU64,
+    /// Whose turn it is: a number that no other turn has, or 0.
+    turn: AtomicU64,
+    /// The number of the next turn.
+    next_turn: AtomicU64,
+    /// The request that the thread in turn serves, numbered within its turn; 0: none.
+    serving: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -64,8 +68,9 @@ impl Turns {
             spin,
             device: device.as_fd().try_clone_to_owned()?,
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-            is_taken: AtomicBool::new(false),
-            progress: AtomicU64::new(0),
+            turn: AtomicU64::new(0),
+            next_turn: AtomicU64::new(1),
+            serving: AtomicU64::new(0),
             state: Mutex::default(),
             changed: Condvar::new(),
         })
@@ -88,9 +93,12 @@ impl Turns {
         let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
     }
 
-    fn park_others(&self) {
-        lock(&self.state).parked = true;
-        self.ring();
+    fn park_others(&self, mine: u64) {
+        let mut state = lock(&self.state);
+        if self.turn.load(Ordering::Acquire) == mine {
+            state.parked = true;
+            self.ring();
+        }
     }
 
     fn call_one(&self) {
@@ -102,22 +110,34 @@ impl Turns {
         }
     }
 
-    /// Everybody may wait at the device again.
-    fn give_up(&self) {
-        let mut state = lock(&self.state);
-        if state.parked {
-            state.parked = false;
-            state.called = 0;
-            if !state.over {
-                // Fails only when nobody has rung it.
-                let _ = rustix::io::read(&self.bell, &mut [0; 8]);
-            }
-            drop(state);
-            self.changed.notify_all();
-        } else {
-            drop(state);
+    /// The turn, if it is nobody's.
+    fn take(&self) -> Option<u64> {
+        if self.turn.load(Ordering::Relaxed) != 0 {
+            return None;
         }
-        self.is_taken.store(false, Ordering::Release);
+        let mine = self.next_turn.fetch_add(1, Ordering::Relaxed);
+        let taken = (self.turn).compare_exchange(0, mine, Ordering::AcqRel, Ordering::Relaxed);
+        taken.ok().map(|_| mine)
+    }
+
+    /// Ends this turn, unless it was taken away: everybody may wait at the device again.
+    fn give_up(&self, mine: u64) {
+        let ended = (self.turn).compare_exchange(mine, 0, Ordering::AcqRel, Ordering::Relaxed);
+        if ended.is_err() {
+            return;
+        }
+        let mut state = lock(&self.state);
+        if !state.parked {
+            return;
+        }
+        state.parked = false;
+        state.called = 0;
+        if !state.over {
+            // Fails only when nobody has rung it.
+            let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+        }
+        drop(state);
+        self.changed.notify_all();
     }
 
     /// Waits while parked. `None`: it is not, or no longer.
@@ -135,9 +155,12 @@ impl Turns {
                 state.called -= 1;
                 return Some(Why::Look);
             }
-            let now = self.progress.load(Ordering::Relaxed);
-            if now % 2 == 1 && seen == Some(now) {
-                return Some(Why::Look);
+            let turn = self.turn.load(Ordering::Acquire);
+            let now = (turn, self.serving.load(Ordering::Relaxed));
+            if now.1 != 0 && seen == Some(now) {
+                drop(state);
+                self.give_up(turn);
+                return None;
             }
             let before = Instant::now();
             state = wait_for(&self.changed, state, TICK);
@@ -154,7 +177,10 @@ pub(super) struct Seat<'a> {
     turns: &'a Turns,
     /// Where it sleeps: the device, of which each request wakes one thread, and the bell.
     bed: OwnedFd,
-    in_turn: bool,
+    /// Its turn, if it was not taken away.
+    turn: Option<u64>,
+    /// Requests that it has served in turn.
+    served: u64,
     luck: Luck,
     /// When it had the last request answered.
     last: Option<Instant>,
@@ -175,7 +201,8 @@ impl<'a> Seat<'a> {
         Ok(Self {
             turns,
             bed,
-            in_turn: false,
+            turn: None,
+            served: 0,
             luck: Luck::default(),
             last: None,
             row: 0,
@@ -184,42 +211,49 @@ impl<'a> Seat<'a> {
         })
     }
 
+    /// The turn that it has still.
+    fn turn(&mut self) -> Option<u64> {
+        let now = self.turns.turn.load(Ordering::Acquire);
+        self.turn = self.turn.filter(|mine| *mine == now);
+        self.turn
+    }
+
     /// A request has come, which will take `long` or not.
     pub(super) fn serves(&mut self, long: bool) {
         if !self.turns.spins() {
             return;
         }
-        if self.in_turn {
-            if long {
-                self.give_up();
-                return;
+        match self.turn() {
+            Some(_) if long => self.give_up(),
+            Some(mine) => {
+                self.luck.good();
+                self.row += 1;
+                if self.row == ROW {
+                    self.turns.park_others(mine);
+                }
+                self.behind = if self.waited { 0 } else { self.behind + 1 };
+                if self.behind >= BEHIND {
+                    self.behind = 0;
+                    self.turns.call_one();
+                }
             }
-            self.luck.good();
-            self.row += 1;
-            if self.row == ROW {
-                self.turns.park_others();
-            }
-            self.behind = if self.waited { 0 } else { self.behind + 1 };
-            if self.behind >= BEHIND {
+            None if !long && self.luck.is_worth_it() => {
+                self.turn = self.turns.take();
+                self.row = 0;
                 self.behind = 0;
-                self.turns.call_one();
             }
-            self.turns.progress.fetch_add(1, Ordering::Relaxed);
-        } else if !long && self.luck.is_worth_it() {
-            let taken = &self.turns.is_taken;
-            self.in_turn = !taken.swap(true, Ordering::Acquire);
-            self.row = 0;
-            self.behind = 0;
-            if self.in_turn {
-                self.turns.progress.fetch_add(1, Ordering::Relaxed);
-            }
+            None => {}
+        }
+        if self.turn.is_some() {
+            self.served += 1;
+            self.turns.serving.store(self.served, Ordering::Relaxed);
         }
     }
 
     /// It has been answered.
     pub(super) fn served(&mut self, now: Instant) {
-        if self.in_turn {
-            self.turns.progress.fetch_add(1, Ordering::Relaxed);
+        if self.turn().is_some() {
+            self.turns.serving.store(0, Ordering::Relaxed);
             self.last = Some(now);
             self.waited = false;
         }
@@ -227,7 +261,7 @@ impl<'a> Seat<'a> {
 
     /// There is no request now: returns when there may be one. `most`: how long to sleep for it.
     pub(super) fn waits(&mut self, most: Option<Duration>) -> io::Result<Why> {
-        if self.in_turn {
+        if self.turn().is_some() {
             self.waited = true;
             let since = self.last.map(|last| last.elapsed());
             if since.is_some_and(|since| since < self.turns.spin) {
@@ -244,9 +278,10 @@ impl<'a> Seat<'a> {
     }
 
     fn give_up(&mut self) {
-        self.in_turn = false;
         self.last = None;
-        self.turns.give_up();
+        if let Some(mine) = self.turn.take() {
+            self.turns.give_up(mine);
+        }
     }
 
     fn sleep(&self, most: Option<Duration>) -> io::Result<Why> {
@@ -269,9 +304,7 @@ impl<'a> Seat<'a> {
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        if self.in_turn {
-            self.give_up();
-        }
+        self.give_up();
     }
 }
 
@@ -342,4 +375,96 @@ impl Luck {
 /// How often the CPU was taken from this thread. Source: getrusage(2), `ru_nivcsw`.
 fn preemptions() -> i64 {
     getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.involuntary_context_switches())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPIN: Duration = Duration::from_micros(50);
+
+    /// A device that has a request for whoever looks.
+    fn device() -> OwnedFd {
+        eventfd(1, EventfdFlags::CLOEXEC).expect("an eventfd")
+    }
+
+    #[test]
+    fn one_has_the_turn_until_nothing_comes() {
+        let turns = Turns::new(&device(), SPIN).expect("turns");
+        let mut one = Seat::new(&turns).expect("a seat");
+        let mut other = Seat::new(&turns).expect("a seat");
+        one.serves(false);
+        other.serves(false);
+        assert!(one.turn().is_some() && other.turn().is_none());
+        one.served(Instant::now());
+        other.served(Instant::now());
+        while one.turn().is_some() {
+            assert_eq!(one.waits(None).expect("a wait"), Why::Look);
+        }
+        other.serves(false);
+        assert!(other.turn().is_some());
+    }
+
+    #[test]
+    fn what_takes_long_is_served_without_the_turn() {
+        let turns = Turns::new(&device(), SPIN).expect("turns");
+        let mut one = Seat::new(&turns).expect("a seat");
+        one.serves(true);
+        assert!(one.turn().is_none());
+        one.serves(false);
+        one.served(Instant::now());
+        assert!(one.turn().is_some());
+        one.serves(true);
+        assert!(one.turn().is_none());
+    }
+
+    #[test]
+    fn who_is_held_up_loses_the_turn() {
+        let turns = Turns::new(&device(), SPIN).expect("turns");
+        let mut held = Seat::new(&turns).expect("a seat");
+        for _ in 0..ROW {
+            held.serves(false);
+            held.served(Instant::now());
+            // Or the other would be called to help.
+            held.waited = true;
+        }
+        // It comes back from this one when the other has been served.
+        held.serves(false);
+        assert!(held.turn().is_some());
+        let mut other = Seat::new(&turns).expect("a seat");
+        assert_eq!(other.waits(None).expect("a wait"), Why::Look);
+        other.serves(false);
+        assert!(other.turn().is_some());
+        held.served(Instant::now());
+        assert!(held.turn().is_none() && other.turn().is_some());
+    }
+
+    #[test]
+    fn who_is_parked_is_told_of_the_end() {
+        let turns = Turns::new(&device(), SPIN).expect("turns");
+        let mut one = Seat::new(&turns).expect("a seat");
+        one.serves(false);
+        let mine = one.turn().expect("the turn");
+        turns.park_others(mine);
+        std::thread::scope(|scope| {
+            let parked = scope.spawn(|| Seat::new(&turns)?.waits(None));
+            turns.end();
+            assert_eq!(parked.join().expect("no panic").expect("a wait"), Why::End);
+        });
+    }
+
+    #[test]
+    fn looking_is_left_off_where_it_does_not_pay() {
+        let mut luck = Luck::default();
+        luck.bad();
+        assert!(!luck.is_worth_it());
+        // And tried again.
+        let tries = (1..1000).find(|_| luck.is_worth_it());
+        assert_eq!(tries, Some(64));
+        for _ in 0..100 {
+            luck.good();
+        }
+        luck.bad();
+        assert!(luck.is_worth_it());
+    }
 }
