@@ -121,11 +121,24 @@ impl Mount {
         CmdError::daemon(&self.branch, e)
     }
 
-    /// The branch with this name or id.
-    fn branch(&self, word: &str) -> Result<&BranchInfo, CmdError> {
+    /// The branch with this name or id. `instead`: what does it where a snapshot is named.
+    fn branch(
+        &self,
+        word: &str,
+        instead: impl Fn(&Point) -> String,
+    ) -> Result<&BranchInfo, CmdError> {
         let by_name = self.all.iter().find(|info| info.name.as_str() == word);
         let by_id = || self.all.iter().find(|info| hex(info.id) == word);
         by_name.or_else(by_id).ok_or_else(|| {
+            if let Ok((info, snapshot)) = self.snapshot(word) {
+                let point = Point {
+                    branch: info.name.clone(),
+                    snapshot: Some(snapshot.name.clone()),
+                };
+                let what = format!("'{}'", escape_word(word.as_bytes()));
+                let why = "is a snapshot, and this is for branches";
+                return CmdError::refused(what, why, instead(&point));
+            }
             let fix = "branch-list lists the branches";
             let what = format!("branch '{}'", escape_word(word.as_bytes()));
             CmdError::refused(what, "there is none of that name or id", fix)
@@ -162,7 +175,11 @@ impl Mount {
     }
 
     fn list_snapshots(&self, branch: Option<&str>) -> Result<(Value, String), CmdError> {
-        let only = branch.map(|word| self.branch(word)).transpose()?;
+        let instead = |point: &Point| {
+            let branch = &point.branch;
+            format!("snapshot-list --branch {branch} lists it, and the others of that branch")
+        };
+        let only = branch.map(|word| self.branch(word, instead)).transpose()?;
         let wanted = |info: &&BranchInfo| match only {
             Some(only) => info.id == only.id,
             None => self.has(info),
@@ -174,7 +191,7 @@ impl Mount {
         let now = Time::now();
         let mut cells = vec![["SNAPSHOT", "ID", "AGE"].map(str::to_owned).to_vec()];
         for (info, s) in &found {
-            let age = table::age(now.sec - s.created.sec);
+            let age = table::age(now.sec.saturating_sub(s.created.sec));
             cells.push(vec![format!("{}@{}", info.name, s.name), hex(s.id), age]);
         }
         let list: Vec<Value> = (found.iter())
@@ -190,7 +207,16 @@ impl Mount {
         name: Option<&SnapshotName>,
     ) -> Result<(Value, String), CmdError> {
         let branch = match branch {
-            Some(word) => &self.branch(word)?.name,
+            Some(word) => {
+                let instead = |point: &Point| {
+                    let branch = &point.branch;
+                    format!(
+                        "snapshot-create --branch {branch} freezes what that branch holds now, \
+                         branch-create --snapshot {point} --name NEW makes a branch of the snapshot"
+                    )
+                };
+                &self.branch(word, instead)?.name
+            }
             None => &self.branch,
         };
         let name = live::create_snapshot(&self.store, branch, name)?;
@@ -266,7 +292,10 @@ impl Mount {
             let refused = self.client.unbind(pid);
             refused.map_err(|e| self.daemon(e))?;
         }
-        let branch = self.branch(word)?.name.clone();
+        let instead = |point: &Point| {
+            format!("branch-create --snapshot {point} --name NEW, then bind the process to NEW")
+        };
+        let branch = self.branch(word, instead)?.name.clone();
         let facts = proc::facts(pid).map_err(|e| match e {
             ProcError::Gone(pid) => {
                 let fix = "name a process that is alive, by its pid on the host";
