@@ -88,14 +88,15 @@ Examples:
     #[command(after_help = "\
 Examples:
   agentfs ls                     all branches
-  agentfs ls feature feature@1   one, and a snapshot of it (`agentfs snapshot list feature`: their names)
-  agentfs diff feature@1 --name-status     the changed files themselves, of a branch or a snapshot
+  agentfs ls feature feature@1   one, and a snapshot of it
+  agentfs diff feature@1 --name-status         the changed files themselves
 
 Columns:
-  NAME, PARENT   the branch, and the one it started from (-: the host's files); of a snapshot, its branch
+  NAME, PARENT   the branch, and the one it started from (-: the host's files); or a snapshot,
+                 and its branch
   STATE          new (nothing ran yet), running pid N, mounted PATH, interrupted (it ended
                  unseen), damaged, no permission, newer format or unreadable (the reason on
-                 stderr); or how the last run ended: exit N, killed by SIGNAL. snapshot, of one
+                 stderr); or how the last run ended: exit N, killed by SIGNAL; snapshot
   CHANGES        files of the workspace that were +added, ~modified, -deleted (>: at least);
                  where all are 0, changes in .git and outside of the workspace
   SIZE, AGE      bytes that the branch holds; time since it was made
