@@ -31,6 +31,7 @@ mod meta;
 mod objects;
 mod reader;
 mod remove;
+mod room;
 mod snapshot;
 mod stack;
 mod store;

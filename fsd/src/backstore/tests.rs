@@ -3,6 +3,7 @@
 mod branches;
 mod crash;
 mod damage;
+mod full;
 mod gc;
 mod live;
 mod model;

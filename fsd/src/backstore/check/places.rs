@@ -18,6 +18,7 @@ use crate::backstore::load::Floor;
 use crate::backstore::loss::LOST_FILE;
 use crate::backstore::media::read_small;
 use crate::backstore::meta::{self, BranchInfo, RUN_VERSION, RunFile};
+use crate::backstore::room::ROOM;
 use crate::backstore::store::{
     BRANCH_FILE, BRANCH_LOCK, BRANCHES, CONTROL_SOCKET, FORMAT, LAYERS, RUN_FILE, RUN_ROOM, STAGE,
     STORE_LOCK, Store, TRASH, branch_dir, is_stage, layer_dir,
@@ -511,7 +512,9 @@ impl<'a, 'p> Checker<'a, 'p> {
         let entries = self.store.media.list(here);
         for entry in entries.map_err(|e| self.store.io("list", here, e))? {
             let at = self.describe(Path::new(&entry.name));
-            let known = [FORMAT, STORE_LOCK, GC_LOCK, BRANCHES, LAYERS, STAGE, TRASH];
+            let known = [
+                FORMAT, STORE_LOCK, GC_LOCK, ROOM, BRANCHES, LAYERS, STAGE, TRASH,
+            ];
             if known.iter().any(|known| entry.name == *known) {
                 continue;
             }

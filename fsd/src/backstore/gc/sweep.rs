@@ -10,7 +10,7 @@ use crate::backstore::chore::{Chore, MERGE_AT_COST_IDLE};
 use crate::backstore::error::StoreError;
 use crate::backstore::layer::Files;
 use crate::backstore::load::Floor;
-use crate::backstore::media::{LockWait, Media, OpenMode};
+use crate::backstore::media::{Media, OpenMode};
 use crate::backstore::meta::BranchInfo;
 use crate::backstore::store::{
     BRANCHES, LAYERS, Listed, RUN_ROOM, STAGE, Store, TRASH, branch_dir, is_stage, layer_dir,
@@ -49,8 +49,11 @@ pub fn run(
         false => {
             progress("waiting for another gc or repair", 0, 0);
             let path = Path::new(GC_LOCK);
-            let lock = store.media.lock(path, LockWait::Block, b"");
-            Some(lock.map_err(|e| store.io("lock", path, e).while_writing())?)
+            Some(
+                store
+                    .lock_gc()
+                    .map_err(|e| store.io("lock", path, e).while_writing())?,
+            )
         }
     };
     let mut sweep = Sweep {
@@ -76,9 +79,13 @@ pub fn run(
     sweep.objects(garbage);
     sweep.unused_layers()?;
     sweep.frozen_leftovers()?;
+    sweep.places()?;
+    // What takes room comes when all that gives some is done.
     sweep.compact();
     sweep.merged_tables()?;
-    sweep.places()?;
+    if !dry_run {
+        store.keep_room(0);
+    }
     sweep.uses();
     let mut out = sweep.out;
     out.removed
@@ -458,8 +465,18 @@ impl Sweep<'_, '_> {
                     }
                     Err(e) => {
                         let (path, of) = (branch_dir(&info.name), vec![info.name.clone()]);
-                        let what = format!("its layers could not be compacted: {e}");
-                        self.keep(Reason::Failed, &path, of, Space::default(), what);
+                        let (reason, what) = match &e {
+                            // It only makes lookups quicker, and the next one does it.
+                            StoreError::NoSpace { .. } => (
+                                Reason::NoSpace,
+                                "there is no space to compact its layers".into(),
+                            ),
+                            _ => (
+                                Reason::Failed,
+                                format!("its layers could not be compacted: {e}"),
+                            ),
+                        };
+                        self.keep(reason, &path, of, Space::default(), what);
                         break;
                     }
                 }

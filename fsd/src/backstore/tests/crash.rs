@@ -449,8 +449,12 @@ fn check(mem: &MemMedia, expect: &Expect, crash: Crash, context: &str) {
     make(&store, "z", None).unwrap();
     store.remove_branch(&branch("z")).unwrap();
     let left: Vec<_> = after.files();
-    let known =
-        |p: &std::path::PathBuf| matches!(p.to_str(), Some("format" | "store.lock" | "gc.lock"));
+    let known = |p: &std::path::PathBuf| {
+        matches!(
+            p.to_str(),
+            Some("format" | "store.lock" | "gc.lock" | "room")
+        )
+    };
     assert!(left.iter().all(known), "{context}: {left:?}");
 }
 
