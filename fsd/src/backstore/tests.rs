@@ -1,6 +1,7 @@
 //! The store as a whole: against a model, over crashes, damaged, shared, and beside a writer.
 
 mod branches;
+mod counted;
 mod crash;
 mod damage;
 mod full;
