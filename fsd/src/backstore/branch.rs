@@ -413,7 +413,7 @@ impl LiveBranch {
 
     /// Whether only a new journal helps.
     fn journal_is_bad(&self) -> bool {
-        self.journal.sync_failed() || self.journal.is_poisoned()
+        self.journal.sync_failed() || self.journal.is_poisoned() || self.dirty.has_failed()
     }
 
     fn next_checkpoint_at(&self) -> u64 {
@@ -492,6 +492,7 @@ impl LiveBranch {
             }
         };
         let old = std::mem::replace(&mut self.journal, journal).generation();
+        self.dirty.is_left_behind();
         let top = self.top_mut()?;
         let had_table = top.table.replace(table).is_some();
         top.delta = Default::default();

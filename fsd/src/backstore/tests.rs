@@ -11,6 +11,7 @@ mod model;
 mod snapshots;
 mod stacks;
 mod sweeps;
+mod synced;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -181,7 +181,7 @@ fn to_text(report: &Report, repair: bool) -> String {
     }
     let of_snapshots = |finding: &&Finding| !finding.repairable && !finding.points.is_empty();
     if left.iter().any(of_snapshots) {
-        out += "  fix: of a snapshot, what cannot be mended stays: `agentfs snapshot rm BRANCH SNAPSHOT` \
+        out += "  fix: of a snapshot, what cannot be mended stays: `agentfs snapshot rm BRANCH@SNAPSHOT` \
                 drops it; the branch itself is not affected\n";
     }
     if left
