@@ -3,12 +3,12 @@
 //! Refuses to read files or the environment (beyond what clap does); `main` dispatches on it.
 
 mod control;
+mod given;
 mod points;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::builder::TypedValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
@@ -17,7 +17,7 @@ use agentfs_fsd::core::types::BranchName;
 use agentfs_policy::Disk;
 
 pub use control::{ControlCli, ControlCommand};
-use points::PointParser;
+use given::{For, NameParser, PointParser};
 pub use points::{BranchCommand, BranchCreateArgs, RestoreArgs, SnapshotCommand};
 
 /// Runs commands on copy-on-write branches of your files.
@@ -86,11 +86,17 @@ Examples:
     /// List the branches with their state, changes, size and last command
     #[command(name = "ls", visible_alias = "ls-branches")]
     #[command(after_help = "\
+Examples:
+  agentfs ls                     all branches
+  agentfs ls feature feature@1   one, and a snapshot of it
+  agentfs diff feature@1 --name-status         the changed files themselves
+
 Columns:
-  NAME, PARENT   the branch, and the one it started from (-: the host's files)
+  NAME, PARENT   the branch, and the one it started from (-: the host's files); or a snapshot,
+                 and its branch
   STATE          new (nothing ran yet), running pid N, mounted PATH, interrupted (it ended
                  unseen), damaged, no permission, newer format or unreadable (the reason on
-                 stderr); or how the last run ended: exit N, killed by SIGNAL
+                 stderr); or how the last run ended: exit N, killed by SIGNAL; snapshot
   CHANGES        files of the workspace that were +added, ~modified, -deleted (>: at least);
                  where all are 0, changes in .git and outside of the workspace
   SIZE, AGE      bytes that the branch holds; time since it was made
@@ -125,7 +131,8 @@ Examples:
   agentfs snapshot create feature                 the next number: feature@1
   agentfs snapshot create feature --name before   feature@before
   agentfs run --from feature@before -- sh         a new branch that starts from it
-  agentfs restore feature before                  the branch itself back to it")]
+  agentfs restore feature@before                  the branch itself back to it
+  agentfs ls feature@before                       how much it changed; `agentfs diff` shows what")]
     Snapshot(SnapshotCommand),
     /// Move a branch back to one of its snapshots; what it holds now becomes a snapshot first
     Restore(RestoreArgs),
@@ -192,7 +199,7 @@ Exit status: 0 done, 1 something could not be read or removed and stays, 125 not
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// The branch to run on: 1 to 64 letters, digits, '.', '_' or '-' [default: a new readable name]
-    #[arg(long, short, value_name = "NAME", value_parser = NameParser, allow_hyphen_values = true)]
+    #[arg(long, short, value_name = "NAME", value_parser = NameParser(For::Run), allow_hyphen_values = true)]
     pub branch: Option<BranchName>,
 
     /// Start the new branch from this branch as it is now, or from a snapshot (BRANCH@SNAPSHOT),
@@ -286,7 +293,7 @@ pub struct CmdArgs {
 #[derive(Debug, Args)]
 pub struct ExecArgs {
     /// The branch to run on
-    #[arg(value_name = "NAME", value_parser = NameParser, allow_hyphen_values = true)]
+    #[arg(value_name = "NAME", value_parser = NameParser(For::Exec), allow_hyphen_values = true)]
     pub branch: BranchName,
 
     #[command(flatten)]
@@ -299,6 +306,10 @@ pub struct ExecArgs {
 /// `agentfs ls`.
 #[derive(Debug, Args)]
 pub struct LsArgs {
+    /// Only these: branches, or snapshots as BRANCH@SNAPSHOT [default: all branches]
+    #[arg(value_name = "POINT", value_parser = PointParser)]
+    pub points: Vec<Point>,
+
     /// One JSON object, in a schema that stays
     #[arg(long)]
     pub json: bool,
@@ -361,7 +372,7 @@ pub struct DiffArgs {
 #[derive(Debug, Args)]
 pub struct MountArgs {
     /// The branch to mount; made if it does not exist
-    #[arg(value_name = "NAME", value_parser = NameParser, allow_hyphen_values = true)]
+    #[arg(value_name = "NAME", value_parser = NameParser(For::Mount), allow_hyphen_values = true)]
     #[arg(required_unless_present = "shared")]
     pub branch: Option<BranchName>,
 
@@ -375,7 +386,7 @@ pub struct MountArgs {
 
     /// With --shared, the branch of whoever is bound to none; made if it does not exist [default: one
     /// named after DIR, the same at each mount of it]
-    #[arg(long, value_name = "NAME", value_parser = NameParser, allow_hyphen_values = true)]
+    #[arg(long, value_name = "NAME", value_parser = NameParser(For::Mount), allow_hyphen_values = true)]
     #[arg(requires = "shared")]
     pub default_branch: Option<BranchName>,
 
@@ -411,16 +422,17 @@ pub struct UmountArgs {
 pub struct RmArgs {
     /// The branches to drop; a running one is refused
     // No hyphen values: a list would take the options behind its first name.
-    #[arg(required = true, value_name = "NAME", value_parser = NameParser)]
+    #[arg(required = true, value_name = "NAME", value_parser = NameParser(For::Remove))]
     pub branches: Vec<BranchName>,
 }
 
 /// `agentfs fsck`.
 #[derive(Debug, Args)]
 pub struct FsckArgs {
-    /// The branches to check [default: all, and the store around them]
-    #[arg(value_name = "NAME", value_parser = NameParser)]
-    pub branches: Vec<BranchName>,
+    /// The branches to check, each with all its snapshots; BRANCH@SNAPSHOT stands for its branch
+    /// [default: all, and the store around them]
+    #[arg(value_name = "NAME", value_parser = PointParser)]
+    pub points: Vec<Point>,
 
     /// Mend what is damaged, and remove what nothing uses
     #[arg(long)]
@@ -495,24 +507,6 @@ fn quoted(word: &str) -> String {
     }
 }
 
-/// Checks branch names. Speaks for itself, because clap's own message shows the value unescaped.
-#[derive(Clone, Copy, Debug)]
-struct NameParser;
-
-impl TypedValueParser for NameParser {
-    type Value = BranchName;
-
-    fn parse_ref(
-        &self,
-        _command: &clap::Command,
-        _arg: Option<&clap::Arg>,
-        value: &OsStr,
-    ) -> Result<BranchName, clap::Error> {
-        BranchName::new(&value.to_string_lossy())
-            .map_err(|e| clap::Error::raw(ErrorKind::ValueValidation, format!("{e}\n")))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -553,7 +547,7 @@ mod tests {
             assert!(text.contains("put -- before"), "{text}");
             assert!(text.contains(&format!("\n  {line}\n")), "{text}");
         }
-        for other in ["run --nonsense -- ls", "ls extra", "run --nonsense"] {
+        for other in ["run --nonsense -- ls", "doctor extra", "run --nonsense"] {
             let words = std::iter::once("agentfs").chain(other.split(' '));
             let args: Vec<OsString> = words.map(OsString::from).collect();
             let e = Cli::try_parse_from(&args).expect_err(other);

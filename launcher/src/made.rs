@@ -1,6 +1,6 @@
 //! Takes back a branch that a failed call made, and nobody else can have used.
 
-use agentfs_fsd::backstore::{BranchInfo, Records, Store, StoreError};
+use agentfs_fsd::backstore::{BranchInfo, Store, StoreError};
 
 use crate::say::say;
 
@@ -63,18 +63,8 @@ impl<'a> BranchGuard<'a> {
         {
             return Ok(false);
         }
-        let mut changed = false;
-        // What lies below is the parent's, all of it older than this branch.
-        let inherits = info.parent.is_some();
-        reader.each_inode(&mut |_, rec| {
-            changed |= !inherits || rec.dirty || rec.ctime >= info.created;
-            Ok(())
-        })?;
-        reader.each_dentry(&mut |parent, name, word| {
-            changed |= reader.lower_dentry(parent, name)? != Some(word);
-            Ok(())
-        })?;
-        Ok(!changed)
+        // What lies below is the parent's. No stamp tells: the clock may have been set back.
+        Ok(reader.own_records() == 0)
     }
 }
 
@@ -83,5 +73,80 @@ impl Drop for BranchGuard<'_> {
         if self.armed {
             self.try_remove();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use agentfs_fsd::backstore::NewBranch;
+    use agentfs_fsd::core::record::{Content, Delta, InodeRec};
+    use agentfs_fsd::core::types::{BranchName, Ino, Kind, Time};
+
+    use super::*;
+
+    fn record(ctime: Time) -> Delta {
+        let record = InodeRec {
+            kind: Kind::Dir,
+            perm: 0o755,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            nlink: 2,
+            size: 0,
+            blocks: None,
+            atime: ctime,
+            mtime: ctime,
+            ctime,
+            btime: ctime,
+            object_mtime: None,
+            dirty: false,
+            generation: 0,
+            origin: None,
+            content: Content::Empty,
+            symlink: None,
+            xattrs: BTreeMap::new(),
+        };
+        Delta::PutInode(Ino::ROOT, Arc::new(record))
+    }
+
+    /// A branch of a branch that has something, guarded.
+    fn guarded(store: &Store) -> BranchGuard<'_> {
+        let name = |text| BranchName::new(text).unwrap();
+        let new = || NewBranch {
+            workspace: "/w".into(),
+        };
+        let parent = store.create_branch(&name("parent"), None, new()).unwrap();
+        let mut live = store.open_live(&parent.name).unwrap();
+        live.commit(vec![record(Time::now())]).unwrap();
+        live.close().unwrap();
+        let from = parent.name.into();
+        let made = store.create_branch(&name("child"), Some(&from), new());
+        BranchGuard::new(store, made.unwrap())
+    }
+
+    #[test]
+    fn a_branch_as_it_was_made_is_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open_or_create(dir.path()).unwrap();
+        assert!(guarded(&store).remove());
+    }
+
+    #[test]
+    fn what_was_done_on_a_branch_keeps_it_though_the_clock_was_set_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open_or_create(dir.path()).unwrap();
+        let guard = guarded(&store);
+        let created = guard.made.created;
+        let a_day_before = Time {
+            sec: created.sec - 86_400,
+            ..created
+        };
+        let mut live = store.open_live(&guard.made.name).unwrap();
+        live.commit(vec![record(a_day_before)]).unwrap();
+        live.close().unwrap();
+        assert!(!guard.remove());
     }
 }

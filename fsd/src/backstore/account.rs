@@ -47,7 +47,14 @@ struct State {
     /// Objects that moved to another layer while they were open: their names now, and those that
     /// their handles go on counting them by.
     was: HashMap<ObjectId, ObjectId>,
+    /// While somebody counts from scratch: what objects were found to take up meanwhile, `None` if they are
+    /// gone. Writers wait for no count.
+    meanwhile: Option<HashMap<ObjectId, Option<u64>>>,
 }
+
+/// A count from scratch under way; see [`Account::begin_count`].
+#[derive(Debug)]
+pub(super) struct Counting(Arc<Account>);
 
 /// What a change of records adds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,6 +77,9 @@ impl State {
     }
 
     fn set_object(&mut self, id: ObjectId, bytes: u64) {
+        if let Some(meanwhile) = &mut self.meanwhile {
+            meanwhile.insert(id, Some(bytes));
+        }
         let before = self.objects.insert(id, bytes).unwrap_or(0);
         self.usage.bytes = (self.usage.bytes + bytes).saturating_sub(before);
     }
@@ -205,6 +215,9 @@ impl Account {
     pub(super) fn remove_object(&self, id: ObjectId) {
         let mut state = lock(&self.state);
         let id = state.was.remove(&id).unwrap_or(id);
+        if let Some(meanwhile) = &mut state.meanwhile {
+            meanwhile.insert(id, None);
+        }
         if let Some(bytes) = state.objects.remove(&id) {
             state.usage.bytes = state.usage.bytes.saturating_sub(bytes);
         }
@@ -265,10 +278,20 @@ impl Account {
         self.eased.notify_all();
     }
 
-    /// Takes over what was counted from scratch: layers have gone. Open files without a name have
-    /// no record, and are added.
-    pub(super) fn recount(&self, count: Count) {
-        let mut state = lock(&self.state);
+    /// To be called before counting from scratch, for [`Counting::take`]. Whoever holds the records
+    /// counts them; the bytes of objects change all the while.
+    pub(super) fn begin_count(self: &Arc<Self>) -> Counting {
+        lock(&self.state).meanwhile = Some(HashMap::new());
+        Counting(self.clone())
+    }
+}
+
+impl Counting {
+    /// Takes over what was counted: layers have gone. Open files without a name have no record, and are
+    /// added; of objects that were looked at since the count began, that look is the later one.
+    pub(super) fn take(self, count: Count) {
+        let mut state = lock(&self.0.state);
+        let state = &mut *state;
         state.usage = count.usage;
         state.usage.inodes += state.open.len() as u64;
         state.objects = count.objects;
@@ -277,8 +300,21 @@ impl Account {
                 state.objects.insert(first, bytes);
             }
         }
-        drop(state);
-        self.eased.notify_all();
+        for (id, bytes) in state.meanwhile.take().unwrap_or_default() {
+            let counted = match bytes {
+                Some(bytes) => state.objects.insert(id, bytes),
+                None => state.objects.remove(&id),
+            };
+            let bytes_all = state.usage.bytes + bytes.unwrap_or(0);
+            state.usage.bytes = bytes_all.saturating_sub(counted.unwrap_or(0));
+        }
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        lock(&self.0.state).meanwhile = None;
+        self.0.eased.notify_all();
     }
 }
 

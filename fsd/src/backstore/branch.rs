@@ -48,6 +48,8 @@ pub struct LiveBranch {
     checkpoint_at: u64,
     /// What it takes up, where that is limited and asked for.
     account: Option<Arc<Account>>,
+    /// The layers that the account counts.
+    counted: BTreeSet<LayerId>,
     /// Inodes from this number on were made in the top layer.
     pub(super) born_from: u64,
     /// The layer may be frozen already, by a freezing that could be neither finished nor taken back.
@@ -90,6 +92,7 @@ impl LiveBranch {
             dirty: Dirty::default(),
             checkpoint_at: 0,
             account: None,
+            counted: BTreeSet::new(),
             born_from,
             is_unsettled: false,
             pace: Pace::default(),
@@ -155,6 +158,7 @@ impl LiveBranch {
         if self.account.is_none() && !self.info.limit.is_none() {
             let count = self.store.count(&self.info, &self.stack)?;
             self.account = Some(Arc::new(Account::new(self.info.limit, count)));
+            self.counted = self.info.own_layers().collect();
         }
         Ok(self.account.clone())
     }
@@ -171,14 +175,15 @@ impl LiveBranch {
             return Ok(());
         };
         let now = self.store.branch(&self.info.name)?;
-        if now.snapshots != self.info.snapshots {
-            let own = |info: &BranchInfo| info.own_layers().collect::<BTreeSet<_>>();
-            let gone = own(&now) != own(&self.info);
-            self.info.snapshots = now.snapshots;
-            if gone {
-                account.recount(self.store.count(&self.info, &self.stack)?);
-            }
+        self.info.snapshots = now.snapshots;
+        let own: BTreeSet<LayerId> = self.info.own_layers().collect();
+        // Not by the snapshots known before: a freezing, too, takes over which are left.
+        if self.counted.is_subset(&own) {
+            return Ok(());
         }
+        let counting = account.begin_count();
+        counting.take(self.store.count(&self.info, &self.stack)?);
+        self.counted = own;
         Ok(())
     }
 
@@ -192,7 +197,12 @@ impl LiveBranch {
         self.stack.layers.last().is_some_and(|top| top.is_blank())
     }
 
+    /// After a freezing.
     pub(super) fn set_info(&mut self, info: BranchInfo) {
+        if self.account.is_some() {
+            // A new layer is counted as it fills.
+            self.counted.extend(info.layers.last());
+        }
         self.info = info;
         self.checkpoint_at = self.next_checkpoint_at();
     }
@@ -359,7 +369,7 @@ impl LiveBranch {
 
     /// Whether only a new journal helps.
     fn journal_is_bad(&self) -> bool {
-        self.journal.sync_failed() || self.journal.is_poisoned()
+        self.journal.sync_failed() || self.journal.is_poisoned() || self.dirty.has_failed()
     }
 
     fn next_checkpoint_at(&self) -> u64 {
@@ -438,6 +448,7 @@ impl LiveBranch {
             }
         };
         let old = std::mem::replace(&mut self.journal, journal).generation();
+        self.dirty.is_left_behind();
         let top = self.top_mut()?;
         let had_table = top.table.replace(table).is_some();
         top.delta = Default::default();

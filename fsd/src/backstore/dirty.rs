@@ -20,6 +20,8 @@ struct Pending {
     tick: u64,
     dirs: BTreeMap<PathBuf, u64>,
     objects: BTreeMap<u64, u64>,
+    /// A sync of one of them failed, and the host does not tell of that again.
+    failed: bool,
 }
 
 impl Dirty {
@@ -47,6 +49,17 @@ impl Dirty {
     pub fn sync(&self, media: &dyn Media) -> Result<(), StoreError> {
         let now = self.lock().clone();
         now.sync(media, self)
+            .inspect_err(|_| self.lock().failed = true)
+    }
+
+    /// Whether a sync failed since records last became durable without the journal.
+    pub fn has_failed(&self) -> bool {
+        self.lock().failed
+    }
+
+    /// A checkpoint took the place of a journal that nobody can make durable any more.
+    pub fn is_left_behind(&self) {
+        self.lock().failed = false;
     }
 }
 
@@ -103,9 +116,17 @@ impl SyncHandle {
     /// Syncs; blocks as long as the disk takes. The bytes of objects are the caller's to sync, but
     /// for those that took the place of others.
     ///
-    /// Errors: once one sync has failed, every later one of the same journal does too, since the
-    /// kernel may have dropped what it could not write. A checkpoint starts a clean journal.
+    /// Errors: once one sync has failed, of the journal or of what must be before it, every later one of the
+    /// same journal does too, since the kernel may have dropped what it could not write. A checkpoint starts a clean journal.
     pub fn sync(&self) -> Result<(), StoreError> {
+        if self.dirty.has_failed() {
+            let e = std::io::Error::other("an earlier sync of a file or directory failed");
+            return Err(StoreError::io(
+                "sync",
+                self.media.describe(Path::new("")),
+                e,
+            ));
+        }
         // A frame must not be durable without the objects it names. What is noted now counts, not what
         // was when this was made: the journal has newer frames. The second pass takes what came during
         // the first.

@@ -47,6 +47,8 @@ enum Takes {
     Nothing,
     Entry,
     Data,
+    /// Data over data: it has its place.
+    Over,
 }
 
 /// What the plan says of one operation.
@@ -65,6 +67,13 @@ impl Plan {
         Ok(())
     }
 
+    /// Whether the disk is full now.
+    fn is_full(&self) -> bool {
+        let n = self.done.load(Ordering::SeqCst);
+        self.fault == Fault::FullDisk
+            && (self.at..self.healed_at.load(Ordering::SeqCst)).contains(&n)
+    }
+
     fn next(&self, takes: Takes) -> Verdict {
         if let Err(e) = self.alive() {
             return Verdict::Fail(e);
@@ -74,7 +83,7 @@ impl Plan {
             return Verdict::Do;
         }
         match self.fault {
-            Fault::FullDisk if n >= self.at && takes != Takes::Nothing => {
+            Fault::FullDisk if n >= self.at && matches!(takes, Takes::Entry | Takes::Data) => {
                 Verdict::Fail(io::Error::from_raw_os_error(nix::libc::ENOSPC))
             }
             Fault::Once(code) if n == self.at => Verdict::Fail(io::Error::from_raw_os_error(code)),
@@ -85,7 +94,9 @@ impl Plan {
                 self.dead.store(true, Ordering::SeqCst);
                 Verdict::Fail(io::Error::other("the process stops here"))
             }
-            Fault::Tear if n == self.at && takes == Takes::Data => Verdict::DoHalf,
+            Fault::Tear if n == self.at && matches!(takes, Takes::Data | Takes::Over) => {
+                Verdict::DoHalf
+            }
             Fault::Tear | Fault::StopAfter if n == self.at => Verdict::DoThenDie,
             _ => Verdict::Do,
         }
@@ -236,6 +247,9 @@ impl Media for FaultMedia {
         note: &[u8],
     ) -> io::Result<Option<Box<dyn LockGuard>>> {
         self.plan.alive()?;
+        if self.plan.is_full() && self.inner.facts(path).is_err() {
+            return Err(io::Error::from_raw_os_error(nix::libc::ENOSPC));
+        }
         self.inner.lock(path, wait, note)
     }
 
@@ -259,7 +273,12 @@ impl MediaFile for FaultFile {
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
-        match self.plan.next(Takes::Data) {
+        let end = offset.saturating_add(data.len() as u64);
+        let takes = match self.inner.stat() {
+            Ok(stat) if end <= stat.len => Takes::Over,
+            _ => Takes::Data,
+        };
+        match self.plan.next(takes) {
             Verdict::Do => self.inner.write_at(data, offset),
             Verdict::Fail(e) => Err(e),
             Verdict::DoHalf => {

@@ -33,6 +33,7 @@ mod objects;
 mod pace;
 mod reader;
 mod remove;
+mod room;
 mod snapshot;
 mod spares;
 mod stack;

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::error::StoreError;
 use super::media::{Media, MediaFile, ObjectStat, OpenMode, SeekFor};
@@ -47,6 +48,8 @@ pub trait ObjectFile: Send + Sync + Debug {
     /// Length, blocks, mtime.
     fn stat(&self) -> Result<ObjectStat, StoreError>;
     /// Makes it durable; `data_only` as fdatasync(2).
+    ///
+    /// Errors: once it has failed, it always does on what is open here, until all is cut off.
     fn sync(&self, data_only: bool) -> Result<(), StoreError>;
     /// fallocate(2), with its flags.
     fn allocate(&self, mode: i32, offset: u64, len: u64) -> Result<(), StoreError>;
@@ -96,6 +99,8 @@ struct Object {
     id: ObjectId,
     path: PathBuf,
     file: Box<dyn MediaFile>,
+    /// A sync of it failed. The host tells of that once, and may have dropped what it could not write.
+    sync_failed: AtomicBool,
 }
 
 /// Opens an object in the layer directory `media`.
@@ -115,6 +120,7 @@ pub fn open(
             id,
             path: media.describe(&path),
             file,
+            sync_failed: AtomicBool::new(false),
         })),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Err(StoreError::damaged(
             media.describe(&path),
@@ -145,6 +151,7 @@ pub fn create(
         id,
         path: media.describe(&path),
         file,
+        sync_failed: AtomicBool::new(false),
     }))
 }
 
@@ -177,6 +184,7 @@ pub fn stage_copy(media: &dyn Media, id: ObjectId, path: &Path) -> Result<PathBu
             id,
             path: media.describe(path),
             file,
+            sync_failed: AtomicBool::new(false),
         })
     };
     let source = at(path, OpenMode::Read)?;
@@ -284,7 +292,12 @@ impl ObjectFile for Object {
     }
 
     fn set_len(&self, len: u64) -> Result<(), StoreError> {
-        self.file.set_len(len).map_err(self.wrap("truncate"))
+        self.file.set_len(len).map_err(self.wrap("truncate"))?;
+        if len == 0 {
+            // Nothing of it is left that could be lost.
+            self.sync_failed.store(false, Ordering::Release);
+        }
+        Ok(())
     }
 
     fn stat(&self) -> Result<ObjectStat, StoreError> {
@@ -292,7 +305,14 @@ impl ObjectFile for Object {
     }
 
     fn sync(&self, data_only: bool) -> Result<(), StoreError> {
-        self.file.sync(data_only).map_err(self.wrap("sync"))
+        if self.sync_failed.load(Ordering::Acquire) {
+            let e = io::Error::other("an earlier sync of this file failed");
+            return Err(self.wrap("sync")(e));
+        }
+        self.file.sync(data_only).map_err(|e| {
+            self.sync_failed.store(true, Ordering::Release);
+            self.wrap("sync")(e)
+        })
     }
 
     fn allocate(&self, mode: i32, offset: u64, len: u64) -> Result<(), StoreError> {

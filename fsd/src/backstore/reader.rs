@@ -41,6 +41,11 @@ impl BranchReader {
         self.stack.layers.last().map(|top| top.id)
     }
 
+    /// How many records and names the branch's own layer has a word on.
+    pub fn own_records(&self) -> u64 {
+        self.stack.layers.last().map_or(0, |top| top.records())
+    }
+
     /// What the frozen layers say of a name, without the top one.
     pub fn lower_dentry(&self, parent: Ino, name: &Name) -> Result<Option<Dentry>, StoreError> {
         self.stack.lower_dentry(parent, name)

@@ -42,6 +42,7 @@ impl Store {
             self.remove_stages();
         }
         self.empty_trash();
+        self.keep_room(0);
         Ok(())
     }
 

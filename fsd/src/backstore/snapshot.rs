@@ -9,7 +9,7 @@ use super::branch::LiveBranch;
 use super::error::StoreError;
 use super::freeze::{Frozen, Kept};
 use super::load::Floor;
-use super::media::{LockGuard, try_replace_file};
+use super::media::LockGuard;
 use super::meta::{self, BranchFile, BranchInfo, Snapshot};
 use super::reader::BranchReader;
 use super::store::{BRANCH_FILE, BRANCHES, Listed, Store, branch_dir, layer_dir};
@@ -46,10 +46,12 @@ impl<'a> Held<'a> {
                 let name = info.name.to_string();
                 return Err((StoreError::TooManySnapshots(name), false));
             }
-            try_replace_file(&*self.store.media, &path, &bytes, true).map_err(|e| {
+            self.store.replace_durably(&path, &bytes).map_err(|e| {
                 let error = self.store.io("write", &path, e.source).while_writing();
                 (error, e.is_visible)
-            })
+            })?;
+            self.store.keep_room(bytes.len() as u64);
+            Ok(())
         };
         match replace(info) {
             Ok(()) => Ok(()),
@@ -125,6 +127,7 @@ impl Store {
             self.discard_unused_layers(None)?;
         }
         self.empty_trash();
+        self.keep_room(0);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! format                 version of the layout
+//! room                   kept for the day the disk is full
 //! store.lock             held while the set of branches or layers changes
 //! branches/NAME/         branch.json run.json hidden.json branch.lock control.sock fsd.log
 //! layers/ID/             journal.G table.G objects/
@@ -167,6 +168,7 @@ impl Store {
             if made {
                 store.sync_dir(Path::new(""))?;
             }
+            store.keep_room(0);
         }
         Ok(Some(store))
     }

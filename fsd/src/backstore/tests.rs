@@ -1,8 +1,10 @@
 //! The store as a whole: against a model, over crashes, damaged, shared, and beside a writer.
 
 mod branches;
+mod counted;
 mod crash;
 mod damage;
+mod full;
 mod gc;
 mod live;
 mod model;
@@ -10,6 +12,7 @@ mod snapshots;
 mod spares;
 mod stacks;
 mod sweeps;
+mod synced;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -5,7 +5,9 @@
 //! only this clock knows, just looked at: since 6.13 that makes it a stamp as fine as the clock, and
 //! none that the kernel puts on any file afterwards is earlier. (Multigrain timestamps; a finer clock
 //! of our own would run ahead of the objects' ticks.) An older kernel stamps by the tick, objects
-//! and this file alike. And no stamp is behind one that was already seen on an object or handed out.
+//! and this file alike. And no stamp is behind one that was already seen on an object, but where the
+//! host's clock was set back: then stamps go on from there, as the host's own do. Waiting for the clock
+//! to come by again would give all changes until then one stamp.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -15,6 +17,9 @@ use rustix::fs::{MemfdFlags, Timespec, Timestamps, UTIME_NOW};
 use crate::core::types::Time;
 
 const NSEC_PER_SEC: i64 = 1_000_000_000;
+/// The kernel's clock is behind what it has put on a file by a tick at the most: 10 ms, twice that for
+/// good measure. What is further behind was set back.
+const TICKS_NS: i64 = 20_000_000;
 
 /// The kernel's clock for files, with a floor.
 #[derive(Debug)]
@@ -37,16 +42,30 @@ impl Default for StampClock {
 impl StampClock {
     /// The stamp for a change made now.
     pub fn now(&self) -> Time {
-        let kernel_ns = self.kernel_ns().unwrap_or_else(|| {
-            let t = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
-            t.tv_sec * NSEC_PER_SEC + t.tv_nsec
-        });
-        let before = self.floor_ns.load(Ordering::Relaxed);
-        // A clock set back by hours is the administrator's doing, not granularity: follow it.
-        let ns = if before - kernel_ns > NSEC_PER_SEC {
-            kernel_ns
-        } else {
-            before.max(kernel_ns)
+        self.stamp(|| {
+            self.kernel_ns().unwrap_or_else(|| {
+                let t = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+                t.tv_sec * NSEC_PER_SEC + t.tv_nsec
+            })
+        })
+    }
+
+    fn stamp(&self, kernel_ns: impl FnOnce() -> i64) -> Time {
+        // Looked at first: whatever the floor rises to meanwhile is no older than what the kernel says.
+        let floor_ns = self.floor_ns.load(Ordering::Relaxed);
+        let kernel_ns = kernel_ns();
+        let is_set_back = floor_ns.saturating_sub(kernel_ns) > TICKS_NS;
+        if is_set_back {
+            let _ = self.floor_ns.compare_exchange(
+                floor_ns,
+                kernel_ns,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
+        }
+        let ns = match is_set_back {
+            true => kernel_ns,
+            false => floor_ns.max(kernel_ns),
         };
         Time {
             sec: ns.div_euclid(NSEC_PER_SEC),
@@ -88,6 +107,15 @@ impl StampClock {
     }
 }
 
+/// The later of two stamps of a file, of which `stamp` is of its newest change. A `known` one that is
+/// still to come is from before the clock was set back, and gives way: the change must show.
+pub fn later(known: Time, stamp: Time, now: Time) -> Time {
+    match known > now {
+        true => stamp,
+        false => known.max(stamp),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -121,6 +149,39 @@ mod tests {
             assert!(ns(before) <= ns(stamp), "{before:?} then {stamp:?}");
             assert!(ns(stamp) <= ns(after), "{stamp:?} then {after:?}");
         }
+    }
+
+    const DAY_NS: i64 = 86_400 * NSEC_PER_SEC;
+
+    #[test]
+    fn a_clock_that_was_set_back_goes_on_from_there() {
+        for back_ns in [NSEC_PER_SEC / 2, 2 * NSEC_PER_SEC, DAY_NS] {
+            let clock = StampClock::default();
+            let start = 100 * DAY_NS;
+            clock.floor_ns.store(start, Ordering::Relaxed);
+            // All along until it has passed the time that it was set back at.
+            let steps = (0..=300).map(|i| start - back_ns + back_ns / 200 * i);
+            let stamps: Vec<i64> = steps.clone().map(|at| ns(clock.stamp(|| at))).collect();
+            let true_ones: Vec<i64> = steps.collect();
+            assert_eq!(stamps, true_ones, "each change has a stamp of its own");
+        }
+    }
+
+    #[test]
+    fn what_is_late_by_a_tick_is_held_at_the_floor() {
+        let clock = StampClock::default();
+        let at = 100 * DAY_NS;
+        clock.floor_ns.store(at, Ordering::Relaxed);
+        assert_eq!(ns(clock.stamp(|| at - TICKS_NS / 2)), at);
+        assert_eq!(ns(clock.stamp(|| at + 1)), at + 1);
+    }
+
+    #[test]
+    fn a_change_shows_though_the_stamp_before_it_is_still_to_come() {
+        let at = |sec| Time { sec, nsec: 5 };
+        assert_eq!(later(at(10), at(20), at(30)), at(20));
+        assert_eq!(later(at(20), at(10), at(30)), at(20));
+        assert_eq!(later(at(90), at(10), at(30)), at(10));
     }
 
     #[test]

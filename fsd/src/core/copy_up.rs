@@ -12,13 +12,14 @@ use rustix::fs::FallocateFlags;
 
 use crate::backstore::{ObjectFile, Records};
 use crate::core::change::Change;
+use crate::core::clock;
 use crate::core::quota::Room;
 use crate::core::record::{
     Content, Delta, ExtentMap, ExtentSource, InodeRec, ObjectId, full_blocks,
 };
 use crate::core::stream::{Bytes, Extents, Stream};
 use crate::core::superblock::Tree;
-use crate::core::types::Ino;
+use crate::core::types::{Ino, Time};
 use crate::core::{FsCore, FsError, extents};
 use crate::sync::Arc;
 
@@ -541,7 +542,7 @@ pub fn fold_into(core: &FsCore, record: &mut InodeRec, bytes: &Bytes) -> Result<
         stamp.fold_size(record);
         if record.object_mtime != Some(stamp.mtime) {
             record.mtime = stamp.mtime;
-            record.ctime = record.ctime.max(stamp.mtime);
+            record.ctime = clock::later(record.ctime, stamp.mtime, Time::now());
             record.object_mtime = Some(stamp.mtime);
             core.clock.saw(stamp.mtime);
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::backstore::{LiveBranch, Records};
 use crate::core::FsError;
 use crate::core::base::{self, BaseDir, BaseLoc, BaseStat, BaseTree};
+use crate::core::clock;
 use crate::core::exposed::Exposed;
 use crate::core::found::is_same;
 use crate::core::implicit::{Implicit, Outdated};
@@ -17,7 +18,7 @@ use crate::core::listing::Listings;
 use crate::core::names::NameCounts;
 use crate::core::record::{Content, Fingerprint, InodeRec, full_blocks};
 use crate::core::stream::{ObjectStamp, Stream};
-use crate::core::types::{Attr, Ino, Kind};
+use crate::core::types::{Attr, Ino, Kind, Time};
 
 /// The live state of one branch.
 #[derive(Debug)]
@@ -137,7 +138,7 @@ impl Tree {
                     if record.object_mtime.is_none() && origin == Some(record.mtime) {
                         attr.mtime = now.mtime;
                     }
-                    attr.ctime = attr.ctime.max(now.ctime);
+                    attr.ctime = clock::later(attr.ctime, now.ctime, Time::now());
                 }
                 attr
             }
@@ -176,7 +177,7 @@ impl Tree {
             (attr.size, attr.blocks) = (stamp.size, stamp.blocks);
             if record.object_mtime != Some(stamp.mtime) {
                 attr.mtime = stamp.mtime;
-                attr.ctime = attr.ctime.max(stamp.mtime);
+                attr.ctime = clock::later(attr.ctime, stamp.mtime, Time::now());
             }
         }
         if !record.dirty && record.blocks == Some(0) {

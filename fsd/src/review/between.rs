@@ -38,6 +38,7 @@ pub fn between(
         strays: from.strays.clone(),
         problems: problems(from, to),
         complete: from.complete && to.complete,
+        clock_set_back: from.clock_set_back || to.clock_set_back,
     };
     set.strays.extend(to.strays.iter().cloned());
     set.strays.sort_by(|a, b| a.path.cmp(&b.path));

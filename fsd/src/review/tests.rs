@@ -615,6 +615,38 @@ fn what_the_host_changed_since_is_marked() {
 }
 
 #[test]
+fn what_cannot_be_told_after_the_clock_was_set_back_counts_as_changed_by_the_host() {
+    let dir = base();
+    let mut model = Model::new(dir.path());
+    model.write(b"/a/one", b"branch\n");
+    model.write(b"/both", b"made by the branch\n");
+    model.remove(b"/b/link");
+    let marked = |model: &Model| {
+        let set = review(model, Effort::Exact).1;
+        let marked = set.changes.iter().filter(|c| c.host_changed);
+        let paths: Vec<_> = marked
+            .map(|c| String::from_utf8_lossy(&c.path).into_owned())
+            .collect();
+        (paths, set.clock_set_back)
+    };
+    assert_eq!(marked(&model), (vec![], false));
+    // All of this was done a day ahead of what the clock says now.
+    for record in model.inodes.values_mut() {
+        let mut ahead = (**record).clone();
+        ahead.ctime.sec += 86_400;
+        ahead.btime.sec += 86_400;
+        *record = std::sync::Arc::new(ahead);
+    }
+    next_tick(dir.path());
+    fs::write(dir.path().join("both"), "made by the host\n").unwrap();
+    fs::remove_file(dir.path().join("b/link")).unwrap();
+    symlink("elsewhere", dir.path().join("b/link")).unwrap();
+    // What has a record is known without a clock.
+    let expected = ["/b/link", "/both"].map(str::to_owned).to_vec();
+    assert_eq!(marked(&model), (expected, true));
+}
+
+#[test]
 fn files_replaced_or_moved_on_the_branch_are_not_taken_for_changes_of_the_host() {
     let dir = base();
     let mut model = Model::new(dir.path());

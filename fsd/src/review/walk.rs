@@ -58,6 +58,9 @@ pub struct ChangeSet {
     pub problems: Vec<Problem>,
     /// False: [`Effort::Bounded`] ran out, and there are more changes than these.
     pub complete: bool,
+    /// The clock was set back since the branch changed something, and has not come by again: what the
+    /// host changed since cannot be told there from what it had before, and counts as changed.
+    pub clock_set_back: bool,
 }
 
 /// A changed file of the base with no name that the branch has a word on.
@@ -145,6 +148,8 @@ struct Walk<'a> {
     origins: HashMap<Arc<[u8]>, Arc<InodeRec>>,
     /// [`Pair::since`] of the pair that is looked at.
     since: Option<Time>,
+    /// When the review began.
+    now: Time,
     /// The host directory that it merges with.
     merged: Option<Arc<[u8]>>,
     set: ChangeSet,
@@ -190,6 +195,7 @@ impl<'a> Walk<'a> {
             strays: Vec::new(),
             problems: Vec::new(),
             complete: true,
+            clock_set_back: false,
         };
         Ok(Walk {
             records,
@@ -207,6 +213,7 @@ impl<'a> Walk<'a> {
             links: HashMap::new(),
             origins,
             since: None,
+            now: Time::now(),
             merged: None,
             set,
         })

@@ -6,7 +6,7 @@ use agentfs_fsd::core::point::SnapshotName;
 use agentfs_fsd::core::types::BranchName;
 use clap::{Parser, Subcommand};
 
-use super::NameParser;
+use super::given::{For, NameParser};
 
 /// Controls the branches of a mount: snapshots, new branches, and which process sees which.
 ///
@@ -70,7 +70,7 @@ pub enum ControlCommand {
         #[arg(long, value_name = "ID")]
         snapshot: String,
         /// The name of the branch
-        #[arg(long, value_name = "NAME", value_parser = NameParser)]
+        #[arg(long, value_name = "NAME", value_parser = NameParser(For::Make))]
         name: BranchName,
     },
     /// List the branches of this mount's base

@@ -1,15 +1,12 @@
 //! The arguments that are about branches and snapshots as such: `snapshot`, `restore`, `branch`.
 
-use std::ffi::OsStr;
-
 use agentfs_fsd::core::point::{Point, SnapshotName};
 use agentfs_fsd::core::types::BranchName;
 use agentfs_policy::Disk;
-use clap::builder::TypedValueParser;
-use clap::error::ErrorKind;
 use clap::{Args, Subcommand};
 
-use super::{NameParser, RmArgs};
+use super::RmArgs;
+use super::given::{For, NameParser, PointParser, SnapshotOf, SnapshotParser};
 
 /// `agentfs snapshot`.
 #[derive(Debug, Subcommand)]
@@ -29,7 +26,7 @@ pub enum SnapshotCommand {
 #[derive(Debug, Args)]
 pub struct SnapshotCreateArgs {
     /// The branch
-    #[arg(value_name = "BRANCH", value_parser = NameParser)]
+    #[arg(value_name = "BRANCH", value_parser = NameParser(For::Freeze))]
     pub branch: BranchName,
 
     /// The name of the snapshot [default: the next number]
@@ -45,7 +42,7 @@ pub struct SnapshotCreateArgs {
 #[derive(Debug, Args)]
 pub struct SnapshotListArgs {
     /// The branch
-    #[arg(value_name = "BRANCH", value_parser = NameParser)]
+    #[arg(value_name = "BRANCH", value_parser = NameParser(For::ListSnapshots))]
     pub branch: BranchName,
 
     /// One JSON object, in a schema that stays
@@ -76,13 +73,13 @@ pub struct SnapshotRmArgs {
 /// `agentfs restore`.
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
-    /// The branch; a running one is refused
-    #[arg(value_name = "BRANCH", value_parser = NameParser)]
-    pub branch: BranchName,
+    /// The snapshot, as BRANCH@SNAPSHOT, or the branch alone; a running one is refused
+    #[arg(value_name = "POINT", value_parser = PointParser)]
+    pub point: Point,
 
-    /// The name of one of its snapshots
-    #[arg(value_name = "SNAPSHOT")]
-    pub snapshot: SnapshotName,
+    /// One of its snapshots, behind a branch alone
+    #[arg(value_name = "SNAPSHOT", value_parser = SnapshotParser)]
+    pub snapshot: Option<SnapshotOf>,
 }
 
 /// `agentfs branch`.
@@ -104,7 +101,7 @@ pub enum BranchCommand {
 #[derive(Debug, Args)]
 pub struct BranchCreateArgs {
     /// Its name: 1 to 64 letters, digits, '.', '_' or '-'
-    #[arg(value_name = "NAME", value_parser = NameParser)]
+    #[arg(value_name = "NAME", value_parser = NameParser(For::Make))]
     pub branch: BranchName,
 
     /// A branch as it is now, or a snapshot: BRANCH@SNAPSHOT [default: the host's files, for the
@@ -122,20 +119,20 @@ pub struct BranchCreateArgs {
 #[derive(Debug, Args)]
 pub struct BranchRenameArgs {
     /// The branch
-    #[arg(value_name = "NAME", value_parser = NameParser)]
+    #[arg(value_name = "NAME", value_parser = NameParser(For::Rename))]
     pub from: BranchName,
 
     /// Its new name
-    #[arg(value_name = "NEW", value_parser = NameParser)]
+    #[arg(value_name = "NEW", value_parser = NameParser(For::NewName))]
     pub to: BranchName,
 }
 
 /// `agentfs branch show`.
 #[derive(Debug, Args)]
 pub struct BranchShowArgs {
-    /// The branch
-    #[arg(value_name = "NAME", value_parser = NameParser)]
-    pub branch: BranchName,
+    /// The branch; for BRANCH@SNAPSHOT the same as `agentfs snapshot show`
+    #[arg(value_name = "NAME", value_parser = PointParser)]
+    pub point: Point,
 
     /// One JSON object, in a schema that stays
     #[arg(long)]
@@ -148,22 +145,4 @@ pub struct BranchTreeArgs {
     /// One JSON object, in a schema that stays
     #[arg(long)]
     pub json: bool,
-}
-
-/// Parses a [`Point`] with an error that is one line.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct PointParser;
-
-impl TypedValueParser for PointParser {
-    type Value = Point;
-
-    fn parse_ref(
-        &self,
-        _command: &clap::Command,
-        _arg: Option<&clap::Arg>,
-        value: &OsStr,
-    ) -> Result<Point, clap::Error> {
-        let point = value.to_string_lossy().parse::<Point>();
-        point.map_err(|e| clap::Error::raw(ErrorKind::ValueValidation, format!("{e}\n")))
-    }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{BranchCommand, BranchCreateArgs};
 use crate::cmd::run::Here;
-use crate::cmd::{Globals, rm};
+use crate::cmd::{Globals, rm, snapshot};
 use crate::error::CmdError;
 use crate::review::json::{self, put_bytes};
 use crate::review::style::escape_word;
@@ -28,14 +28,18 @@ pub fn run(command: &BranchCommand, globals: &Globals) -> Result<ExitCode, CmdEr
             say!("agentfs: branch {} is {} now", args.from, args.to);
         }
         BranchCommand::Rm(args) => return rm::run(args, globals),
+        BranchCommand::Show(args) if args.point.snapshot.is_some() => {
+            snapshot::show(&args.point, args.json, globals)?;
+        }
         BranchCommand::Show(args) => {
+            let name = &args.point.branch;
             let store = Store::open(&globals.store_path)?
-                .ok_or_else(|| StoreError::NoBranch(args.branch.to_string()))?;
+                .ok_or_else(|| StoreError::NoBranch(name.to_string()))?;
             // By the list: that one knows the parent by its present name.
-            let info = infos(&store)?.into_iter().find(|i| i.name == args.branch);
+            let info = infos(&store)?.into_iter().find(|i| i.name == *name);
             let info = match info {
                 Some(info) => info,
-                None => store.branch(&args.branch)?,
+                None => store.branch(name)?,
             };
             let text = match args.json {
                 true => {

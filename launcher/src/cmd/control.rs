@@ -121,11 +121,24 @@ impl Mount {
         CmdError::daemon(&self.branch, e)
     }
 
-    /// The branch with this name or id.
-    fn branch(&self, word: &str) -> Result<&BranchInfo, CmdError> {
+    /// The branch with this name or id. `instead`: what does it where a snapshot is named.
+    fn branch(
+        &self,
+        word: &str,
+        instead: impl Fn(&Point) -> String,
+    ) -> Result<&BranchInfo, CmdError> {
         let by_name = self.all.iter().find(|info| info.name.as_str() == word);
         let by_id = || self.all.iter().find(|info| hex(info.id) == word);
         by_name.or_else(by_id).ok_or_else(|| {
+            if let Ok((info, snapshot)) = self.snapshot(word) {
+                let point = Point {
+                    branch: info.name.clone(),
+                    snapshot: Some(snapshot.name.clone()),
+                };
+                let what = format!("'{}'", escape_word(word.as_bytes()));
+                let why = "is a snapshot, and this is for branches";
+                return CmdError::refused(what, why, instead(&point));
+            }
             let fix = "branch-list lists the branches";
             let what = format!("branch '{}'", escape_word(word.as_bytes()));
             CmdError::refused(what, "there is none of that name or id", fix)
@@ -162,19 +175,23 @@ impl Mount {
     }
 
     fn list_snapshots(&self, branch: Option<&str>) -> Result<(Value, String), CmdError> {
-        let only = branch.map(|word| self.branch(word)).transpose()?;
+        let instead = |point: &Point| {
+            let branch = &point.branch;
+            format!("snapshot-list --branch {branch} lists it, and the others of that branch")
+        };
+        let only = branch.map(|word| self.branch(word, instead)).transpose()?;
         let wanted = |info: &&BranchInfo| match only {
             Some(only) => info.id == only.id,
             None => self.has(info),
         };
-        let mut found: Vec<(&BranchInfo, &Snapshot)> = (self.all.iter().filter(wanted))
-            .flat_map(|info| info.snapshots.iter().map(move |s| (info, s)))
-            .collect();
-        found.sort_by_key(|(_, s)| s.created);
+        let found = by_age(
+            (self.all.iter().filter(wanted))
+                .flat_map(|info| info.snapshots.iter().map(move |s| (info, s))),
+        );
         let now = Time::now();
         let mut cells = vec![["SNAPSHOT", "ID", "AGE"].map(str::to_owned).to_vec()];
         for (info, s) in &found {
-            let age = table::age(now.sec - s.created.sec);
+            let age = table::age(now.sec.saturating_sub(s.created.sec));
             cells.push(vec![format!("{}@{}", info.name, s.name), hex(s.id), age]);
         }
         let list: Vec<Value> = (found.iter())
@@ -190,7 +207,16 @@ impl Mount {
         name: Option<&SnapshotName>,
     ) -> Result<(Value, String), CmdError> {
         let branch = match branch {
-            Some(word) => &self.branch(word)?.name,
+            Some(word) => {
+                let instead = |point: &Point| {
+                    let branch = &point.branch;
+                    format!(
+                        "snapshot-create --branch {branch} freezes what that branch holds now, \
+                         branch-create --snapshot {point} --name NEW makes a branch of the snapshot"
+                    )
+                };
+                &self.branch(word, instead)?.name
+            }
             None => &self.branch,
         };
         let name = live::create_snapshot(&self.store, branch, name)?;
@@ -266,7 +292,10 @@ impl Mount {
             let refused = self.client.unbind(pid);
             refused.map_err(|e| self.daemon(e))?;
         }
-        let branch = self.branch(word)?.name.clone();
+        let instead = |point: &Point| {
+            format!("branch-create --snapshot {point} --name NEW, then bind the process to NEW")
+        };
+        let branch = self.branch(word, instead)?.name.clone();
         let facts = proc::facts(pid).map_err(|e| match e {
             ProcError::Gone(pid) => {
                 let fix = "name a process that is alive, by its pid on the host";
@@ -331,6 +360,22 @@ impl Mount {
     }
 }
 
+/// Oldest first. Those of one branch stay in the order that they were made in, also where the clock was
+/// set back between them; each then counts as no older than the one before.
+fn by_age<'a>(
+    found: impl Iterator<Item = (&'a BranchInfo, &'a Snapshot)>,
+) -> Vec<(&'a BranchInfo, &'a Snapshot)> {
+    let mut newest: BTreeMap<u64, Time> = BTreeMap::new();
+    let mut keyed = Vec::new();
+    for (info, snapshot) in found {
+        let newest = newest.entry(info.id).or_insert(snapshot.created);
+        *newest = snapshot.created.max(*newest);
+        keyed.push((*newest, (info, snapshot)));
+    }
+    keyed.sort_by_key(|(at, _)| *at);
+    keyed.into_iter().map(|(_, found)| found).collect()
+}
+
 /// An id as it is printed.
 fn hex(id: u64) -> String {
     format!("{id:016x}")
@@ -344,5 +389,52 @@ fn numbers(pids: &[u32]) -> String {
             .map(u32::to_string)
             .collect::<Vec<_>>()
             .join(" "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agentfs_fsd::backstore::Limit;
+
+    use super::*;
+
+    fn branch(id: u64, created_sec: &[i64]) -> BranchInfo {
+        let snapshots = created_sec.iter().zip(1u64..).map(|(sec, n)| Snapshot {
+            name: SnapshotName::new(&n.to_string()).unwrap(),
+            id: n,
+            created: Time { sec: *sec, nsec: 0 },
+            layers: Vec::new(),
+        });
+        BranchInfo {
+            name: BranchName::new(&format!("b{id}")).unwrap(),
+            id,
+            parent: None,
+            created: Time::default(),
+            workspace: "/".into(),
+            last_run: None,
+            layers: Vec::new(),
+            inherited: 0,
+            snapshots: snapshots.collect(),
+            limit: Limit::default(),
+        }
+    }
+
+    #[test]
+    fn snapshots_of_a_branch_stay_in_their_order_whatever_the_clock_said() {
+        // The clock went back by 50 before the third one.
+        let (one, other) = (branch(1, &[100, 110, 60, 70]), branch(2, &[90, 105, 120]));
+        let of = |info| move |snapshot| (info, snapshot);
+        let found = by_age(
+            [&one, &other]
+                .into_iter()
+                .flat_map(|info| info.snapshots.iter().map(of(info))),
+        );
+        let order: Vec<_> = (found.iter())
+            .map(|(info, s)| format!("{}@{}", info.name, s.name))
+            .collect();
+        assert_eq!(
+            order,
+            ["b2@1", "b1@1", "b2@2", "b1@2", "b1@3", "b1@4", "b2@3"]
+        );
     }
 }

@@ -74,6 +74,12 @@ pub fn run(args: &DiffArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     if shown.is_some() {
         remarks(args, &asked, &scope, &plan, is_patch);
     }
+    if review.set.clock_set_back {
+        say!(
+            "agentfs: the clock was set back since the branch changed this: what the host changed meanwhile \
+             cannot be told, so files that the branch removed or made anew count as changed on the host"
+        );
+    }
     let is_found = untouched(&review, &asked, &scope, &plan);
     for problem in &review.set.problems {
         let (path, what) = (

@@ -1,5 +1,6 @@
 //! `agentfs fsck`: checks the store and its branches, and mends them when asked to.
 
+use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -8,11 +9,12 @@ use serde_json::{Map, Value, json};
 
 use agentfs_fsd::backstore::check::{Finding, Host, Level, Repaired, Report};
 use agentfs_fsd::backstore::{Loss, Store, StoreError};
+use agentfs_fsd::core::point::Point;
 use agentfs_fsd::core::types::BranchName;
 use agentfs_fsd::review::Base;
 
 use crate::cli::FsckArgs;
-use crate::cmd::Globals;
+use crate::cmd::{Globals, snapshot};
 use crate::error::CmdError;
 use crate::progress::{Bar, Unit};
 use crate::review::json::{self, put_bytes};
@@ -27,8 +29,8 @@ const EXIT_DAMAGED: u8 = 1;
 pub fn run(args: &FsckArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     let report = match Store::open_for_check(&globals.store_path)? {
         Some(store) => look(&store, args)?,
-        None => match args.branches.first() {
-            Some(name) => return Err(StoreError::NoBranch(name.to_string()).into()),
+        None => match args.points.first() {
+            Some(point) => return Err(StoreError::NoBranch(point.branch.to_string()).into()),
             None => {
                 let path = escape_word(globals.store_path.as_os_str().as_bytes());
                 say!("agentfs: there is no store at {path}; the first run makes one");
@@ -48,20 +50,35 @@ pub fn run(args: &FsckArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
 }
 
 fn look(store: &Store, args: &FsckArgs) -> Result<Report, CmdError> {
+    let branches = branches_of(store, &args.points)?;
     // Without it a repair does what it can.
     let host = Base::new(Path::new("/"), &[store.path().to_path_buf()]).ok();
     let mut bar = Bar::new(Unit::Bytes);
     let mut show = |what: &str, done: u64, total: u64| bar.show(what, done, total);
     let report = match args.repair {
         true => store.repair(
-            &args.branches,
+            &branches,
             host.as_ref().map(|host| host as &dyn Host),
             &mut show,
         ),
-        false => store.check(&args.branches, &mut show),
+        false => store.check(&branches, &mut show),
     };
     drop(bar);
     Ok(report?)
+}
+
+/// The branches of the points. A snapshot must be one, unless its branch cannot tell.
+fn branches_of(store: &Store, points: &[Point]) -> Result<Vec<BranchName>, CmdError> {
+    for point in points {
+        if let Some(name) = &point.snapshot
+            && let Ok(info) = store.branch(&point.branch)
+            && info.snapshot(name).is_none()
+        {
+            return Err(snapshot::none(&point.branch, name).into());
+        }
+    }
+    let branches: BTreeSet<_> = points.iter().map(|point| point.branch.clone()).collect();
+    Ok(branches.into_iter().collect())
 }
 
 fn counted(n: usize, what: &str) -> String {
@@ -164,7 +181,7 @@ fn to_text(report: &Report, repair: bool) -> String {
     }
     let of_snapshots = |finding: &&Finding| !finding.repairable && !finding.points.is_empty();
     if left.iter().any(of_snapshots) {
-        out += "  fix: of a snapshot, what cannot be mended stays: `agentfs snapshot rm BRANCH SNAPSHOT` \
+        out += "  fix: of a snapshot, what cannot be mended stays: `agentfs snapshot rm BRANCH@SNAPSHOT` \
                 drops it; the branch itself is not affected\n";
     }
     if left
@@ -299,7 +316,7 @@ mod tests {
 
     fn args(repair: bool) -> FsckArgs {
         FsckArgs {
-            branches: Vec::new(),
+            points: Vec::new(),
             repair,
             json: false,
         }

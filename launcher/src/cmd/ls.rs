@@ -1,4 +1,4 @@
-//! `agentfs ls`: the branches, what runs on them, and how much they changed.
+//! `agentfs ls`: the branches, what runs on them, and how much they changed; and so for snapshots, by name.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -10,11 +10,12 @@ use std::process::ExitCode;
 use nix::sys::signal::Signal;
 use serde_json::{Map, Value, json};
 
-use agentfs_fsd::backstore::{BranchInfo, Listed, RunExit, Store, StoreError};
+use agentfs_fsd::backstore::{BranchInfo, Listed, RunExit, Snapshot, Store, StoreError};
+use agentfs_fsd::core::point::Point;
 use agentfs_fsd::core::types::Time;
 
 use crate::cli::LsArgs;
-use crate::cmd::{Globals, branch, mount};
+use crate::cmd::{Globals, branch, mount, snapshot};
 use crate::error::CmdError;
 use crate::limit;
 use crate::review::json::{self, put_bytes, put_words};
@@ -37,8 +38,19 @@ enum State {
     Interrupted,
     /// What is stored of it is not what was written.
     Damaged(String),
+    /// It is a snapshot, which does nothing.
+    Snapshot,
     /// It cannot be looked at, which says nothing of what it holds: a word for why, and the reason.
     Unreadable(&'static str, String),
+}
+
+impl Row {
+    fn created(&self) -> Option<Time> {
+        match (&self.snapshot, &self.info) {
+            (Some((snapshot, _)), _) => Some(snapshot.created),
+            (None, info) => info.as_ref().map(|info| info.created),
+        }
+    }
 }
 
 impl State {
@@ -56,10 +68,13 @@ impl State {
     }
 }
 
-/// One branch.
+/// One branch, or one snapshot.
 struct Row {
     name: String,
+    /// Of a snapshot, its branch.
     info: Option<BranchInfo>,
+    /// The snapshot, and what `agentfs snapshot show --json` has of it.
+    snapshot: Option<(Snapshot, Value)>,
     state: State,
     summary: Option<Summary>,
     /// What a repair could not save of it, in words.
@@ -70,9 +85,13 @@ struct Row {
 pub fn run(args: &LsArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     let mut rows = Vec::new();
     if let Some(store) = Store::open(&globals.store_path)? {
-        for listed in store.list()? {
-            rows.push(row(&store, listed));
-        }
+        let all = store.list()?;
+        rows = match args.points.is_empty() {
+            true => all.iter().map(|listed| row(&store, listed)).collect(),
+            false => asked(&store, &all, &args.points)?,
+        };
+    } else if let Some(point) = args.points.first() {
+        return Err(StoreError::NoBranch(point.branch.to_string()).into());
     } else {
         let path = escape_word(globals.store_path.as_os_str().as_bytes());
         say!("agentfs: there is no store at {path}; the first run makes one");
@@ -83,15 +102,23 @@ pub fn run(args: &LsArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
                 escape_word(row.name.as_bytes()),
                 escape_word(why.as_bytes()),
             );
-            say!("agentfs: branch {name}: {why}");
+            let what = match row.snapshot {
+                Some(_) => "snapshot",
+                None => "branch",
+            };
+            say!("agentfs: {what} {name}: {why}");
         }
     }
     let text = if args.json {
-        let branches: Vec<Value> = rows.iter().map(to_json).collect();
-        format!(
-            "{:#}\n",
-            json!({ "version": json::VERSION, "branches": branches })
-        )
+        let (snapshots, branches): (Vec<&Row>, Vec<&Row>) =
+            rows.iter().partition(|row| row.snapshot.is_some());
+        let branches: Vec<Value> = branches.into_iter().map(to_json).collect();
+        let snapshots: Vec<Value> = snapshots.into_iter().map(to_json).collect();
+        let mut answer = json!({ "version": json::VERSION, "branches": branches });
+        if !args.points.is_empty() {
+            answer["snapshots"] = snapshots.into();
+        }
+        format!("{answer:#}\n")
     } else {
         columns(&rows, Time::now())
     };
@@ -99,24 +126,69 @@ pub fn run(args: &LsArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn row(store: &Store, listed: Listed) -> Row {
-    let info = match listed {
-        Listed::Branch(info) => info,
-        Listed::Damaged { name, why } => {
-            let state = State::of_store(&why);
-            return Row {
-                name,
-                info: None,
-                state,
-                summary: None,
-                lost: None,
-            };
+/// The rows of just these points, in their order.
+///
+/// Errors: `NoBranch`, `NoSnapshot`, or that of a damaged branch whose snapshot is asked for.
+fn asked(store: &Store, all: &[Listed], points: &[Point]) -> Result<Vec<Row>, CmdError> {
+    let infos: Vec<BranchInfo> = (all.iter())
+        .filter_map(|listed| match listed {
+            Listed::Branch(info) => Some(info.clone()),
+            Listed::Damaged { .. } => None,
+        })
+        .collect();
+    let mut rows = Vec::new();
+    for point in points {
+        let of_branch = |listed: &&Listed| match listed {
+            Listed::Branch(info) => info.name == point.branch,
+            Listed::Damaged { name, .. } => name == point.branch.as_str(),
+        };
+        let listed = all.iter().find(of_branch);
+        let listed = listed.ok_or_else(|| StoreError::NoBranch(point.branch.to_string()))?;
+        let Some(name) = &point.snapshot else {
+            rows.push(row(store, listed));
+            continue;
+        };
+        let info = match listed {
+            Listed::Branch(info) => info.clone(),
+            Listed::Damaged { .. } => store.branch(&point.branch)?,
+        };
+        let snapshot = info.snapshot(name).cloned();
+        let snapshot = snapshot.ok_or_else(|| snapshot::none(&point.branch, name))?;
+        let told = snapshot::to_json(&info, &snapshot, &infos);
+        rows.push(Row {
+            snapshot: Some((snapshot, told)),
+            ..row_of(store, point, info, &|_| State::Snapshot)
+        });
+    }
+    Ok(rows)
+}
+
+fn row(store: &Store, listed: &Listed) -> Row {
+    match listed {
+        Listed::Branch(info) => {
+            let point = Point::from(info.name.clone());
+            row_of(store, &point, info.clone(), &|info| state(store, info))
         }
-    };
-    let name = info.name.to_string();
+        Listed::Damaged { name, why } => Row {
+            name: name.clone(),
+            info: None,
+            snapshot: None,
+            state: State::of_store(why),
+            summary: None,
+            lost: None,
+        },
+    }
+}
+
+fn row_of(
+    store: &Store,
+    point: &Point,
+    info: BranchInfo,
+    state: &dyn Fn(&BranchInfo) -> State,
+) -> Row {
     // One that cannot be counted must not hide the others.
-    let (state, summary) = match summary(store, &info.name, &info.workspace) {
-        Ok(summary) => (state(store, &info), Some(summary)),
+    let (state, summary) = match summary(store, point, &info.workspace) {
+        Ok(summary) => (state(&info), Some(summary)),
         Err(CmdError::Store(e)) => (State::of_store(&e), None),
         Err(e) => (State::Unreadable("unreadable", e.to_string()), None),
     };
@@ -126,8 +198,9 @@ fn row(store: &Store, listed: Listed) -> Row {
         Err(e) => Some(e.to_string()),
     };
     Row {
-        name,
+        name: point.to_string(),
         info: Some(info),
+        snapshot: None,
         state,
         summary,
         lost,
@@ -183,11 +256,17 @@ fn columns(rows: &[Row], now: Time) -> String {
     let workspaces: BTreeSet<_> = infos.map(|info| &info.workspace).collect();
     for row in rows {
         let info = row.info.as_ref();
-        let parent = info.and_then(|info| info.parent.as_ref());
-        let run = info.and_then(|info| info.last_run.as_ref());
+        let is_snapshot = row.snapshot.is_some();
+        let parent = match is_snapshot {
+            true => info.map(|info| info.name.to_string()),
+            false => info.and_then(|info| info.parent.as_ref().map(ToString::to_string)),
+        };
+        // What it may take up and what ran on it are the branch's.
+        let of_branch = info.filter(|_| !is_snapshot);
+        let run = of_branch.and_then(|info| info.last_run.as_ref());
         cells.push(vec![
             escape_word(row.name.as_bytes()),
-            parent.map_or_else(|| "-".into(), ToString::to_string),
+            parent.unwrap_or_else(|| "-".into()),
             match row.lost {
                 Some(_) => format!("{}, lost files", state_words(&row.state)),
                 None => state_words(&row.state),
@@ -196,19 +275,23 @@ fn columns(rows: &[Row], now: Time) -> String {
             row.summary
                 .as_ref()
                 .map_or_else(|| "-".into(), |sum| table::size(sum.bytes)),
-            info.map_or_else(|| "-".into(), |info| table::age(now.sec - info.created.sec)),
+            row.created().map_or_else(
+                || "-".into(),
+                |created| table::age(now.sec.saturating_sub(created.sec)),
+            ),
             info.map_or_else(
                 || "-".into(),
                 |info| escape_word(info.workspace.as_os_str().as_bytes()),
             ),
-            info.map_or_else(|| "-".into(), |info| limit::text(info.limit)),
+            of_branch.map_or_else(|| "-".into(), |info| limit::text(info.limit)),
             run.map_or_else(
                 || "-".into(),
                 |run| table::command(run.command.iter().map(|word| word.as_bytes())),
             ),
         ]);
     }
-    let is_limited = |row: &Row| row.info.as_ref().is_some_and(|i| !i.limit.is_none());
+    let is_limited =
+        |row: &Row| row.snapshot.is_none() && row.info.as_ref().is_some_and(|i| !i.limit.is_none());
     if !rows.iter().any(is_limited) {
         for row in &mut cells {
             row.remove(LIMIT);
@@ -231,6 +314,7 @@ fn state_words(state: &State) -> String {
         State::Ended(RunExit::Code(code)) => format!("exit {code}"),
         State::Ended(RunExit::Signal(number)) => format!("killed by {}", signal(*number)),
         State::Interrupted => "interrupted".into(),
+        State::Snapshot => "snapshot".into(),
         State::Damaged(_) => "damaged".into(),
         State::Unreadable(word, _) => (*word).into(),
     }
@@ -264,6 +348,8 @@ fn counts(sum: &Summary) -> String {
 /// ```text
 /// name, parent (null: the base), workspace, created (RFC 3339)
 /// limit       null, or { bytes, inodes: null where that is not limited }
+/// snapshots   beside the branches, where points were named: { branch, workspace, state: snapshot|damaged|unreadable,
+///             why, lost, changes, bytes } as of a branch, and what `agentfs snapshot show --json` has
 /// state       new|running|exited|killed|interrupted|damaged|unreadable
 /// pid         while running; mounted_at: where, if what runs is a mount; exit_code if exited; signal,
 ///             signal_number if killed; why if damaged or unreadable
@@ -277,14 +363,20 @@ fn to_json(row: &Row) -> Value {
     let mut object = Map::new();
     object.insert("name".into(), row.name.as_str().into());
     if let Some(info) = &row.info {
-        object.insert(
-            "parent".into(),
-            info.parent.as_ref().map(ToString::to_string).into(),
-        );
         put_bytes(
             &mut object,
             "workspace",
             info.workspace.as_os_str().as_bytes(),
+        );
+    }
+    if let Some((_, Value::Object(told))) = &row.snapshot {
+        object.extend(told.clone());
+        let branch = row.info.as_ref().map(|info| info.name.as_str());
+        object.insert("branch".into(), branch.into());
+    } else if let Some(info) = &row.info {
+        object.insert(
+            "parent".into(),
+            info.parent.as_ref().map(ToString::to_string).into(),
         );
         object.insert("created".into(), json::time(info.created).into());
         object.insert("limit".into(), branch::limit_json(info.limit));
@@ -310,6 +402,7 @@ fn to_json(row: &Row) -> Value {
             "killed"
         }
         State::Interrupted => "interrupted",
+        State::Snapshot => "snapshot",
         State::Damaged(why) => {
             object.insert("why".into(), why.as_str().into());
             "damaged"
@@ -329,6 +422,9 @@ fn to_json(row: &Row) -> Value {
     });
     object.insert("changes".into(), changes.unwrap_or(Value::Null));
     object.insert("bytes".into(), row.summary.map(|sum| sum.bytes).into());
+    if row.snapshot.is_some() {
+        return Value::Object(object);
+    }
     match row.info.as_ref().and_then(|info| info.last_run.as_ref()) {
         Some(run) => {
             let words: Vec<&[u8]> = run.command.iter().map(|word| word.as_bytes()).collect();
@@ -389,7 +485,7 @@ mod tests {
         store.put_run(&name, &record).unwrap();
         let table = |store: &Store| {
             let rows: Vec<Row> = (store.list().unwrap().into_iter())
-                .map(|listed| row(store, listed))
+                .map(|listed| row(store, &listed))
                 .collect();
             columns(&rows, Time::now())
         };

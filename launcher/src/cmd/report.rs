@@ -59,7 +59,7 @@ pub fn after(run: &Run<'_>, cmd: &CmdArgs, how: ReportArgs) -> ExitCode {
     }
     let timings = how.timings.then_some(run.timings);
     if !how.quiet && !run.done.removed {
-        let summary = review::summary(run.store, run.branch, run.scope);
+        let summary = review::summary(run.store, &run.branch.clone().into(), run.scope);
         match (how.json, summary) {
             (true, summary) => say!("{}", object(run, summary.ok(), timings)),
             (false, Ok(summary)) => {

@@ -47,22 +47,7 @@ pub fn run(command: &SnapshotCommand, globals: &Globals) -> Result<ExitCode, Cmd
             };
             say::answer(&text)?;
         }
-        SnapshotCommand::Show(args) => {
-            let (branch, name) = snapshot_of(&args.point)?;
-            let store = open(globals, branch)?;
-            let info = store.branch(branch)?;
-            let snapshot = info.snapshot(name).ok_or_else(|| none(branch, name))?;
-            let value = to_json(&info, snapshot, &infos(&store)?);
-            let text = if args.json {
-                format!(
-                    "{:#}\n",
-                    json!({ "version": json::VERSION, "snapshot": value })
-                )
-            } else {
-                shown(&args.point, snapshot, &value)
-            };
-            say::answer(&text)?;
-        }
+        SnapshotCommand::Show(args) => show(&args.point, args.json, globals)?,
         SnapshotCommand::Rm(args) => {
             for point in &args.points {
                 let (branch, name) = snapshot_of(point)?;
@@ -74,20 +59,62 @@ pub fn run(command: &SnapshotCommand, globals: &Globals) -> Result<ExitCode, Cmd
     Ok(ExitCode::SUCCESS)
 }
 
+/// `agentfs snapshot show`.
+pub fn show(point: &Point, as_json: bool, globals: &Globals) -> Result<(), CmdError> {
+    let (branch, name) = snapshot_of(point)?;
+    let store = open(globals, branch)?;
+    let info = store.branch(branch)?;
+    let snapshot = info.snapshot(name).ok_or_else(|| none(branch, name))?;
+    let value = to_json(&info, snapshot, &infos(&store)?);
+    say::answer(&match as_json {
+        true => format!(
+            "{:#}\n",
+            json!({ "version": json::VERSION, "snapshot": value })
+        ),
+        false => shown(point, snapshot, &value),
+    })?;
+    Ok(())
+}
+
 /// `agentfs restore`.
 pub fn restore(args: &RestoreArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
-    let store = open(globals, &args.branch)?;
-    let saved = store.restore(&args.branch, &args.snapshot)?;
-    let branch = &args.branch;
-    say!(
-        "agentfs: branch {branch} holds again what {branch}@{} does",
-        args.snapshot
-    );
+    let (branch, snapshot) = way_back(args)?;
+    let store = open(globals, branch)?;
+    let saved = store.restore(branch, snapshot)?;
+    say!("agentfs: branch {branch} holds again what {branch}@{snapshot} does");
     match saved {
         Some(saved) => say!("agentfs: what it held before is {branch}@{}", saved.name),
         None => say!("agentfs: what it held before is in a snapshot already"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The branch that goes back, and where to: given as `BRANCH@SNAPSHOT`, or in two words.
+fn way_back(args: &RestoreArgs) -> Result<(&BranchName, &SnapshotName), CmdError> {
+    let branch = &args.point.branch;
+    let Some(word) = &args.snapshot else {
+        return snapshot_of(&args.point);
+    };
+    let refused = |word: String, why: &str, fix: String| {
+        let what = format!("restore {} {word}", args.point);
+        Err(CmdError::refused(what, why, fix))
+    };
+    match (&args.point.snapshot, &word.branch) {
+        (None, Some(other)) if other != branch => refused(
+            format!("{other}@{}", word.name),
+            "a branch goes back to snapshots of its own",
+            format!(
+                "`agentfs branch create NEW --from {other}@{}` makes a branch of that one",
+                word.name
+            ),
+        ),
+        (None, _) => Ok((branch, &word.name)),
+        (Some(_), _) => refused(
+            word.name.to_string(),
+            "names two snapshots to go back to",
+            format!("`agentfs restore {}`, or the other one", args.point),
+        ),
+    }
 }
 
 /// The store, which must hold `branch`.
@@ -104,7 +131,7 @@ pub fn infos(store: &Store) -> Result<Vec<BranchInfo>, CmdError> {
     Ok(infos.collect())
 }
 
-fn none(branch: &BranchName, name: &SnapshotName) -> StoreError {
+pub fn none(branch: &BranchName, name: &SnapshotName) -> StoreError {
     StoreError::NoSnapshot {
         branch: branch.to_string(),
         snapshot: name.to_string(),
@@ -144,7 +171,7 @@ fn columns(info: &BranchInfo, all: &[BranchInfo], now: Time) -> String {
         let children = made_from(info, snapshot, all);
         cells.push(vec![
             format!("{}@{}", info.name, snapshot.name),
-            table::age(now.sec - snapshot.created.sec),
+            table::age(now.sec.saturating_sub(snapshot.created.sec)),
             snapshot.layers.len().to_string(),
             match children.is_empty() {
                 true => "-".to_owned(),

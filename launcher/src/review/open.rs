@@ -7,7 +7,6 @@ use std::path::Path;
 use agentfs_fsd::backstore::{BranchReader, Records, Store};
 use agentfs_fsd::core::point::Point;
 use agentfs_fsd::core::record::{ExtentSource, ObjectId};
-use agentfs_fsd::core::types::BranchName;
 use agentfs_fsd::review::{
     Base, Change, ChangeSet, ContentReader, Effort, Source, between, changes, is_at_or_below,
 };
@@ -157,12 +156,11 @@ impl Review {
     }
 }
 
-/// What `branch` changed at or below `scope`, and how much besides. Bounded in cost.
+/// What `point` changed at or below `scope`, and how much besides. Bounded in cost.
 ///
-/// Errors: no such branch, or its records cannot be read.
-pub fn summary(store: &Store, branch: &BranchName, scope: &Path) -> Result<Summary, CmdError> {
-    let point = Point::from(branch.clone());
-    Ok(Review::open(store, &point, COUNTING, &[])?.summary(scope))
+/// Errors: no such point, or its records cannot be read.
+pub fn summary(store: &Store, point: &Point, scope: &Path) -> Result<Summary, CmdError> {
+    Ok(Review::open(store, point, COUNTING, &[])?.summary(scope))
 }
 
 /// The host's files, without what the runs on the branches of the points could not see.

@@ -113,7 +113,7 @@ impl Epoch {
     /// One round: load, kill, look.
     pub fn round(&mut self) {
         match self.chance.below(100) {
-            0..=84 => self.kill_a_load(),
+            0..=74 => self.kill_a_load(),
             _ => self.kill_a_command(),
         }
         self.round += 1;

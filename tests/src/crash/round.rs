@@ -363,6 +363,12 @@ impl Epoch {
             ("branch create", false) => "branch create: not done",
             ("restore", true) => "restore: done",
             ("restore", false) => "restore: not done",
+            ("snapshot rm", true) => "snapshot rm: done",
+            ("snapshot rm", false) => "snapshot rm: not done",
+            ("rm", true) => "rm: done",
+            ("rm", false) => "rm: not done",
+            ("gc", true) => "gc: done",
+            ("gc", false) => "gc: not done",
             (_, true) => "other: done",
             (_, false) => "other: not done",
         };

@@ -18,7 +18,7 @@ impl Epoch {
         let mut after = before.clone();
         let mut goal = None;
         let any = self.any_snapshot();
-        let (what, args): (&'static str, Vec<String>) = match (self.chance.below(6), any) {
+        let (what, args): (&'static str, Vec<String>) = match (self.chance.below(8), any) {
             (0, _) => (
                 "snapshot create",
                 words(&["snapshot", "create", BRANCH, "--name", &name]),
@@ -41,9 +41,10 @@ impl Epoch {
                 after = parts;
                 ("restore", words(&["restore", BRANCH, &snapshot]))
             }
+            (6 | 7, _) => ("gc", words(&["gc"])),
             _ => ("rename", words(&["branch", "rename", BRANCH, &name])),
         };
-        let done = self.call_and_kill(&args);
+        let done = self.call_and_kill(what, &args);
         self.save();
         self.fsck();
         let is_done = match what {
@@ -59,6 +60,7 @@ impl Epoch {
             }
             "snapshot create" => self.listed().contains(&name),
             "snapshot rm" => !self.listed().contains(goal.as_ref().unwrap_or(&name)),
+            "gc" => done.code() == 0,
             _ => false,
         };
         let made_branch = matches!(what, "branch create" | "rm") && self.is_branch(&name);
@@ -66,6 +68,9 @@ impl Epoch {
             self.pinned(&name, &before, false);
             self.tally.points_checked += 1;
             self.sandbox.call(&["rm", &name]).ok();
+        }
+        if what == "gc" {
+            self.collect_after_all();
         }
         let is_done = match what {
             "restore" => self.settle_restore(&before, &after, done.code() == 0),
@@ -83,6 +88,18 @@ impl Epoch {
         self.count(what, is_done);
     }
 
+    /// What a killed collection has left, the next one finishes; no snapshot has lost anything by it.
+    fn collect_after_all(&mut self) {
+        self.sandbox.call(&["gc"]).ok();
+        self.fsck();
+        let left = self.sandbox.call(&["gc", "--dry-run", "--json"]).ok();
+        let left: serde_json::Value = serde_json::from_slice(&left.stdout).expect("JSON");
+        assert_eq!(left["removed"], serde_json::json!([]), "{left:#}");
+        for (name, parts) in self.snapshots.clone() {
+            self.look_at_snapshot(&name, &parts, true);
+        }
+    }
+
     fn any_snapshot(&mut self) -> Option<(String, Vec<Part>)> {
         let at = self.chance.below(self.snapshots.len().max(1) as u64) as usize;
         let found = self.snapshots.iter().nth(at)?;
@@ -90,14 +107,14 @@ impl Epoch {
     }
 
     /// Starts a command and kills it, if it is not done before.
-    fn call_and_kill(&mut self, args: &[String]) -> Done {
+    fn call_and_kill(&mut self, what: &'static str, args: &[String]) -> Done {
         let run = self.sandbox.start(args);
         let most = [20, 80, 250][self.chance.below(3) as usize];
         self.moment(most);
         run.signal(Signal::SIGKILL);
         let done = run.wait();
         match done.status.code() {
-            None => *self.tally.kills.entry("command").or_default() += 1,
+            None => *self.tally.kills.entry(what).or_default() += 1,
             Some(code) => assert_eq!(code, 0, "{}", done.report()),
         }
         self.sandbox.assert_quiet();

@@ -12,6 +12,47 @@ use agentfs_tests::{Sandbox, Several, cmd, need};
 use crate::fill;
 
 #[test]
+fn a_snapshot_where_a_branch_is_needed_is_told_from_nothing() {
+    if !need_any_mount() {
+        return;
+    }
+    let several = Several::new(fill);
+    let made = several.json(&["snapshot-create", "--name", "s"]);
+    let (point, id) = (made["snapshot"].as_str(), made["id"].as_str());
+    let own = std::process::id().to_string();
+    for word in [point.expect("a name"), id.expect("an id")] {
+        for (args, fix) in [
+            (
+                &["branch-bind", "--pid", &own, "--branch", word][..],
+                "branch-create --snapshot",
+            ),
+            (
+                &["snapshot-create", "--branch", word],
+                "snapshot-create --branch",
+            ),
+            (
+                &["snapshot-list", "--branch", word],
+                "snapshot-list --branch",
+            ),
+        ] {
+            let done = several.control(args).expect(125);
+            done.says(&["is a snapshot", "fix:", fix]);
+        }
+    }
+    let args = [
+        "branch-create",
+        "--name",
+        "x@1",
+        "--snapshot",
+        point.expect("a name"),
+    ];
+    several
+        .control(&args)
+        .expect(125)
+        .says(&["x@1 is a snapshot", "fix:"]);
+}
+
+#[test]
 fn what_cannot_be_bound_is_refused() {
     if !need_any_mount() {
         return;

@@ -108,6 +108,8 @@ pub enum Code {
     Kept,
     /// A part of the check that was left out.
     LeftOut,
+    /// The clock was set back since.
+    Clock,
     /// Something could not be read.
     Unreadable,
 }
@@ -147,6 +149,7 @@ impl Code {
             Code::UnusedLayer => "unused-layer",
             Code::Kept => "kept",
             Code::LeftOut => "left-out",
+            Code::Clock => "clock",
             Code::Unreadable => "unreadable",
         }
     }
@@ -186,7 +189,7 @@ impl Finding {
             place: None,
             ino: None,
             what: what.into(),
-            repairable: !matches!(code, Code::Kept | Code::LeftOut),
+            repairable: !matches!(code, Code::Kept | Code::LeftOut | Code::Clock),
         }
     }
 

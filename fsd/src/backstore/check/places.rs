@@ -18,13 +18,14 @@ use crate::backstore::load::Floor;
 use crate::backstore::loss::LOST_FILE;
 use crate::backstore::media::read_small;
 use crate::backstore::meta::{self, BranchInfo, RUN_VERSION, RunFile};
+use crate::backstore::room::ROOM;
 use crate::backstore::store::{
     BRANCH_FILE, BRANCH_LOCK, BRANCHES, CONTROL_SOCKET, FORMAT, LAYERS, RUN_FILE, RUN_ROOM, STAGE,
     STORE_LOCK, Store, TRASH, branch_dir, is_stage, layer_dir,
 };
 use crate::core::point::Point;
 use crate::core::record::LayerId;
-use crate::core::types::BranchName;
+use crate::core::types::{BranchName, Time};
 
 /// Where a repair keeps what it takes out of the store's own files.
 pub const LOST_FOUND: &str = "lost+found";
@@ -32,6 +33,8 @@ pub const LOST_FOUND: &str = "lost+found";
 const LOG_FILE: &str = "fsd.log";
 /// Times a check of one branch starts anew because it changed meanwhile.
 const ATTEMPTS: u32 = 5;
+/// By so much the clocks of machines that share a store may differ.
+const CLOCK_SKEW_SEC: i64 = 60;
 
 /// One check of a store.
 pub struct Checker<'a, 'p> {
@@ -256,6 +259,9 @@ impl<'a, 'p> Checker<'a, 'p> {
         };
         self.branch_files(name, live);
         let is_sound = self.check_claims(info);
+        if let Some(what) = ahead_of(info, Time::now()) {
+            self.found(Finding::note(Code::Clock, what).branch(name));
+        }
         let mut readable = is_sound;
         for (i, id) in info.layers.iter().enumerate() {
             let role = match (i + 1 == info.layers.len(), live) {
@@ -506,7 +512,9 @@ impl<'a, 'p> Checker<'a, 'p> {
         let entries = self.store.media.list(here);
         for entry in entries.map_err(|e| self.store.io("list", here, e))? {
             let at = self.describe(Path::new(&entry.name));
-            let known = [FORMAT, STORE_LOCK, GC_LOCK, BRANCHES, LAYERS, STAGE, TRASH];
+            let known = [
+                FORMAT, STORE_LOCK, GC_LOCK, ROOM, BRANCHES, LAYERS, STAGE, TRASH,
+            ];
             if known.iter().any(|known| entry.name == *known) {
                 continue;
             }
@@ -564,4 +572,24 @@ impl<'a, 'p> Checker<'a, 'p> {
             self.found(finding.file(at));
         }
     }
+}
+
+/// What of a branch is still to come by the clock, in words: it was set back.
+fn ahead_of(info: &BranchInfo, now: Time) -> Option<String> {
+    let snapshots = info.snapshots.iter();
+    let mut stamps = vec![("the branch was made", info.created)];
+    stamps.extend(snapshots.map(|s| ("a snapshot of it was made", s.created)));
+    if let Some(run) = &info.last_run {
+        stamps.push(("its last run began", run.started));
+        stamps.extend(run.ended.map(|ended| ("its last run ended", ended)));
+    }
+    let ahead = |at: Time| at.sec.saturating_sub(now.sec);
+    let (what, at) = stamps.into_iter().max_by_key(|(_, at)| *at)?;
+    (ahead(at) > CLOCK_SKEW_SEC).then(|| {
+        format!(
+            "{what} {} s ahead of what the clock says: it was set back, so ages are too small, and a diff \
+             cannot tell by times what the host changed since",
+            ahead(at)
+        )
+    })
 }

@@ -190,7 +190,10 @@ fn object_problem(
             let (has, says) = (counted(facts.len, "byte"), rec.size);
             Some((
                 Code::ObjectSize,
-                format!("has {has}, its record says {says}"),
+                format!(
+                    "has {has}, its record says {says}{}",
+                    records::why_short(facts.len, says)
+                ),
             ))
         }
         _ => None,

@@ -250,7 +250,10 @@ impl Walk<'_, '_> {
         // Writers may have changed the object since: then its own length counts.
         let size = if rec.dirty { len } else { rec.size };
         if len != size {
-            let what = format!("the object has {len} bytes, the record says {size}");
+            let what = format!(
+                "the object has {len} bytes, the record says {size}{}",
+                why_short(len, size)
+            );
             let finding = Finding::damage(Code::ObjectSize, what)
                 .ino(ino)
                 .file(self.objects.path(id));
@@ -604,4 +607,12 @@ fn contradiction(ino: Ino, rec: &InodeRec) -> Option<String> {
         return None;
     };
     Some(what.into())
+}
+
+/// What an object that is too short may come from, in words.
+pub(super) fn why_short(len: u64, size: u64) -> &'static str {
+    match len < size {
+        true => "; a loss of power takes what was not synced",
+        false => "",
+    }
 }

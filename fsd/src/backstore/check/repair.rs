@@ -18,7 +18,7 @@ use crate::backstore::journal;
 use crate::backstore::layer::{Files, LayerView};
 use crate::backstore::load::Floor;
 use crate::backstore::loss::{self, LOST_FILE};
-use crate::backstore::media::{LockGuard, LockWait, Media};
+use crate::backstore::media::{LockGuard, Media};
 use crate::backstore::merged;
 use crate::backstore::meta::{self, BranchInfo};
 use crate::backstore::stack::Lower;
@@ -45,7 +45,7 @@ pub fn run(
     }
     // Nobody counts on what is about to change, or removes what may come to light.
     let lock = Path::new(GC_LOCK);
-    let _alone = store.media.lock(lock, LockWait::Block, b"");
+    let _alone = store.lock_gc();
     let _alone = _alone.map_err(|e| store.io("lock", lock, e).while_writing())?;
     let mut repair = Repair {
         store,

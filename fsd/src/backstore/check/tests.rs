@@ -308,6 +308,40 @@ fn a_branch_that_is_not_there_and_a_store_of_a_newer_format_cannot_be_checked() 
 }
 
 #[test]
+fn a_clock_that_was_set_back_is_named_and_is_no_damage() {
+    let (mem, store) = prepared();
+    let path = Path::new("branches/a/branch.json");
+    let sealed = String::from_utf8(mem.file_bytes(path).unwrap()).unwrap();
+    let json = sealed.lines().next().unwrap();
+    let now = Time::now().sec;
+    let made = |sec: i64| {
+        let (head, tail) = json.split_once(r#""sec":"#).unwrap();
+        let tail = tail.trim_start_matches(|c: char| c.is_ascii_digit());
+        let json = format!(r#"{head}"sec":{sec}{tail}"#);
+        let sealed = format!("{json}\n{:08x}\n", crc32c::crc32c(json.as_bytes()));
+        mem.set_file_bytes(path, sealed.as_bytes()).unwrap();
+        look(&store)
+    };
+    for (sec, is_told) in [
+        (now, false),
+        (now + 10, false),
+        (now + 86_400, true),
+        (i64::MAX, true),
+        (i64::MIN, false),
+    ] {
+        let report = made(sec);
+        assert!(report.is_clean(), "{report:#?}");
+        let told = report.findings.iter().find(|f| f.code == Code::Clock);
+        assert_eq!(told.is_some(), is_told, "{sec}: {report:#?}");
+        assert!(told.is_none_or(|f| f.what.contains("it was set back")));
+    }
+    let mut live = store.open_live(&branch("a")).unwrap();
+    live.commit(vec![Delta::PutDentry(DIR, name("n"), Dentry::Whiteout)])
+        .unwrap();
+    live.close().unwrap();
+}
+
+#[test]
 fn one_branch_can_be_checked_by_itself() {
     let (mem, store) = prepared();
     mem.set_file_bytes(Path::new("branches/other/branch.json"), b"{}\n\n")

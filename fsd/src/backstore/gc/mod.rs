@@ -77,6 +77,8 @@ pub enum Reason {
     LostFound,
     /// It is no file of a store.
     Foreign,
+    /// It is needed, and to put it better takes space that is not there.
+    NoSpace,
     /// It resisted.
     Failed,
 }
@@ -89,6 +91,7 @@ impl Reason {
             Reason::Unreadable => "unreadable",
             Reason::LostFound => "lost+found",
             Reason::Foreign => "foreign",
+            Reason::NoSpace => "no-space",
             Reason::Failed => "failed",
         }
     }

@@ -10,7 +10,7 @@ use crate::backstore::chore::{Chore, MERGE_AT_COST_IDLE};
 use crate::backstore::error::StoreError;
 use crate::backstore::layer::Files;
 use crate::backstore::load::Floor;
-use crate::backstore::media::{LockWait, Media, OpenMode};
+use crate::backstore::media::{Media, OpenMode};
 use crate::backstore::meta::BranchInfo;
 use crate::backstore::store::{
     BRANCHES, LAYERS, Listed, RUN_ROOM, STAGE, Store, TRASH, branch_dir, is_stage, layer_dir,
@@ -21,7 +21,7 @@ use crate::core::record::LayerId;
 use crate::core::types::{BranchName, Time};
 
 /// A stage file in a branch's directory may be one that somebody is writing, for so long.
-const STAGE_AGE_SEC: i64 = 600;
+const STAGE_AGE_SEC: u64 = 600;
 /// Records between two calls of the progress.
 const PROGRESS_EVERY: u64 = 4096;
 
@@ -49,8 +49,11 @@ pub fn run(
         false => {
             progress("waiting for another gc or repair", 0, 0);
             let path = Path::new(GC_LOCK);
-            let lock = store.media.lock(path, LockWait::Block, b"");
-            Some(lock.map_err(|e| store.io("lock", path, e).while_writing())?)
+            Some(
+                store
+                    .lock_gc()
+                    .map_err(|e| store.io("lock", path, e).while_writing())?,
+            )
         }
     };
     let mut sweep = Sweep {
@@ -76,9 +79,13 @@ pub fn run(
     sweep.objects(garbage);
     sweep.unused_layers()?;
     sweep.frozen_leftovers()?;
+    sweep.places()?;
+    // What takes room comes when all that gives some is done.
     sweep.compact();
     sweep.merged_tables()?;
-    sweep.places()?;
+    if !dry_run {
+        store.keep_room(0);
+    }
     sweep.uses();
     let mut out = sweep.out;
     out.removed
@@ -458,8 +465,18 @@ impl Sweep<'_, '_> {
                     }
                     Err(e) => {
                         let (path, of) = (branch_dir(&info.name), vec![info.name.clone()]);
-                        let what = format!("its layers could not be compacted: {e}");
-                        self.keep(Reason::Failed, &path, of, Space::default(), what);
+                        let (reason, what) = match &e {
+                            // It only makes lookups quicker, and the next one does it.
+                            StoreError::NoSpace { .. } => (
+                                Reason::NoSpace,
+                                "there is no space to compact its layers".into(),
+                            ),
+                            _ => (
+                                Reason::Failed,
+                                format!("its layers could not be compacted: {e}"),
+                            ),
+                        };
+                        self.keep(reason, &path, of, Space::default(), what);
                         break;
                     }
                 }
@@ -571,7 +588,13 @@ fn is_old(media: &dyn Media, path: &Path) -> bool {
     let stat = media
         .open(path, OpenMode::Read)
         .and_then(|file| file.stat());
-    stat.is_ok_and(|stat| stat.mtime.sec.saturating_add(STAGE_AGE_SEC) < Time::now().sec)
+    stat.is_ok_and(|stat| is_past(stat.mtime, Time::now()))
+}
+
+/// Whether nobody writes to what was written `then` any more. So it is, too, where that is well in the
+/// future: the clock was set back since, and would have to come by again.
+fn is_past(then: Time, now: Time) -> bool {
+    then.sec.abs_diff(now.sec) > STAGE_AGE_SEC
 }
 
 /// Copies of objects that were never finished.
@@ -585,4 +608,27 @@ fn stages_of_objects(media: &dyn Media) -> Vec<PathBuf> {
         out.extend(stages.map(|entry| dir.join(&entry.name)));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_file_is_old_whichever_way_the_clock_was_set() {
+        let at = |sec| Time { sec, nsec: 0 };
+        let day = 86_400;
+        for (then, now, expect) in [
+            (1000, 1000, false),
+            (1000, 1600, false),
+            (1000, 1601, true),
+            // Stamped just before a small step back: its writer may be at it.
+            (1600, 1000, false),
+            (10 * day, 9 * day, true),
+            (i64::MAX, 0, true),
+            (i64::MIN, i64::MAX, true),
+        ] {
+            assert_eq!(is_past(at(then), at(now)), expect, "{then} at {now}");
+        }
+    }
 }

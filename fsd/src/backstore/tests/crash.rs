@@ -15,6 +15,9 @@ struct Expect {
     branches: BTreeMap<String, History>,
     /// What each snapshot shows, by its point; `None`: it may be there or not.
     snapshots: BTreeMap<String, (Dump, bool)>,
+    /// The branch that is on its way back, and what it held before: the branch holds it still, or a
+    /// snapshot does.
+    restored: Option<(String, Dump)>,
     /// The branch under one of these names, and only one, is there.
     renamed: Option<[&'static str; 2]>,
     /// Files may get their bytes under other numbers: which objects they name is not compared.
@@ -154,10 +157,22 @@ impl Script {
 
     fn restore(&mut self, text: &str, name: &str) -> Step {
         let (state, _) = self.expect.snapshots[&format!("{text}@{name}")].clone();
+        let next = self.store.branch(&branch(text))?.next_snapshot_name()?;
         let history = self.expect.branches.get_mut(text).unwrap();
+        let before = history.last();
         history.states.push(state);
-        self.store
+        let point = format!("{text}@{next}");
+        let saved = (before.clone(), true);
+        self.expect.snapshots.insert(point.clone(), saved);
+        self.expect.restored = Some((text.into(), before));
+        let saved = self
+            .store
             .restore(&branch(text), &SnapshotName::new(name).unwrap())?;
+        self.expect.restored = None;
+        match saved {
+            Some(_) => self.expect.snapshots.get_mut(&point).unwrap().1 = false,
+            None => drop(self.expect.snapshots.remove(&point)),
+        }
         self.is_durable(text);
         Ok(())
     }
@@ -390,6 +405,19 @@ fn check(mem: &MemMedia, expect: &Expect, crash: Crash, context: &str) {
             Err(e) => panic!("{context}: {point}: {e}"),
         }
     }
+    if let Some((text, before)) = &expect.restored
+        && crash == Crash::Process
+    {
+        let before = expect.compared(before);
+        let info = store.branch(&branch(text)).unwrap();
+        let points = info.snapshots.iter().map(|s| format!("{text}@{}", s.name));
+        let mut points = points.chain([text.clone()]);
+        let is_kept = points.any(|point| {
+            let reader = store.read_point(&point.parse().unwrap());
+            expect.compared(&dump(&reader.unwrap())) == before
+        });
+        assert!(is_kept, "{context}: nothing holds what {text} held");
+    }
     for (text, history) in &expect.branches {
         let found = match store.read(&branch(text)) {
             Ok(reader) => dump(&reader),
@@ -449,8 +477,12 @@ fn check(mem: &MemMedia, expect: &Expect, crash: Crash, context: &str) {
     make(&store, "z", None).unwrap();
     store.remove_branch(&branch("z")).unwrap();
     let left: Vec<_> = after.files();
-    let known =
-        |p: &std::path::PathBuf| matches!(p.to_str(), Some("format" | "store.lock" | "gc.lock"));
+    let known = |p: &std::path::PathBuf| {
+        matches!(
+            p.to_str(),
+            Some("format" | "store.lock" | "gc.lock" | "room")
+        )
+    };
     assert!(left.iter().all(known), "{context}: {left:?}");
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A record says what its base object looked like at copy-up. Where the branch has no record of the
 //! object (it removed or replaced it), times tell: an object of the host that is younger than the
-//! branch's own deed is not the one which that was done to.
+//! branch's own deed is not the one which that was done to. Where that deed is still to come by the clock,
+//! which was set back then, they tell nothing: better held back once too often.
 
 use super::shown::Shown;
 use super::{Tree, Walk};
@@ -19,7 +20,7 @@ impl Walk<'_> {
     /// Whether the host changed what it has at `path` since the branch took it over, or made or
     /// removed it since. What cannot be known is taken for unchanged.
     pub(super) fn drifted(
-        &self,
+        &mut self,
         path: &[u8],
         old: Option<&BaseEntry>,
         new: Option<&Shown>,
@@ -46,10 +47,16 @@ impl Walk<'_> {
         let made = new
             .and_then(|new| new.recorded)
             .and_then(|ino| self.inodes.get(&ino));
-        match made {
-            Some(record) if record.origin.is_none() => is_younger(now, record.btime),
-            _ => self.since.is_some_and(|since| is_younger(now, since)),
-        }
+        let since = match made {
+            Some(record) if record.origin.is_none() => Some(record.btime),
+            _ => self.since,
+        };
+        let Some(since) = since else {
+            return false;
+        };
+        let is_set_back = since > self.now;
+        self.set.clock_set_back |= is_set_back;
+        is_set_back || is_younger(now, since)
     }
 }
 

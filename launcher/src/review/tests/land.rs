@@ -110,6 +110,7 @@ impl Land {
             strays: Vec::new(),
             problems: Vec::new(),
             complete: true,
+            clock_set_back: false,
         };
         let paths: BTreeSet<&Vec<u8>> = before.keys().chain(after.keys()).collect();
         for path in paths {
