@@ -7,6 +7,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::thread;
 
 use fuser::{Config, InitFlags, KernelConfig, Session, SessionACL};
@@ -18,6 +19,7 @@ use crate::fuse::adapter::Adapter;
 use crate::fuse::backing;
 use crate::fuse::convert::OneUser;
 use crate::fuse::device::Classic;
+use crate::fuse::fresh::Fresh;
 use crate::fuse::regime::Regime;
 use crate::fuse::ring::{Rings, Serving, Terms};
 use crate::fuse::shared::SharedAdapter;
@@ -45,6 +47,13 @@ const ZERO_OPENDIR: Knob = Knob {
     default: 0,
     min: 0,
     max: 1,
+};
+/// More directories than a daemon needs to watch, of the trees that people have.
+const WATCHES: Knob = Knob {
+    name: "AGENTFS_WATCHES",
+    default: 32768,
+    min: 0,
+    max: 1 << 20,
 };
 
 /// What every mount asks for, each only if the kernel has it.
@@ -221,9 +230,10 @@ pub struct Options {
     pub max_write_bytes: u32,
     /// Most readahead and other background requests under way.
     pub max_background: u16,
-    /// The kernel opens directories without asking, so that listing one again costs no request and
-    /// does not show what the host has changed in it since.
+    /// The kernel opens directories without asking, so that listing one again costs no request.
     pub zero_opendir: bool,
+    /// Directories of the host that are watched at most, so that what it changes shows; 0: none.
+    pub watches: usize,
     /// Threads that read requests.
     pub readers: usize,
     /// How many file systems may be stacked below a passthrough file; `None`: no passthrough.
@@ -244,6 +254,7 @@ impl Options {
             max_write_bytes: MAX_WRITE.value()? as u32,
             max_background: MAX_BACKGROUND.value()? as u16,
             zero_opendir: ZERO_OPENDIR.value()? == 1,
+            watches: WATCHES.value()? as usize,
             readers: readers(thread::available_parallelism().map_or(1, usize::from)),
             passthrough_depth: None,
             regime: Regime::from_env()?,
@@ -311,6 +322,8 @@ pub struct Face {
     pub root: Ino,
     /// The one user whose ids its user namespace knows; none: it knows all ids.
     pub one_user: Option<OneUser>,
+    /// Places on it, as host paths, that something else is mounted on for as long as it is there.
+    pub covered: Vec<PathBuf>,
 }
 
 /// A mount that has been greeted and waits to be served.
@@ -319,6 +332,7 @@ pub struct FuseSession {
     shows: Shows,
     /// The ring, if it is by one; its threads are at work already.
     ring: Option<Serving>,
+    fresh: Option<Fresh>,
 }
 
 #[derive(Debug)]
@@ -341,11 +355,20 @@ impl FuseSession {
         if options.is_zero_open() {
             core.with(FsCore::serve_unopened);
         }
-        let adapter = Adapter::new(core, face, options);
-        let back = (adapter.stale(), adapter.device());
+        let (shown, covered) = (face.root, face.covered.clone());
+        let adapter = Adapter::new(Arc::clone(&core), face, options);
+        let stale = adapter.stale();
+        // Before the first request: what is looked at then is watched.
+        let fresh = (options.watches > 0)
+            .then(|| Fresh::start(&core, stale.clone(), shown, &covered, options.watches));
+        let fresh = fresh.transpose().unwrap_or_else(|error| {
+            info!(%error, "what the host changes shows in the next run only");
+            None
+        });
+        let back = (stale, adapter.device());
         let (session, ring) = begin(adapter, device, options, Some(back))?;
         let shows = Shows::One(Box::new(session));
-        Ok(Self { shows, ring })
+        Ok(Self { shows, ring, fresh })
     }
 
     /// As [`FuseSession::start`], for several branches.
@@ -364,7 +387,11 @@ impl FuseSession {
         let adapter = SharedAdapter::new(shared, options);
         let (session, ring) = begin(adapter, device, options, None)?;
         let shows = Shows::Several(Box::new(session));
-        Ok(Self { shows, ring })
+        Ok(Self {
+            shows,
+            ring,
+            fresh: None,
+        })
     }
 
     /// Whether requests come by io_uring, not by the device.
@@ -378,7 +405,7 @@ impl FuseSession {
             Shows::One(session) => session.run(),
             Shows::Several(session) => session.run(),
         };
-        drop(self.ring);
+        drop((self.ring, self.fresh));
         ended
     }
 }
@@ -406,7 +433,7 @@ fn begin<O: Operations>(
     let session = Session::from_fd(adapter, device, SessionACL::All, config)?;
     let device = Arc::new(session.as_fd().try_clone_to_owned()?);
     if let Some((stale, files)) = back {
-        stale.reach(session.notifier());
+        stale.reach(session.notifier(), Arc::clone(&device));
         files.reach(Arc::clone(&device));
     }
     let rings = rings.filter(|_| terms.are_agreed());
@@ -471,6 +498,7 @@ mod tests {
         let face = Face {
             root: Ino::ROOT,
             one_user: None,
+            covered: Vec::new(),
         };
         let options = Options {
             passthrough_depth: (regime == Regime::Passthrough).then_some(2),
