@@ -44,7 +44,7 @@ const MAX_BACKGROUND: Knob = Knob {
 
 const ZERO_OPENDIR: Knob = Knob {
     name: "AGENTFS_FUSE_ZERO_OPENDIR",
-    default: 0,
+    default: 1,
     min: 0,
     max: 1,
 };
