@@ -8,7 +8,7 @@ suites_both="run_main run_machine run_signals run_setup run_branches run_view ru
 
 # Once more, as root, with requests by io_uring instead of /dev/fuse.
 # shellcheck disable=SC2034
-suites_ring="posix transport"
+suites_ring="posix live_base transport"
 
 # Once: nothing in them depends on who runs them, or only root can.
 # shellcheck disable=SC2034

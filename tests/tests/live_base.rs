@@ -260,6 +260,7 @@ fn a_storm_on_the_host_is_told_of_at_a_measured_pace() {
     let mut m = Mounted::new(fill);
     m.umount();
     m.mount_with("AGENTFS_LOG", "info,agentfs::fresh=debug");
+    until("the watching began", || log(&m).contains("is watched"));
     let path = m.mnt().join("log");
     let reader = File::open(&path).expect("open");
     let began = Instant::now();

@@ -215,7 +215,9 @@ impl Teller {
         for notice in notices {
             tracing::debug!(target: "agentfs::fresh", ?notice);
             match notice {
-                Notice::Name(dir, name) => self.stale.expire(node(dir), name.as_os_str()),
+                Notice::Name { dir, name, stays } => {
+                    self.stale.expire(node(dir), name.as_os_str(), stays);
+                }
                 Notice::Listing(ino) | Notice::Bytes(ino) => self.stale.pages(node(ino)),
                 Notice::Attributes(ino) => self.stale.attributes(node(ino)),
             }

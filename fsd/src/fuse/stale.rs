@@ -86,11 +86,14 @@ impl Stale {
 
     /// As [`Stale::name`], but nothing happens to what is at the name if the answer is that it still
     /// is: who works in a directory does not lose its path, and a mount on it stays. On a kernel that
-    /// cannot do that it is [`Stale::name`].
-    pub(super) fn expire(&self, dir: INodeNo, name: &OsStr) {
+    /// cannot do that it is [`Stale::name`], and for a directory that `stays` nothing is done there.
+    pub(super) fn expire(&self, dir: INodeNo, name: &OsStr, stays: bool) {
         let device = self.0.device.get();
         let Some(device) = device.filter(|_| self.0.expires.load(Ordering::Relaxed)) else {
-            return self.name(dir, name);
+            if !stays {
+                self.name(dir, name);
+            }
+            return;
         };
         match rustix::io::write(device, &expiry(dir, name)) {
             // It does not know the name.

@@ -19,11 +19,21 @@ use crate::core::types::{Ino, Kind, Name};
 use crate::core::watch::{Touch, Watch};
 use crate::sync::{Arc, lock};
 
+/// Names that are dealt with at a time, so that requests come in between.
+const CHUNK: usize = 256;
+
 /// Something that the kernel is to do, since the host has changed what it knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// Look this name up again before it is used.
-    Name(Ino, Name),
+    Name {
+        /// The directory.
+        dir: Ino,
+        /// The name in it.
+        name: Name,
+        /// It is likely to lead to the directory that it led to: not to be taken away for nothing.
+        stays: bool,
+    },
     /// Drop the listing of this directory, and its attributes.
     Listing(Ino),
     /// Ask for the attributes of this inode.
@@ -164,9 +174,33 @@ impl FsCore {
         let Some(base_dir) = self.merged_dir(dir) else {
             return Vec::new();
         };
-        let seen = self.look_at(&base_dir, names);
-        let mut tree = lock(&self.tree);
-        tree.host_notices(&base_dir, seen, covered)
+        self.notices_of(&base_dir, names, false, covered)
+    }
+
+    /// What the kernel is to be told of these names; with `found`, those that lead where they were
+    /// found to lead are taken for unchanged.
+    fn notices_of(
+        &self,
+        dir: &Arc<BaseDir>,
+        names: HashMap<Name, Touch>,
+        found: bool,
+        covered: &Covered,
+    ) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        let mut names = names.into_iter();
+        loop {
+            let mut seen = self.look_at(dir, names.by_ref().take(CHUNK));
+            if seen.is_empty() {
+                return notices;
+            }
+            let mut tree = lock(&self.tree);
+            if found {
+                for seen in &mut seen {
+                    seen.touch.is_named &= !tree.leads_to(dir, &seen.name, seen.now.as_ref());
+                }
+            }
+            tree.host_notices(dir, seen, covered, &mut notices);
+        }
     }
 
     /// What the kernel is to be told of a directory of which the host has changed the attributes.
@@ -229,12 +263,7 @@ impl FsCore {
                 names.insert(entry.name, touch);
             }
         }
-        let mut seen = self.look_at(&base_dir, names);
-        let mut tree = lock(&self.tree);
-        for seen in &mut seen {
-            seen.touch.is_named &= !tree.leads_to(&base_dir, seen);
-        }
-        let mut notices = tree.host_notices(&base_dir, seen, covered);
+        let mut notices = self.notices_of(&base_dir, names, true, covered);
         if is_changed {
             base_dir.set_changed(true);
             notices.push(Notice::Listing(dir));
@@ -250,13 +279,13 @@ impl FsCore {
         node.base_dir.clone().filter(|_| is_whole)
     }
 
-    fn look_at(&self, dir: &Arc<BaseDir>, names: HashMap<Name, Touch>) -> Vec<Seen> {
+    fn look_at(&self, dir: &Arc<BaseDir>, names: impl Iterator<Item = (Name, Touch)>) -> Vec<Seen> {
         let look = |(name, touch): (Name, Touch)| {
             let loc = BaseLoc::Child(dir.clone(), name.clone());
             let now = self.base_stat(&loc).ok().flatten();
             Seen { name, touch, now }
         };
-        names.into_iter().map(look).collect()
+        names.map(look).collect()
     }
 }
 
@@ -269,8 +298,13 @@ fn settled_state(stat: &BaseStat) -> u64 {
 }
 
 impl Tree {
-    fn host_notices(&mut self, dir: &BaseDir, seen: Vec<Seen>, covered: &Covered) -> Vec<Notice> {
-        let mut notices = Vec::new();
+    fn host_notices(
+        &mut self,
+        dir: &BaseDir,
+        seen: Vec<Seen>,
+        covered: &Covered,
+        notices: &mut Vec<Notice>,
+    ) {
         let mut are_others = false;
         for Seen { name, touch, now } in seen {
             if touch.is_named {
@@ -279,19 +313,22 @@ impl Tree {
                 };
                 are_others |= dentry.is_none();
                 if self.goes_by_host(dentry.as_ref()) && !covered.has(self, dir, &name) {
-                    notices.push(Notice::Name(dir.ino, name));
+                    let is_dir = now.as_ref().is_some_and(|stat| stat.kind == Kind::Dir);
+                    let stays = is_dir && self.leads_to(dir, &name, now.as_ref());
+                    let dir = dir.ino;
+                    notices.push(Notice::Name { dir, name, stays });
                 }
             }
             if let Some(stat) = now {
                 notices.extend(self.changed_object(&stat));
             }
         }
-        if are_others {
+        let listing = Notice::Listing(dir.ino);
+        if are_others && !notices.contains(&listing) {
             // Before the kernel is told: who is just listing it is not to have it kept.
             dir.set_changed(true);
-            notices.push(Notice::Listing(dir.ino));
+            notices.push(listing);
         }
-        notices
     }
 
     /// Whether what the branch has of a name leaves it to the host what that leads to.
@@ -350,15 +387,13 @@ impl Tree {
     }
 
     /// Whether a name was found to lead to what is there now.
-    fn leads_to(&self, dir: &BaseDir, seen: &Seen) -> bool {
-        let node = (seen.now.as_ref())
+    fn leads_to(&self, dir: &BaseDir, name: &Name, now: Option<&BaseStat>) -> bool {
+        let node = now
             .and_then(|stat| self.known_object(stat))
             .and_then(|ino| self.nodes.get(&ino));
         node.is_some_and(|node| {
-            let places = node.unplaced().iter();
-            places
-                .into_iter()
-                .any(|(d, n)| d.ino == dir.ino && *n == seen.name)
+            let mut places = node.unplaced().iter();
+            places.any(|(d, n)| d.ino == dir.ino && n == name)
         })
     }
 }
