@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use agentfs_tests::mounted::{BRANCH, Mounted, likest, need_any_mount};
 use agentfs_tests::regime;
 use agentfs_tests::wait::until;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// How files are served: with and without opens.
 const REGIMES: [&str; 2] = ["passthrough", "zero-open"];
@@ -282,6 +284,47 @@ fn a_storm_on_the_host_is_told_of_at_a_measured_pace() {
     let told = told(&m);
     assert!(told >= 1, "nothing was told of");
     assert!(told as u128 <= most, "told {told} times, {most} at most");
+}
+
+#[test]
+fn what_is_too_much_to_be_told_of_is_looked_for() {
+    if !need_any_mount() {
+        return;
+    }
+    let m = Mounted::new(fill);
+    let (ours, theirs) = (m.mnt(), m.base());
+    until("the watching began", || log(&m).contains("is watched"));
+    for path in ["d/one", "d/sub/leaf", "e/file"] {
+        fs::read_to_string(ours.join(path)).expect("read");
+    }
+    assert!(!ours.join("d/new").exists() && !ours.join("e/new").exists());
+    assert_eq!(names(&ours.join("d")), ["one", "sub", "two"]);
+    // Nobody takes the events of the host's kernel, and it does not keep that many.
+    let kept = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").expect("its limit");
+    let kept: u32 = kept.trim().parse().expect("a number");
+    let daemon = Pid::from_raw(m.sandbox.daemons()[0]);
+    kill(daemon, Signal::SIGSTOP).expect("stop the daemon");
+    for n in 0..=kept / 2 {
+        let path = theirs.join(format!("e/{}", n % 2));
+        fs::write(&path, "x").expect("write");
+        fs::remove_file(&path).expect("remove");
+    }
+    for name in ["d/one", "d/sub/leaf"] {
+        fs::write(theirs.join(name), "written later\n").expect("write");
+    }
+    save(&theirs.join("e/file"), "saved later\n");
+    fs::remove_file(theirs.join("d/two")).expect("remove");
+    fs::write(theirs.join("d/new"), "new\n").expect("write");
+    fs::write(theirs.join("e/new"), "new\n").expect("write");
+    kill(daemon, Signal::SIGCONT).expect("let it go on");
+    for name in ["d/one", "d/sub/leaf"] {
+        comes_to_hold(&ours.join(name), "written later\n");
+    }
+    comes_to_hold(&ours.join("e/file"), "saved later\n");
+    comes_to_hold(&ours.join("d/new"), "new\n");
+    comes_to_hold(&ours.join("e/new"), "new\n");
+    comes_to_list(&ours.join("d"), &["new", "one", "sub"]);
+    assert!(log(&m).contains("more changes than are told of"));
 }
 
 #[test]
