@@ -4,11 +4,11 @@
 
 # Whole runs, real mounts: as root and again as an ordinary user.
 # shellcheck disable=SC2034
-suites_both="run_main run_machine run_signals run_setup run_branches run_view run_policy run_names programs programs_git review review_hidden snapshots points full_store quota bad_input streams diff semantics mounts transport control_plane fsck gc crash model"
+suites_both="run_main run_machine run_signals run_setup run_branches run_view run_policy run_names run_live_base programs programs_git review review_hidden snapshots points full_store quota bad_input streams diff semantics live_base mounts transport control_plane fsck gc crash model"
 
 # Once more, as root, with requests by io_uring instead of /dev/fuse.
 # shellcheck disable=SC2034
-suites_ring="posix transport"
+suites_ring="posix live_base transport"
 
 # Once: nothing in them depends on who runs them, or only root can.
 # shellcheck disable=SC2034

@@ -321,6 +321,7 @@ fn serve(
         mountpoint: None,
         roots: order.plan.roots.clone(),
         conceal: order.plan.conceal.clone(),
+        covered: order.plan.covered(),
         shared: false,
         passthrough: order.plan.passthrough && idmap::all_exist(),
         policy: Some(order.policy.to_owned()),

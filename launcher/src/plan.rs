@@ -285,6 +285,33 @@ impl Plan {
         self.limit = limit;
         self
     }
+
+    /// The places below the roots that something is mounted on: what the kernel must not come to look
+    /// up anew while that is to stay.
+    pub fn covered(&self) -> Vec<PathBuf> {
+        let is_below = |at: &&PathBuf| {
+            let mut roots = self.roots.iter();
+            roots.any(|root| at.starts_with(root) && *at != root)
+        };
+        let places = self.steps.iter().filter_map(SetupOp::covers);
+        places.filter(is_below).cloned().collect()
+    }
+}
+
+impl SetupOp {
+    /// The place that it mounts something on, other than the branch.
+    fn covers(&self) -> Option<&PathBuf> {
+        match self {
+            Self::Tmpfs { at, .. }
+            | Self::Device { at }
+            | Self::Pts { at, .. }
+            | Self::Host { at, .. }
+            | Self::Own { at, .. }
+            | Self::Hide { at, .. }
+            | Self::DenyWrite { at } => Some(at),
+            _ => None,
+        }
+    }
 }
 
 fn check(inputs: &Inputs<'_>) -> Result<(), CmdError> {

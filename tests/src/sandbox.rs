@@ -12,9 +12,10 @@ use crate::cmd::{self, Done, Running};
 use crate::{Manifest, base, bins, leak};
 
 /// What a runner of the tests may set for the product: how it is served, its log, its coverage.
-const PASSED_ON: [&str; 5] = [
+const PASSED_ON: [&str; 6] = [
     "AGENTFS_FUSE_TRANSPORT",
     crate::regime::VARIABLE,
+    "AGENTFS_WATCHES",
     "AGENTFS_LOG",
     "RUST_BACKTRACE",
     "LLVM_PROFILE_FILE",

@@ -97,6 +97,7 @@ fn messages() -> Vec<(u8, String)> {
         mountpoint: Some("/m".into()),
         roots: vec!["/home/u".into(), "/w\u{7f}".into()],
         conceal: vec!["/home/u/.ssh".into()],
+        covered: vec!["/w/.git/hooks".into()],
         only_ids: Some(OnlyIds {
             uid: 1000,
             gid: 1000,

@@ -76,6 +76,12 @@ impl LiveShell {
         String::from_utf8_lossy(&out[before..out.len() - 1]).into_owned()
     }
 
+    /// Runs a script until it prints this: what the host changes is told after a moment.
+    #[track_caller]
+    fn comes_to(&mut self, script: &str, expected: &str) {
+        until(expected, || self.sh(script) == expected);
+    }
+
     fn end(mut self) {
         drop(self.0.child.stdin.take());
         self.0.wait().ok();

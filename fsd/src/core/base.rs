@@ -245,6 +245,21 @@ impl BaseTree {
         Ok(fd)
     }
 
+    /// The directory `dir` itself (O_PATH), and what it is like.
+    ///
+    /// Errors: `Base`.
+    pub fn held_dir(&self, dir: &BaseDir) -> Result<(Arc<OwnedFd>, BaseStat), FsError> {
+        let held = self.dir_fd(dir).and_then(|fd| {
+            let now = base_stat(&statx(&fd, b"")?);
+            match now.nlink {
+                // Held, and gone.
+                0 => Err(rustix::io::Errno::STALE),
+                _ => Ok((fd, now)),
+            }
+        });
+        held.map_err(base_error("open a directory"))
+    }
+
     fn cached_dir(&self, ino: Ino) -> Option<Arc<OwnedFd>> {
         let mut dirs = crate::sync::lock(&self.open_dirs);
         dirs.clock += 1;

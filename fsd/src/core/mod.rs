@@ -33,11 +33,13 @@ mod superblock;
 #[cfg(test)]
 mod tests;
 pub mod types;
+pub mod watch;
 
 use std::path::PathBuf;
 
 pub use error::FsError;
 pub use ops::freeze::FreezeFor;
+pub use ops::host::{Covered, Notice, Watching};
 pub use ops::open::{OpenIo, Opened};
 pub use ops::readdir::OldListing;
 pub use ops::rename::Moved;
@@ -52,6 +54,7 @@ use crate::core::mappings::Mappings;
 use crate::core::process::Processes;
 use crate::core::removals::Removals;
 use crate::core::superblock::Tree;
+use crate::core::watch::Watch;
 use crate::sync::{Arc, Mutex};
 
 /// What a core shows and how.
@@ -77,6 +80,7 @@ pub struct FsCore {
     clock: StampClock,
     handles: Handles,
     implicit: Arc<Implicit>,
+    watch: Arc<Watch>,
     mappings: Mappings,
     processes: Processes,
     removals: Removals,
@@ -99,6 +103,7 @@ impl FsCore {
         let tree = Tree::new(branch, exposed)?;
         Ok(Self {
             implicit: tree.implicit.clone(),
+            watch: tree.watch.clone(),
             tree: Mutex::new(tree),
             base,
             clock: StampClock::default(),

@@ -2,7 +2,7 @@
 //!
 //! Knows places only; what the host has there is for [`crate::core::base::BaseTree`] to look.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::core::base::BaseStat;
 use crate::core::record::Fingerprint;
@@ -27,6 +27,12 @@ pub struct BaseDir {
     place: RwLock<Place>,
     /// [`crate::core::base::state`] of it just before its names were last listed; 0: not known.
     listed_in: AtomicU64,
+    /// The same of when the watch on it began, or when it was last looked through for want of events.
+    watched_in: AtomicU64,
+    /// A watch on it was asked for.
+    is_asked_for: AtomicBool,
+    /// The host has changed names in it since they were last listed.
+    has_changed: AtomicBool,
 }
 
 /// Where a base directory is, and which one it is.
@@ -45,7 +51,41 @@ impl BaseDir {
             ino,
             place: RwLock::new(Place { loc, id }),
             listed_in: AtomicU64::new(0),
+            watched_in: AtomicU64::new(0),
+            is_asked_for: AtomicBool::new(false),
+            has_changed: AtomicBool::new(false),
         }
+    }
+
+    /// Whether nobody has asked for a watch on it. Says so once.
+    pub(super) fn ask_for_watch(&self) -> bool {
+        !self.is_asked_for.load(Ordering::Relaxed)
+            && !self.is_asked_for.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether a watch on it was asked for.
+    pub(super) fn is_asked_for(&self) -> bool {
+        self.is_asked_for.load(Ordering::Relaxed)
+    }
+
+    /// The watch on it is gone: it is to be asked for again.
+    pub(super) fn watch_ended(&self) {
+        self.is_asked_for.store(false, Ordering::Relaxed);
+    }
+
+    /// Notes the state in which it is watched. Returns whether that was another.
+    pub(super) fn set_watched_in(&self, state: u64) -> bool {
+        self.watched_in.swap(state, Ordering::Relaxed) != state
+    }
+
+    /// Notes whether the host has changed names since they were last listed.
+    pub(super) fn set_changed(&self, changed: bool) {
+        self.has_changed.store(changed, Ordering::SeqCst);
+    }
+
+    /// Whether the host has changed names since they were last listed.
+    pub(super) fn has_changed(&self) -> bool {
+        self.has_changed.load(Ordering::SeqCst)
     }
 
     /// The state in which its names were last listed; 0: not known.

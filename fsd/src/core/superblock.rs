@@ -19,6 +19,7 @@ use crate::core::names::NameCounts;
 use crate::core::record::{Content, Fingerprint, InodeRec, full_blocks};
 use crate::core::stream::{ObjectStamp, Stream};
 use crate::core::types::{Attr, Ino, Kind, Time};
+use crate::core::watch::Watch;
 
 /// The live state of one branch.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub struct Tree {
     pub(super) busy: BTreeSet<Ino>,
     /// Those that are kept open for whoever uses them without an open.
     pub implicit: Arc<Implicit>,
+    /// The directories of the base that are watched.
+    pub watch: Arc<Watch>,
     /// Listings being read.
     pub listings: Listings,
     /// Names of the branch's own by file.
@@ -49,6 +52,7 @@ impl Tree {
             nodes: HashMap::new(),
             busy: BTreeSet::new(),
             implicit: Arc::default(),
+            watch: Arc::default(),
             listings: Listings::default(),
             names: NameCounts::default(),
             devices: HashMap::new(),
@@ -323,6 +327,9 @@ impl Tree {
         self.listings.forget(ino);
         if node.implicit {
             self.implicit.remove(ino);
+        }
+        if node.base_dir.is_some_and(|dir| dir.is_asked_for()) {
+            self.watch.remove(ino);
         }
         if let Some(parent) = node.parent {
             self.leave(parent);

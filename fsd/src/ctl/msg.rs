@@ -102,6 +102,9 @@ pub struct MountSpec {
     /// Host paths that the core answers with "no such entry", the store among them.
     #[serde(with = "escaped::list")]
     pub conceal: Vec<PathBuf>,
+    /// Host paths below the roots that the view has something else mounted on.
+    #[serde(default, with = "escaped::list")]
+    pub covered: Vec<PathBuf>,
     /// The only ids that the mount's user namespace maps; none: all of them.
     #[serde(default)]
     pub only_ids: Option<OnlyIds>,

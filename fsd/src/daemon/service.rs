@@ -313,7 +313,12 @@ impl Service for Daemon {
             }),
             None => None,
         };
-        self.serve(Face { root, one_user }, device, passthrough, regime)?;
+        let face = Face {
+            root,
+            one_user,
+            covered: mount.covered,
+        };
+        self.serve(face, device, passthrough, regime)?;
         let mut kept = lock(&self.mount);
         kept.namespaces = namespaces;
         kept.policy = mount.policy;

@@ -134,6 +134,10 @@ impl Operations for Adapter {
         if self.options.zero_opendir && config.add_capabilities(feature).is_ok() {
             self.opens_no_directories.store(true, Ordering::Relaxed);
         }
+        let feature = InitFlags::FUSE_HAS_EXPIRE_ONLY;
+        if config.capabilities().contains(feature) {
+            self.stale.can_expire();
+        }
         Ok(())
     }
 

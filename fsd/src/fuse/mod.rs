@@ -7,6 +7,7 @@
 //! families of their own; `regime` says whether the kernel
 //! tells of opens, and `unopened` does what else is to be done if not), `shared` does so for a mount of several branches, `convert` maps the two sides' types, `backing` keeps what passthrough
 //! needs, `stale` takes back what the kernel was told, `mapped` knows what it must not keep, `keepers` which listings it gathers,
+//! `fresh` tells it what the host has changed,
 //! `workers` runs what would block a reader. Nothing here decides what a branch answers, and
 //! nothing here touches the mount from a thread that serves it.
 
@@ -15,6 +16,7 @@ mod backing;
 mod calls;
 mod convert;
 mod device;
+mod fresh;
 mod keepers;
 mod listing;
 mod mapped;

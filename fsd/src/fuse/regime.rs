@@ -11,7 +11,7 @@ const NAME: &str = "AGENTFS_FUSE_REGIME";
 /// The default where files can go past us, which takes privilege.
 const PRIVILEGED: Regime = Regime::Passthrough;
 /// The default elsewhere.
-const UNPRIVILEGED: Regime = Regime::Passthrough;
+const UNPRIVILEGED: Regime = Regime::ZeroOpen;
 
 /// How files come to be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

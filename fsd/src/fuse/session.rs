@@ -7,6 +7,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::fuse::adapter::Adapter;
 use crate::fuse::backing;
 use crate::fuse::convert::OneUser;
 use crate::fuse::device::{self, Greeter, Reading};
+use crate::fuse::fresh::Fresh;
 use crate::fuse::regime::Regime;
 use crate::fuse::ring::{Rings, Serving, Terms};
 use crate::fuse::shared::SharedAdapter;
@@ -50,9 +52,16 @@ const SPIN_US: Knob = Knob {
 
 const ZERO_OPENDIR: Knob = Knob {
     name: "AGENTFS_FUSE_ZERO_OPENDIR",
-    default: 0,
+    default: 1,
     min: 0,
     max: 1,
+};
+/// More directories than a daemon needs to watch, of the trees that people have.
+const WATCHES: Knob = Knob {
+    name: "AGENTFS_WATCHES",
+    default: 32768,
+    min: 0,
+    max: 1 << 20,
 };
 
 /// What every mount asks for, each only if the kernel has it.
@@ -229,9 +238,10 @@ pub struct Options {
     pub max_write_bytes: u32,
     /// Most readahead and other background requests under way.
     pub max_background: u16,
-    /// The kernel opens directories without asking, so that listing one again costs no request and
-    /// does not show what the host has changed in it since.
+    /// The kernel opens directories without asking, so that listing one again costs no request.
     pub zero_opendir: bool,
+    /// Directories of the host that are watched at most, so that what it changes shows; 0: none.
+    pub watches: usize,
     /// Threads that read requests.
     pub readers: usize,
     /// For how long one of them looks for the next request before it sleeps; zero: not at all.
@@ -255,6 +265,7 @@ impl Options {
             max_write_bytes: MAX_WRITE.value()? as u32,
             max_background: MAX_BACKGROUND.value()? as u16,
             zero_opendir: ZERO_OPENDIR.value()? == 1,
+            watches: WATCHES.value()? as usize,
             readers: readers(cpus),
             // With one CPU whoever looks keeps from running who would ask.
             spin: match cpus {
@@ -327,6 +338,8 @@ pub struct Face {
     pub root: Ino,
     /// The one user whose ids its user namespace knows; none: it knows all ids.
     pub one_user: Option<OneUser>,
+    /// Places on it, as host paths, that something else is mounted on for as long as it is there.
+    pub covered: Vec<PathBuf>,
 }
 
 /// A mount that has been greeted and waits to be served.
@@ -337,6 +350,7 @@ pub struct FuseSession {
     reading: Reading,
     /// The ring, if it is by one; its threads are at work already.
     ring: Option<Serving>,
+    fresh: Option<Fresh>,
 }
 
 #[derive(Debug)]
@@ -359,9 +373,19 @@ impl FuseSession {
         if options.is_zero_open() {
             core.with(FsCore::serve_unopened);
         }
-        let adapter = Adapter::new(core, face, options);
-        let back = (adapter.stale(), adapter.device());
-        begin(adapter, device, options, Some(back), Shows::One)
+        let (shown, covered) = (face.root, face.covered.clone());
+        let adapter = Adapter::new(Arc::clone(&core), face, options);
+        let stale = adapter.stale();
+        // Before the first request: what is looked at then is watched.
+        let fresh = (options.watches > 0)
+            .then(|| Fresh::start(&core, stale.clone(), shown, &covered, options.watches));
+        let fresh = fresh.transpose().unwrap_or_else(|error| {
+            info!(%error, "what the host changes shows in the next run only");
+            None
+        });
+        let back = (stale, adapter.device());
+        let session = begin(adapter, device, options, Some(back), Shows::One)?;
+        Ok(Self { fresh, ..session })
     }
 
     /// As [`FuseSession::start`], for several branches.
@@ -392,7 +416,7 @@ impl FuseSession {
             Shows::One(adapter) => device::serve(&adapter, &self.device, self.reading),
             Shows::Several(adapter) => device::serve(&adapter, &self.device, self.reading),
         };
-        drop(self.ring);
+        drop((self.ring, self.fresh));
         ended
     }
 }
@@ -420,7 +444,7 @@ fn begin<O: Operations>(
     let greeted = Session::from_fd(greeter, device, SessionACL::All, Config::default())?;
     let device = ours;
     if let Some((stale, files)) = back {
-        stale.reach(greeted.notifier());
+        stale.reach(greeted.notifier(), Arc::clone(&device));
         files.reach(Arc::clone(&device));
     }
     let rings = rings.filter(|_| terms.are_agreed());
@@ -446,6 +470,7 @@ fn begin<O: Operations>(
             spin,
         },
         ring,
+        fresh: None,
     })
 }
 
@@ -498,6 +523,7 @@ mod tests {
         let face = Face {
             root: Ino::ROOT,
             one_user: None,
+            covered: Vec::new(),
         };
         let options = Options {
             passthrough_depth: (regime == Regime::Passthrough).then_some(2),

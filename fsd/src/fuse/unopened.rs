@@ -91,7 +91,7 @@ impl Adapter {
 }
 
 /// How the kernel calls an inode of a mount with this root.
-fn node_of(root: Ino, ino: Ino) -> INodeNo {
+pub(super) fn node_of(root: Ino, ino: Ino) -> INodeNo {
     match ino == root {
         true => INodeNo::ROOT,
         false => INodeNo(ino.0),

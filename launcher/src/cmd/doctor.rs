@@ -95,6 +95,7 @@ pub fn run(args: &DoctorArgs, globals: &Globals) -> Result<ExitCode, CmdError> {
     checks.push(Check::new("open /dev/fuse", device()));
     checks.extend(set_up());
     checks.extend(halt_poll());
+    checks.extend(watches());
     checks.push(Check::new("events of forks", forks()).optional());
     checks.push(Check::new(
         "daemon found",
@@ -453,9 +454,42 @@ fn trial(link: &Link, alone: &Alone) -> ! {
     }
 }
 
+/// In how many directories of the host a change can show while a run lasts.
+fn watches() -> Option<Check> {
+    let text = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_watches").ok()?;
+    let answer = enough_watches(text.trim().parse().ok()?);
+    Some(Check::new("inotify watches", answer).optional())
+}
+
+/// `most`: what a user may have.
+fn enough_watches(most: u64) -> Result<String, (String, String)> {
+    // What a large checkout needs, of the part that a daemon takes at most.
+    const SHARE: u64 = 8;
+    const ENOUGH: u64 = 8192;
+    let for_one = most / SHARE;
+    match for_one >= ENOUGH {
+        true => Ok(format!("{most} for a user, {for_one} of them for a branch")),
+        false => Err((
+            format!(
+                "{most} for a user: what the host changes shows at once in the first {for_one} directories \
+                 that a run looks into, and elsewhere in the next run at the latest"
+            ),
+            "as root: sysctl -w fs.inotify.max_user_watches=524288".to_owned(),
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn too_few_watches_are_told_with_what_they_are_enough_for() {
+        assert!(enough_watches(524_288).is_ok() && enough_watches(65_536).is_ok());
+        let (found, fix) = enough_watches(8192).expect_err("too few");
+        assert!(found.contains("the first 1024 directories"), "{found}");
+        assert!(fix.contains("max_user_watches"), "{fix}");
+    }
 
     #[test]
     fn an_init_that_cannot_be_read_is_told_with_its_errno_and_a_fix() {

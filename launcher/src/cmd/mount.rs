@@ -240,6 +240,7 @@ fn attach(
         roots: vec![place.base.to_owned()],
         policy: None,
         conceal: vec![store.path().to_owned()],
+        covered: Vec::new(),
         shared: place.shared,
         // The kernel gives it to root alone.
         passthrough: rustix::process::geteuid().is_root(),

@@ -82,6 +82,9 @@ impl FsCore {
             return Err(no_entry());
         }
         let base_dir = dir.base_dir.clone();
+        if let (Some(base_dir), None) = (&base_dir, &shown) {
+            self.watch_dir(base_dir);
+        }
         match tree.branch.dentry(parent, name)? {
             Some(Dentry::Present { ino, .. }) => {
                 tree.load_recorded(ino)?;

@@ -4,6 +4,7 @@ mod attr;
 mod create;
 mod data;
 pub mod freeze;
+pub mod host;
 mod implicit;
 mod link;
 mod lookup;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::backstore::Records;
 use crate::core::base::{BaseLoc, state};
-use crate::core::inode::Listed;
+use crate::core::inode::{Listed, Node};
 use crate::core::listing::{DOT_COOKIE, DOTDOT_COOKIE, Listing};
 use crate::core::ops::lookup::is_missing;
 use crate::core::record::Dentry;
@@ -29,7 +29,7 @@ pub enum OldListing {
 }
 
 /// Whether a change from now on gives another time than this one.
-fn is_settled(changed: Time) -> bool {
+pub(in crate::core) fn is_settled(changed: Time) -> bool {
     let nanos = |t: Time| i128::from(t.sec) * 1_000_000_000 + i128::from(t.nsec);
     nanos(Time::now()) - nanos(changed) > TICK.as_nanos() as i128
 }
@@ -178,14 +178,22 @@ impl FsCore {
     /// Whether the kernel may keep the listing of `ino` that it was just given all of.
     pub fn may_keep_listing(&self, ino: Ino) -> bool {
         let tree = crate::sync::lock(&self.tree);
-        tree.node(ino)
-            .is_ok_and(|node| node.listed == Listed::Steady)
+        let may_keep = |node: &Node| {
+            let is_old = node.base_dir.as_ref().is_some_and(|dir| dir.has_changed());
+            node.listed == Listed::Steady && !is_old
+        };
+        tree.node(ino).is_ok_and(may_keep)
     }
 
     /// Builds the listing of `ino` anew: a new pass over the directory sees what the host has now.
     fn list_anew(&self, ino: Ino) -> Result<(), FsError> {
         let mut tree = crate::sync::lock(&self.tree);
         // Before it is read: what comes meanwhile makes it another one.
+        let dir = tree.dir(ino)?;
+        if let (Some(base_dir), None) = (&dir.base_dir, &dir.exposed) {
+            self.watch_dir(base_dir);
+            base_dir.set_changed(false);
+        }
         let state = self.base_state(&tree, ino)?;
         if let Some(base_dir) = &tree.dir(ino)?.base_dir {
             base_dir.set_listed_in(state);

@@ -94,6 +94,7 @@ fn every_request_reaches_the_service() {
         mountpoint: None,
         roots: vec!["/w".into()],
         conceal: vec![],
+        covered: vec![],
         passthrough: false,
         shared: false,
         policy: None,
