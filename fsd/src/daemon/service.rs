@@ -270,9 +270,11 @@ impl Service for Daemon {
         })?;
         // Where pages are one branch's, the kernel must not write past us to another's.
         let natively = mount.passthrough && !mount.shared;
+        // Who is at the limit wants the room of a removed file with its last close, not soon after it.
+        let by_opens = natively || !live.info().limit.is_none();
         let regime = match (mount.shared, self.options.regime) {
             (true, _) => Regime::Passthrough,
-            (false, asked) => asked.unwrap_or(Regime::default_for(natively)),
+            (false, asked) => asked.unwrap_or(Regime::default_for(by_opens)),
         };
         let passthrough = natively && regime == Regime::Passthrough;
         info!(roots = ?mount.roots, %regime, passthrough, mount.shared, "attach");

@@ -23,9 +23,10 @@ pub enum Regime {
 }
 
 impl Regime {
-    /// What a mount gets that asks for nothing else; `natively`: its files could go past us.
-    pub const fn default_for(natively: bool) -> Self {
-        if natively { PRIVILEGED } else { UNPRIVILEGED }
+    /// What a mount gets that asks for nothing else; `by_opens`: opens are worth more than they cost,
+    /// since its files could go past us, or a close gives room back.
+    pub const fn default_for(by_opens: bool) -> Self {
+        if by_opens { PRIVILEGED } else { UNPRIVILEGED }
     }
 
     /// The regime that the environment asks for, if it asks for one.
