@@ -16,7 +16,14 @@
 # goes, whatever becomes of the script.
 
 harness_isolate() { # SCRIPT ARGUMENT..
-  if [ "$(id -u)" -ne 0 ] || [ "${AGENTFS_HARNESS_NS:-}" = "$$" ]; then return 0; fi
+  if [ "${AGENTFS_HARNESS_NS:-}" = "$$" ]; then
+    # A branch that somebody else mounted could not be closed while this copy of its mount lives.
+    awk '$3 == "fuse.agentfs" { print $2 }' /proc/self/mounts | while read -r point; do
+      umount --lazy "$(printf '%b' "$point")"
+    done
+    return 0
+  fi
+  if [ "$(id -u)" -ne 0 ]; then return 0; fi
   # exec keeps the pid, so the variable means this process and no child of it.
   AGENTFS_HARNESS_NS=$$ exec unshare --mount --propagation private -- bash "$@"
 }
@@ -34,12 +41,6 @@ harness_log() { # NAME
 }
 
 harness_begin() { # NAME
-  if [ "${AGENTFS_HARNESS_NS:-}" = "$$" ]; then
-    # A branch that somebody else mounted could not be closed while this copy of its mount lives.
-    awk '$3 == "fuse.agentfs" { print $2 }' /proc/self/mounts | while read -r point; do
-      umount --lazy "$(printf '%b' "$point")"
-    done
-  fi
   harness_log "$1"
   # By it scripts/leaks.sh knows whatever is left of this run.
   export SUITE_MARKER=harness

@@ -15,13 +15,15 @@ use super::media::Media;
 use super::objects::{self, ObjectFile};
 use super::pace::Pace;
 use crate::core::record::{LayerId, ObjectId};
-use crate::sync::{Condvar, Mutex, lock, wait};
+use crate::sync::{Condvar, Mutex, MutexGuard, lock, wait, wait_for};
 
 /// Files that follow each other faster than this are a row.
 const ROW: Duration = Duration::from_millis(2);
 /// So many are ordered at once, when fewer than half of that are left.
 pub(super) const ORDER: u64 = 32;
 
+/// How long those are kept that nobody takes.
+const KEEP: Duration = Duration::from_secs(1);
 /// What is added to the niceness of the thread.
 const NICENESS: i32 = 5;
 
@@ -55,6 +57,8 @@ struct State {
     /// One is being made.
     making: bool,
     ready: VecDeque<Spare>,
+    /// How many were taken.
+    taken: u64,
     /// The next ones are better made in another directory.
     move_on: bool,
     over: bool,
@@ -79,7 +83,10 @@ impl Spares {
 
     /// The next one, if one is ready.
     pub(super) fn take(&self) -> Option<Spare> {
-        lock(&self.shared.state).ready.pop_front()
+        let mut state = lock(&self.shared.state);
+        let spare = state.ready.pop_front()?;
+        state.taken += 1;
+        Some(spare)
     }
 
     /// Whether more should be ordered, now that one more file is being made; and whether in another
@@ -128,6 +135,33 @@ impl Drop for Spares {
 }
 
 impl Shared {
+    /// Waits for something to do. What nobody wants for a while goes: each takes a descriptor and an
+    /// inode.
+    fn rest<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let (Some(place), false) = (state.place.clone(), state.ready.is_empty()) else {
+            return wait(&self.changed, state);
+        };
+        let taken = state.taken;
+        let since = Instant::now();
+        let mut state = wait_for(&self.changed, state, KEEP);
+        if state.taken != taken || since.elapsed() < KEEP || state.over {
+            return state;
+        }
+        let unused = std::mem::take(&mut state.ready);
+        state.making = true;
+        drop(state);
+        for (id, file) in unused {
+            drop(file);
+            if let Err(error) = objects::remove(&*place.media, id.number) {
+                tracing::warn!(?id, %error, "cannot remove an unused object yet");
+            }
+        }
+        let mut state = lock(&self.state);
+        state.making = false;
+        self.changed.notify_all();
+        state
+    }
+
     /// The thread's part.
     fn make(&self) {
         // No process: of the calling thread. Who waits for an answer goes first.
@@ -139,7 +173,7 @@ impl Shared {
         while !state.over {
             let place = state.place.clone();
             let (Some(place), Some(number)) = (place, state.wanted.pop_front()) else {
-                state = wait(&self.changed, state);
+                state = self.rest(state);
                 continue;
             };
             state.making = true;

@@ -109,3 +109,20 @@ fn a_frozen_layer_has_none() {
     live.close().unwrap();
     assert_eq!(objects(&mem), got.iter().map(|id| named(*id)).collect());
 }
+
+#[test]
+fn what_nobody_takes_goes_by_itself() {
+    let (mem, store) = new_store();
+    make(&store, "b", None).unwrap();
+    let mut live = open(&store);
+    let got = take_until_ahead(&mem, &mut live);
+    let kept: BTreeSet<String> = got.iter().map(|id| named(*id)).collect();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while objects(&mem) != kept {
+        assert!(Instant::now() < deadline, "they stay");
+        std::thread::yield_now();
+    }
+    // And again.
+    take_until_ahead(&mem, &mut live);
+    live.close().unwrap();
+}
