@@ -33,6 +33,9 @@ use crate::fuse::workers::Workers;
 use crate::fuse::xattr::answer_query;
 use crate::sync::{Arc, Gate};
 
+/// A copy of no more than this takes less time than to wake who else would make it.
+const COPIED_HERE_BYTES: u64 = 256 << 10;
+
 /// Serves one mount from one core.
 #[derive(Debug)]
 pub(super) struct Adapter {
@@ -563,7 +566,7 @@ impl Operations for Adapter {
         let caller = caller(req);
         let call = move |core: &FsCore| core.copy_range(&caller, from, to, len);
         let stale = (!keeps_privileges(&caller)).then(|| self.stale());
-        self.call_aside(op::COPY_FILE_RANGE, req, ino, call, move |copied| {
+        let answer = move |copied: Result<u64, Errno>| {
             if let Some(stale) = stale {
                 stale.attributes(out);
             }
@@ -572,6 +575,11 @@ impl Operations for Adapter {
                 Ok(bytes) => reply.written(bytes as u32),
                 Err(errno) => reply.error(errno),
             }
-        });
+        };
+        let bytes = self.core.with(|core| core.copy_bytes(from.0, from.2, len));
+        if bytes.is_some_and(|bytes| bytes <= COPIED_HERE_BYTES) {
+            return answer(self.call(op::COPY_FILE_RANGE, req, ino, call));
+        }
+        self.call_aside(op::COPY_FILE_RANGE, req, ino, call, answer);
     }
 }

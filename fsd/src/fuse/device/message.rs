@@ -56,7 +56,7 @@ fn operation_bytes(opcode: u32) -> usize {
     }
 }
 
-/// How many bytes a request moves, or `usize::MAX` where it may wait for a disk whatever it moves.
+/// How many bytes a request moves through this thread. What waits for a disk besides is for the workers.
 pub(in crate::fuse) fn weight(message: &[u8]) -> usize {
     let Ok((head, _)) = Head::parse(message) else {
         return 0;
@@ -66,9 +66,6 @@ pub(in crate::fuse) fn weight(message: &[u8]) -> usize {
             .get(IN_HEADER_BYTES + READ_SIZE_AT..)
             .and_then(|rest| Words::new(rest).u32().ok())
             .map_or(0, |size| size as usize),
-        number::FSYNC | number::FSYNCDIR | number::FALLOCATE | number::COPY_FILE_RANGE => {
-            usize::MAX
-        }
         _ => message.len(),
     }
 }

@@ -328,7 +328,7 @@ fn what_is_cut_short_on_the_device_is_refused() {
 }
 
 #[test]
-fn what_moves_much_or_waits_for_the_disk_has_weight() {
+fn what_moves_much_has_weight() {
     let weight = |opcode, operation: &[u32]| {
         let mut message = header(opcode, operation, 0)[..40].to_vec();
         message.extend(bytes(operation));
@@ -337,7 +337,7 @@ fn what_moves_much_or_waits_for_the_disk_has_weight() {
     assert_eq!(weight(15, &[77, 0, 4096, 1, 512, 0, 0, 0, 0, 0]), 512);
     assert_eq!(weight(15, &[77, 0, 0, 0, 1 << 20, 0, 0, 0, 0, 0]), 1 << 20);
     assert_eq!(weight(16, &[0; 10]), 80);
-    assert_eq!(weight(20, &[0; 4]), usize::MAX);
+    assert_eq!(weight(20, &[0; 4]), 56);
     assert_eq!(weight(15, &[]), 0);
     assert_eq!(message::weight(b"short"), 0);
 }
