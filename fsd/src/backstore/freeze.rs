@@ -202,15 +202,19 @@ impl LiveBranch {
         for number in orphans {
             let (layer, number) = (old, *number);
             let from = ObjectId { layer, number };
+            let old = object_path(from);
+            // It may be gone already, and only the note of it left: no number is spent on that.
+            if matches!(root.facts(&old), Err(e) if e.kind() == std::io::ErrorKind::NotFound) {
+                continue;
+            }
             let to = self.take_number()?;
             self.make_bucket(to.number)?;
-            let (old, new) = (object_path(from), object_path(to));
+            let new = object_path(to);
             match root.rename(&old, &new, false) {
                 Ok(()) => {
                     moved.push((from, to));
                     deltas.push(Delta::Orphan(to));
                 }
-                // It is gone already, and only the note of it is left.
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
                 Err(e) => return Err(StoreError::io("rename", root.describe(&old), e)),
             }

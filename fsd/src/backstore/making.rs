@@ -70,6 +70,7 @@ impl LiveBranch {
         let Some(mut spares) = self.spares.take() else {
             return Ok(());
         };
+        self.forget_gone(&spares);
         let (more, elsewhere) = spares.wants(Instant::now());
         let ordered = match more {
             true => self.give_out(&spares, elsewhere),
@@ -77,6 +78,12 @@ impl LiveBranch {
         };
         self.spares = Some(spares);
         ordered
+    }
+
+    fn forget_gone(&mut self, spares: &Spares) {
+        for number in spares.gone() {
+            self.unnamed.remove(&number);
+        }
     }
 
     fn give_out(&mut self, spares: &Spares, elsewhere: bool) -> Result<(), StoreError> {
@@ -100,7 +107,12 @@ impl LiveBranch {
 
     /// Removes the objects that were made ahead: the layer ends.
     pub(super) fn drop_spares(&mut self) -> Result<(), StoreError> {
-        let made = self.spares.as_ref().map(Spares::stop).unwrap_or_default();
+        let Some(spares) = self.spares.take() else {
+            return Ok(());
+        };
+        let made = spares.stop();
+        self.forget_gone(&spares);
+        self.spares = Some(spares);
         let media = self.top_media()?;
         for (id, file) in made {
             drop(file);

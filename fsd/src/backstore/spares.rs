@@ -6,11 +6,13 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::dirty::Dirty;
+use super::error::StoreError;
 use super::media::Media;
 use super::objects::{self, ObjectFile};
 use super::pace::Pace;
@@ -57,11 +59,20 @@ struct State {
     /// One is being made.
     making: bool,
     ready: VecDeque<Spare>,
+    /// Numbers that were ordered and of which there is no object, or none any more.
+    gone: Vec<u64>,
     /// How many were taken.
     taken: u64,
     /// The next ones are better made in another directory.
     move_on: bool,
     over: bool,
+}
+
+impl State {
+    /// Makes none of those that are still wanted.
+    fn drop_order(&mut self) {
+        self.gone.extend(self.wanted.drain(..));
+    }
 }
 
 /// One that is made: which, and open for reading and writing.
@@ -111,10 +122,15 @@ impl Spares {
         self.shared.changed.notify_all();
     }
 
+    /// The numbers ordered of which there is no object, or none any more; each once.
+    pub(super) fn gone(&self) -> Vec<u64> {
+        std::mem::take(&mut lock(&self.shared.state).gone)
+    }
+
     /// Makes no more of those ordered, and gives back those made. Waits for the one being made.
     pub(super) fn stop(&self) -> Vec<Spare> {
         let mut state = lock(&self.shared.state);
-        state.wanted.clear();
+        state.drop_order();
         while state.making {
             state = wait(&self.shared.changed, state);
         }
@@ -150,13 +166,16 @@ impl Shared {
         let unused = std::mem::take(&mut state.ready);
         state.making = true;
         drop(state);
+        let mut gone = Vec::new();
         for (id, file) in unused {
             drop(file);
-            if let Err(error) = objects::remove(&*place.media, id.number) {
-                tracing::warn!(?id, %error, "cannot remove an unused object yet");
+            match objects::remove(&*place.media, id.number) {
+                Ok(()) => gone.push(id.number),
+                Err(error) => tracing::warn!(?id, %error, "cannot remove an unused object yet"),
             }
         }
         let mut state = lock(&self.state);
+        state.gone.append(&mut gone);
         state.making = false;
         self.changed.notify_all();
         state
@@ -183,7 +202,10 @@ impl Shared {
                 number,
             };
             let start = Instant::now();
-            let made = objects::create(&*place.media, id, |dir| place.dirty.dir(dir));
+            let create = || objects::create(&*place.media, id, |dir| place.dirty.dir(dir));
+            // Whoever waits for this one to be made is not to wait for good.
+            let made = catch_unwind(AssertUnwindSafe(create))
+                .unwrap_or(Err(StoreError::Invalid("an object that could not be made")));
             let slow = pace.leaves(start.elapsed());
             state = lock(&self.state);
             state.making = false;
@@ -192,11 +214,11 @@ impl Shared {
                 Err(error) => {
                     // Who needs one makes it, and is told why it cannot be.
                     tracing::debug!(%error, number, "no object made ahead");
-                    state.wanted.clear();
+                    state.drop_order();
                 }
             }
             if slow {
-                state.wanted.clear();
+                state.drop_order();
                 state.move_on = true;
             }
             self.changed.notify_all();

@@ -122,6 +122,19 @@ fn what_nobody_takes_goes_by_itself() {
         assert!(Instant::now() < deadline, "they stay");
         std::thread::yield_now();
     }
+    for (n, id) in got.iter().enumerate() {
+        commit(&mut live, 10 + n as u64, *id);
+    }
+    // Nothing of it goes on in a new layer, which is blank: a snapshot of that makes no further one.
+    let layers = || store.branch(&branch("b")).unwrap().layers.len();
+    let mut snapshot = || {
+        let held = store.hold().unwrap();
+        live.snapshot(&held, None, &[]).unwrap();
+    };
+    snapshot();
+    let made = layers();
+    snapshot();
+    assert_eq!(layers(), made);
     // And again.
     take_until_ahead(&mem, &mut live);
     live.close().unwrap();

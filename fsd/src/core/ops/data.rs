@@ -319,9 +319,7 @@ impl FsCore {
             self.meet_unopened(to.0, to.2, false)?;
         }
         let kill = !access::keeps_privileges(caller);
-        // Programs ask for as much as there may ever be; what is not there needs no room.
-        let most = self.copy_bytes(from.0, from.2, len).max(1);
-        let mut buf = vec![0; most.min(COPY_CHUNK_BYTES) as usize];
+        let mut buf = vec![0; len.min(COPY_CHUNK_BYTES) as usize];
         let mut done = 0;
         while done < len {
             let want = buf.len().min((len - done) as usize);
@@ -345,13 +343,6 @@ impl FsCore {
             }
         }
         Ok(done)
-    }
-
-    /// How many of `len` bytes a file has from `offset` on, for who copies them; `len` if that cannot be
-    /// told.
-    pub fn copy_bytes(&self, ino: Ino, offset: u64, len: u64) -> u64 {
-        let attr = crate::sync::lock(&self.tree).attr(&self.base, ino);
-        attr.map_or(len, |attr| attr.size.saturating_sub(offset).min(len))
     }
 
     /// The offset of the next data (`SEEK_DATA`) or hole (`SEEK_HOLE`) at or after `offset`.

@@ -24,6 +24,7 @@ use crate::sync::Arc;
 
 /// Room for what is long beside a write: attributes and their lists.
 const LEAST_PAYLOAD_BYTES: usize = 128 << 10;
+const LARGEST_PAGE_BYTES: usize = 64 << 10;
 /// Room for the header and what is an operation's own.
 const HEAD_BYTES: usize = 4096;
 /// After this long without a request, memory that large ones have used is given back.
@@ -101,15 +102,20 @@ pub(super) fn serve<O: Operations>(
                     operations: &**operations,
                     device,
                     turns: &turns,
-                    payload_bytes: reading.max_write_bytes.max(LEAST_PAYLOAD_BYTES),
+                    // The kernel reads whole pages, and takes less than it asked for as the end.
+                    payload_bytes: reading
+                        .max_write_bytes
+                        .max(LEAST_PAYLOAD_BYTES)
+                        .next_multiple_of(LARGEST_PAGE_BYTES),
                 };
                 let thread = thread::Builder::new().name(format!("fuse-{n}"));
-                thread.spawn_scoped(scope, move || {
+                let spawned = thread.spawn_scoped(scope, move || {
                     let ended = reader.run();
                     // The others would wait for what does not come.
                     reader.turns.end();
                     ended
-                })
+                });
+                spawned.inspect_err(|_| turns.end())
             })
             .collect();
         let mut result = Ok(());
@@ -118,10 +124,7 @@ pub(super) fn serve<O: Operations>(
                 Ok(thread) => thread
                     .join()
                     .unwrap_or_else(|_| Err(io::Error::other("a reader panicked"))),
-                Err(e) => {
-                    turns.end();
-                    Err(e)
-                }
+                Err(e) => Err(e),
             };
             result = result.and(ended);
         }

@@ -36,7 +36,7 @@ pub(super) struct Turns {
     turn: AtomicU64,
     /// The number of the next turn.
     next_turn: AtomicU64,
-    /// The request that the thread in turn serves, numbered within its turn; 0: none.
+    /// The request that the thread in turn serves, by a number that no other has soon; 0: none.
     serving: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
@@ -127,7 +127,8 @@ impl Turns {
             return;
         }
         let mut state = lock(&self.state);
-        if !state.parked {
+        // Who has the turn by now has the others parked.
+        if !state.parked || self.turn.load(Ordering::Acquire) != 0 {
             return;
         }
         state.parked = false;
@@ -179,8 +180,9 @@ pub(super) struct Seat<'a> {
     bed: OwnedFd,
     /// Its turn, if it was not taken away.
     turn: Option<u64>,
-    /// Requests that it has served in turn.
-    served: u64,
+    /// Requests that it has served in turn, and the number of the last one for the others.
+    count: u32,
+    serving: u64,
     luck: Luck,
     /// When it had the last request answered.
     last: Option<Instant>,
@@ -202,7 +204,8 @@ impl<'a> Seat<'a> {
             turns,
             bed,
             turn: None,
-            served: 0,
+            count: 0,
+            serving: 0,
             luck: Luck::default(),
             last: None,
             row: 0,
@@ -244,16 +247,19 @@ impl<'a> Seat<'a> {
             }
             None => {}
         }
-        if self.turn.is_some() {
-            self.served += 1;
-            self.turns.serving.store(self.served, Ordering::Relaxed);
+        if let Some(mine) = self.turn {
+            self.count = self.count.wrapping_add(1);
+            self.serving = mine << 32 | u64::from(self.count) | 1 << 31;
+            self.turns.serving.store(self.serving, Ordering::Relaxed);
         }
     }
 
     /// It has been answered.
     pub(super) fn served(&mut self, now: Instant) {
         if self.turn().is_some() {
-            self.turns.serving.store(0, Ordering::Relaxed);
+            // Unless another has the turn since a moment ago.
+            let serving = &self.turns.serving;
+            let _ = serving.compare_exchange(self.serving, 0, Ordering::Relaxed, Ordering::Relaxed);
             self.last = Some(now);
             self.waited = false;
         }
