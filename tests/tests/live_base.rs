@@ -10,7 +10,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use agentfs_tests::mounted::{BRANCH, Mounted, likest, need_any_mount};
+use agentfs_tests::cmd;
+use agentfs_tests::mounted::{self, BRANCH, Mounted, likest, need_any_mount};
 use agentfs_tests::regime;
 use agentfs_tests::wait::until;
 use nix::sys::signal::{Signal, kill};
@@ -349,4 +350,31 @@ fn without_room_for_watches_the_branch_works_all_the_same() {
         m.mount(likest());
         assert_eq!(names(&m.mnt().join("d/sub")), ["leaf", "mine", "new"]);
     }
+}
+
+/// Asking how much there is to copy must not pass for having told the kernel.
+#[test]
+fn a_copy_finds_out_that_the_host_has_made_a_file_longer() {
+    if !need_any_mount() {
+        return;
+    }
+    let mut m = Mounted::new(fill);
+    m.umount();
+    let mut command = m.sandbox.agentfs(&["mount", BRANCH]);
+    command.arg(m.mnt()).arg("--base").arg(m.base());
+    command.args(["-o", likest()]).env("AGENTFS_WATCHES", "0");
+    cmd::run(command.env(regime::VARIABLE, "zero-open")).ok();
+    let (file, copy) = (m.mnt().join("log"), m.mnt().join("copy"));
+    assert_eq!(fs::metadata(&file).expect("stat").len(), 4);
+    let mut host = OpenOptions::new()
+        .append(true)
+        .open(m.base().join("log"))
+        .expect("open");
+    host.write_all(b"longer\n").expect("append");
+    // Nobody tells of it, and nobody has asked for its bytes: the copy is who comes to know.
+    fs::copy(&file, &copy).expect("copy");
+    comes_to_hold(&file, "log\nlonger\n");
+    fs::remove_file(&copy).expect("remove");
+    mounted::umount(&m.sandbox, &m.mnt());
+    m.mount(likest());
 }

@@ -17,6 +17,7 @@ use agentfs_tests::{Done, Sandbox, bins, cmd, leak, wait};
 use nix::sys::signal::Signal;
 
 const KNOB: &str = "AGENTFS_FUSE_TRANSPORT";
+const SPIN: &str = "AGENTFS_FUSE_SPIN_US";
 const SWITCH: &str = "/sys/module/fuse/parameters/enable_uring";
 /// What a daemon may hold that has nothing to do.
 const IDLE_BYTES: u64 = 10 << 20;
@@ -127,6 +128,32 @@ fn requests_come_by_the_way_that_was_asked_for() {
     }
     let words = [KNOB, "'fast'", "auto, device and io-uring", "unset"];
     mount_by("fast", &m).expect(125).says(&words);
+    m.mount(likest());
+}
+
+#[test]
+fn how_long_to_look_for_requests_is_a_number() {
+    if !need_any_mount() {
+        return;
+    }
+    let mut m = Mounted::new(fill);
+    for spin in ["0", "1", "999999999"] {
+        m.umount();
+        m.mount_with(SPIN, spin);
+        for _ in 0..100 {
+            fs::write(m.mnt().join("own"), spin).expect("write");
+            assert_eq!(
+                fs::read(m.mnt().join("own")).expect("read"),
+                spin.as_bytes()
+            );
+        }
+    }
+    m.umount();
+    let mut command = m.sandbox.agentfs(&["mount", BRANCH]);
+    command.arg(m.mnt()).arg("--base").arg(m.base());
+    let done = cmd::run(command.env(SPIN, "long").args(["-o", likest()]));
+    done.expect(125)
+        .says(&[SPIN, "'long'", "0 to 1000", "unset"]);
     m.mount(likest());
 }
 
@@ -323,11 +350,18 @@ fn a_daemon_that_nobody_asks_rests() {
     });
 }
 
+/// Whether the readers look for requests awake or sleep at once.
 #[test]
 fn who_waits_for_a_disk_that_hangs_holds_up_nobody_else() {
     if !need_any_mount() {
         return;
     }
+    for spin in ["0", "50", "1000"] {
+        holds_up_nobody_else(spin);
+    }
+}
+
+fn holds_up_nobody_else(spin: &str) {
     // A base that can be made to hang: another mount, whose daemon is stopped.
     let below = Mounted::new(fill);
     let above = Sandbox::new();
@@ -335,7 +369,8 @@ fn who_waits_for_a_disk_that_hangs_holds_up_nobody_else() {
     fs::create_dir(&at).expect("mkdir");
     let mut command = above.agentfs(&["mount", BRANCH]);
     command.arg(&at).arg("--base").arg(below.mnt());
-    cmd::run(command.env(KNOB, "device").args(["-o", likest()])).ok();
+    command.env(KNOB, "device").env(SPIN, spin);
+    cmd::run(command.args(["-o", likest()])).ok();
     let own = at.join("own");
     fs::create_dir(&own).expect("mkdir");
 
@@ -367,8 +402,11 @@ fn who_waits_for_a_disk_that_hangs_holds_up_nobody_else() {
         let served = others.recv_timeout(Duration::from_secs(60));
         let hung = !hangs.is_finished();
         nix::sys::signal::kill(daemon, Signal::SIGCONT).expect("go on");
-        assert!(served.is_ok(), "others wait for who waits for the base");
-        assert!(hung, "it did not have to wait");
+        assert!(
+            served.is_ok(),
+            "{spin}: others wait for who waits for the base"
+        );
+        assert!(hung, "{spin}: it did not have to wait");
         hangs.join().expect("it goes on")
     });
     assert!(!hangs);

@@ -126,7 +126,7 @@ impl LiveBranch {
     }
 
     /// Goes on in the next directory of objects, which the host may put where files are quicker to make.
-    fn change_bucket(&mut self) -> Result<(), StoreError> {
+    pub(super) fn change_bucket(&mut self) -> Result<(), StoreError> {
         let top = self.top_mut()?;
         top.media.spread(Path::new(objects::OBJECTS_DIR));
         let next = objects::next_bucket(top.ledger.next_object);

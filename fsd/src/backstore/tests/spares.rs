@@ -139,3 +139,25 @@ fn what_nobody_takes_goes_by_itself() {
     take_until_ahead(&mem, &mut live);
     live.close().unwrap();
 }
+
+#[test]
+fn another_directory_of_objects_is_like_the_first() {
+    let (mem, store) = new_store();
+    make(&store, "b", None).unwrap();
+    let mut live = store.open_live(&branch("b")).unwrap();
+    let (first, _) = live.new_object().unwrap();
+    live.change_bucket().unwrap();
+    let (second, _) = live.new_object().unwrap();
+    let bucket = super::super::objects::bucket_of;
+    assert_ne!(bucket(first.number), bucket(second.number));
+    let (third, _) = live.new_object().unwrap();
+    assert_eq!(bucket(second.number), bucket(third.number));
+    commit(&mut live, 10, first);
+    commit(&mut live, 11, third);
+    // What nothing names goes from either.
+    let left = mem.crash(Crash::Process);
+    let store = store_on(Arc::new(left.clone()));
+    let mut live = store.open_live(&branch("b")).unwrap();
+    assert_eq!(objects(&left), [named(first), named(third)].into());
+    assert!(live.new_object().unwrap().0.number > third.number);
+}
