@@ -18,6 +18,7 @@ use nix::sys::signal::Signal;
 
 const KNOB: &str = "AGENTFS_FUSE_TRANSPORT";
 const SPIN: &str = "AGENTFS_FUSE_SPIN_US";
+const AWAKE: &str = "AGENTFS_FUSE_AWAKE";
 const SWITCH: &str = "/sys/module/fuse/parameters/enable_uring";
 /// What a daemon may hold that has nothing to do.
 const IDLE_BYTES: u64 = 10 << 20;
@@ -348,6 +349,51 @@ fn a_daemon_that_nobody_asks_rests() {
         }
         since.elapsed() > Duration::from_millis(500)
     });
+}
+
+/// Where a wish for CPUs that do not sleep is written, and what holds by all wishes is read.
+const LATENCY: &str = "/dev/cpu_dma_latency";
+
+fn has_open(daemon: i32, path: &str) -> bool {
+    let open = fs::read_dir(format!("/proc/{daemon}/fd")).expect("its files");
+    open.flatten()
+        .any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == Path::new(path)))
+}
+
+#[test]
+fn idle_cpus_are_to_stay_awake_while_requests_come_in_a_row() {
+    if !need_any_mount() {
+        return;
+    }
+    let latency_us = || {
+        let mut bytes = [0; 4];
+        let device = File::open(LATENCY).expect("the device");
+        device.read_exact_at(&mut bytes, 0).expect("four bytes");
+        i32::from_ne_bytes(bytes)
+    };
+    let mut m = Mounted::new(fill);
+    m.umount();
+    // Who may not ask for it is served all the same.
+    m.mount_with(AWAKE, "always");
+    assert!(m.mnt().join("file").exists());
+    if is_root() {
+        assert!(has_open(m.sandbox.daemons()[0], LATENCY));
+        let load = load(&m, "a");
+        wait::until("CPUs stay awake", || latency_us() == 0);
+        load.signal(Signal::SIGKILL);
+        load.wait();
+        wait::until("they may sleep", || latency_us() > 0);
+        m.umount();
+        m.mount_with(AWAKE, "never");
+        assert!(!has_open(m.sandbox.daemons()[0], LATENCY));
+    }
+    m.umount();
+    let mut command = m.sandbox.agentfs(&["mount", BRANCH]);
+    command.arg(m.mnt()).arg("--base").arg(m.base());
+    let done = cmd::run(command.env(AWAKE, "yes").args(["-o", likest()]));
+    done.expect(125)
+        .says(&[AWAKE, "'yes'", "auto, always and never", "unset"]);
+    m.mount(likest());
 }
 
 /// Whether the readers look for requests awake or sleep at once.

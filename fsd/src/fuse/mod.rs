@@ -8,10 +8,11 @@
 //! tells of opens, and `unopened` does what else is to be done if not), `shared` does so for a mount of several branches, `convert` maps the two sides' types, `backing` keeps what passthrough
 //! needs, `stale` takes back what the kernel was told, `mapped` knows what it must not keep, `keepers` which listings it gathers,
 //! `fresh` tells it what the host has changed,
-//! `workers` runs what would block a reader. Nothing here decides what a branch answers, and
+//! `awake` keeps CPUs from halting meanwhile, `workers` runs what would block a reader. Nothing here decides what a branch answers, and
 //! nothing here touches the mount from a thread that serves it.
 
 mod adapter;
+mod awake;
 mod backing;
 mod calls;
 mod convert;

@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use crate::core::FsCore;
 use crate::core::types::Ino;
 use crate::fuse::adapter::Adapter;
+use crate::fuse::awake::{Awake, Wake};
 use crate::fuse::backing;
 use crate::fuse::convert::OneUser;
 use crate::fuse::device::{self, Greeter, Reading};
@@ -246,6 +247,8 @@ pub struct Options {
     pub readers: usize,
     /// For how long one of them looks for the next request before it sleeps; zero: not at all.
     pub spin: Duration,
+    /// Whether idle CPUs are kept from halting while requests come in a row.
+    pub wake: Wake,
     /// How many file systems may be stacked below a passthrough file; `None`: no passthrough.
     /// A kernel that has none gets its files cached.
     pub passthrough_depth: Option<u32>,
@@ -272,6 +275,7 @@ impl Options {
                 1 => Duration::ZERO,
                 _ => Duration::from_micros(SPIN_US.value()?),
             },
+            wake: Wake::from_env()?,
             passthrough_depth: None,
             regime: Regime::from_env()?,
             shared: false,
@@ -350,6 +354,7 @@ pub struct FuseSession {
     reading: Reading,
     /// The ring, if it is by one; its threads are at work already.
     ring: Option<Serving>,
+    awake: Option<Arc<Awake>>,
     fresh: Option<Fresh>,
 }
 
@@ -413,8 +418,12 @@ impl FuseSession {
     /// Serves until the mount is gone, on threads of its own.
     pub fn run(self) -> io::Result<()> {
         let ended = match self.shows {
-            Shows::One(adapter) => device::serve(&adapter, &self.device, self.reading),
-            Shows::Several(adapter) => device::serve(&adapter, &self.device, self.reading),
+            Shows::One(adapter) => {
+                device::serve(&adapter, &self.device, self.reading, self.awake.as_ref())
+            }
+            Shows::Several(adapter) => {
+                device::serve(&adapter, &self.device, self.reading, self.awake.as_ref())
+            }
         };
         drop((self.ring, self.fresh));
         ended
@@ -448,8 +457,9 @@ fn begin<O: Operations>(
         files.reach(Arc::clone(&device));
     }
     let rings = rings.filter(|_| terms.are_agreed());
+    let awake = Awake::start(options.wake).map(Arc::new);
     let ring = match rings {
-        Some(rings) => rings.serve(&operations, &device)?,
+        Some(rings) => rings.serve(&operations, &device, awake.as_ref())?,
         None => None,
     };
     if ring.is_none() && options.transport == Asked::IoUring {
@@ -470,6 +480,7 @@ fn begin<O: Operations>(
             spin,
         },
         ring,
+        awake,
         fresh: None,
     })
 }

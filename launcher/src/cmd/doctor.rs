@@ -404,18 +404,30 @@ fn io_uring(flags: u64) -> Check {
     Check::new("FUSE over io_uring", answer).optional()
 }
 
-/// How long an idle CPU of a virtual machine looks out before it halts. Not there on other machines.
+/// How long it takes to wake an idle CPU of a virtual machine. Not there on other machines.
 fn halt_poll() -> Option<Check> {
     const KNOB: &str = "/sys/module/haltpoll/parameters/guest_halt_poll_ns";
+    const LATENCY: &str = "/dev/cpu_dma_latency";
     let text = std::fs::read_to_string(KNOB).ok()?;
     let ns: u64 = text.trim().parse().ok()?;
-    let answer = match ns {
-        200_000.. => Ok(format!(
+    let may = std::fs::OpenOptions::new().write(true).open(LATENCY);
+    let answer = match (ns, may) {
+        (200_000.., _) => Ok(format!(
             "{ns} ns: an idle CPU answers in 15 us in place of up to 50"
         )),
-        _ => Err((
-            format!("{ns} ns: an idle CPU takes up to 50 us to wake for a request by /dev/fuse"),
-            format!("as root: echo 200000 > {KNOB} (it costs power; not needed with io_uring)"),
+        (_, Ok(_)) => Ok(format!(
+            "an idle CPU takes up to 50 us to wake; kept from halting by {LATENCY} while requests come \
+             in a row, which takes 10"
+        )),
+        (_, Err(error)) => Err((
+            format!(
+                "{ns} ns: an idle CPU takes up to 50 us to wake for a request, and it cannot be kept from \
+                 halting ({LATENCY}: {error})"
+            ),
+            format!(
+                "as root: let this user open {LATENCY} (chmod, or a udev rule), or echo 200000 > {KNOB}, \
+                 which costs power all the time"
+            ),
         )),
     };
     Some(Check::new("halt polling of this guest", answer).optional())

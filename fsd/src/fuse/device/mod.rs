@@ -16,6 +16,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use tracing::{debug, error};
 
+use crate::fuse::awake::{Awake, Pulse};
 use crate::fuse::device::turns::{Seat, Turns, Why};
 use crate::fuse::ring::Terms;
 use crate::fuse::transport::Operations;
@@ -89,6 +90,7 @@ pub(super) fn serve<O: Operations>(
     operations: &Arc<O>,
     device: &Arc<OwnedFd>,
     reading: Reading,
+    awake: Option<&Arc<Awake>>,
 ) -> io::Result<()> {
     let turns = Turns::new(device, reading.spin)?;
     if turns.spins() {
@@ -102,6 +104,7 @@ pub(super) fn serve<O: Operations>(
                     operations: &**operations,
                     device,
                     turns: &turns,
+                    awake,
                     // The kernel reads whole pages, and takes less than it asked for as the end.
                     payload_bytes: reading
                         .max_write_bytes
@@ -138,6 +141,7 @@ struct Reader<'a, O> {
     operations: &'a O,
     device: &'a Arc<OwnedFd>,
     turns: &'a Turns,
+    awake: Option<&'a Arc<Awake>>,
     payload_bytes: usize,
 }
 
@@ -153,6 +157,7 @@ impl<O: Operations> Reader<'_, O> {
         let mut buffer = vec![0; room];
         let mut used_bytes = 0;
         let mut seat = Seat::new(self.turns)?;
+        let mut pulse = Pulse::new(self.awake.cloned());
         loop {
             match self.read(&mut buffer)? {
                 Read::Request(bytes) => {
@@ -160,7 +165,9 @@ impl<O: Operations> Reader<'_, O> {
                     used_bytes = used_bytes.max(weight);
                     seat.serves(weight > message::SHORT_BYTES);
                     self.answer(&mut buffer, bytes);
-                    seat.served(Instant::now());
+                    let now = Instant::now();
+                    seat.served(now);
+                    pulse.beat(now);
                 }
                 Read::Nothing => {
                     let most = (used_bytes > LARGE_BYTES).then_some(IDLE);

@@ -5,12 +5,13 @@ use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 use rustix::event::{EventfdFlags, eventfd};
 use tracing::{debug, error, warn};
 
+use crate::fuse::awake::Pulse;
 use crate::fuse::ring::outcomes::{Body, Outcome, Outcomes, Slot};
 use crate::fuse::ring::sys::{Event, HEADER_BYTES, Refused, SlotRing};
 use crate::fuse::ring::{cpus, slot as request};
@@ -83,6 +84,7 @@ impl Lane {
         operations: &O,
         device: Arc<OwnedFd>,
         started: Sender<io::Result<Result<(), Refused>>>,
+        mut pulse: Pulse,
     ) {
         self.outcomes.are_mine();
         if let Some(cpu) = self.cpu
@@ -98,7 +100,7 @@ impl Lane {
         if !is_taken {
             return;
         }
-        let served = catch_unwind(AssertUnwindSafe(|| self.serve(operations)));
+        let served = catch_unwind(AssertUnwindSafe(|| self.serve(operations, &mut pulse)));
         if !matches!(served, Ok(Ok(()))) {
             // Whoever asks on this CPU would wait for good. The end of the process ends the mount;
             // what was acknowledged is in the journal.
@@ -110,14 +112,17 @@ impl Lane {
         }
     }
 
-    fn serve<O: Operations>(&mut self, operations: &O) -> io::Result<()> {
+    fn serve<O: Operations>(&mut self, operations: &O, pulse: &mut Pulse) -> io::Result<()> {
         let mut done = Vec::new();
         let mut used_bytes = 0;
         let mut open = self.slots;
         while open > 0 && !self.stopped.load(Ordering::Acquire) {
             while let Some(event) = self.ring.next() {
                 match event {
-                    Event::Request(slot) => self.answer(operations, slot),
+                    Event::Request(slot) => {
+                        self.answer(operations, slot);
+                        pulse.beat(Instant::now());
+                    }
                     Event::Closed(slot, errno) => {
                         open -= 1;
                         note_closed(slot, errno);

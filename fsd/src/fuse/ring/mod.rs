@@ -20,6 +20,7 @@ use std::thread::{self, JoinHandle};
 use fuser::{InitFlags, KernelConfig};
 use tracing::warn;
 
+use crate::fuse::awake::{Awake, Pulse};
 use crate::fuse::ring::lane::Lane;
 #[cfg(test)]
 pub(super) use crate::fuse::ring::sys::HEADER_BYTES;
@@ -121,16 +122,17 @@ impl Rings {
         self,
         operations: &Arc<O>,
         device: &Arc<OwnedFd>,
+        awake: Option<&Arc<Awake>>,
     ) -> io::Result<Option<Serving>> {
         let mut serving = Serving::default();
         let (started, reports) = mpsc::channel();
         for (n, lane) in self.lanes.into_iter().enumerate() {
             serving.handles.push(lane.handle());
             let (operations, device) = (Arc::clone(operations), Arc::clone(device));
-            let started = started.clone();
+            let (started, pulse) = (started.clone(), Pulse::new(awake.cloned()));
             let thread = thread::Builder::new()
                 .name(format!("fuse-ring-{n}"))
-                .spawn(move || lane.run(&*operations, device, started))?;
+                .spawn(move || lane.run(&*operations, device, started, pulse))?;
             serving.threads.push(thread);
         }
         drop(started);
