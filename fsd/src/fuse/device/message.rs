@@ -70,6 +70,17 @@ pub(in crate::fuse) fn weight(message: &[u8]) -> usize {
     }
 }
 
+/// Whether nobody waits for it: the kernel tells us of something that it has done already.
+pub(super) fn is_unawaited(message: &[u8]) -> bool {
+    let told = [
+        number::RELEASE,
+        number::RELEASEDIR,
+        number::FORGET,
+        number::BATCH_FORGET,
+    ];
+    Head::parse(message).is_ok_and(|(head, _)| told.contains(&head.opcode))
+}
+
 /// Serves the request of `bytes` bytes at the beginning of `buffer`, whose rest is room for the answer.
 /// `false`: what came is none.
 pub(in crate::fuse) fn serve<O: Operations, W: Way>(

@@ -2,6 +2,7 @@
 //! kernel and carries notices; the requests themselves are read here, since whoever waits for one asleep
 //! takes three times as long to answer it (see [`turns`]).
 
+mod later;
 pub(super) mod message;
 mod turns;
 
@@ -17,6 +18,7 @@ use rustix::io::Errno;
 use tracing::{debug, error};
 
 use crate::fuse::awake::{Awake, Pulse};
+use crate::fuse::device::later::Later;
 use crate::fuse::device::turns::{Seat, Turns, Why};
 use crate::fuse::ring::Terms;
 use crate::fuse::transport::Operations;
@@ -93,6 +95,7 @@ pub(super) fn serve<O: Operations>(
     awake: Option<&Arc<Awake>>,
 ) -> io::Result<()> {
     let turns = Turns::new(device, reading.spin)?;
+    let later = Later::default();
     if turns.spins() {
         let flags = fcntl_getfl(&**device)?;
         fcntl_setfl(&**device, flags | OFlags::NONBLOCK)?;
@@ -104,6 +107,7 @@ pub(super) fn serve<O: Operations>(
                     operations: &**operations,
                     device,
                     turns: &turns,
+                    later: &later,
                     awake,
                     // The kernel reads whole pages, and takes less than it asked for as the end.
                     payload_bytes: reading
@@ -141,6 +145,7 @@ struct Reader<'a, O> {
     operations: &'a O,
     device: &'a Arc<OwnedFd>,
     turns: &'a Turns,
+    later: &'a Later,
     awake: Option<&'a Arc<Awake>>,
     payload_bytes: usize,
 }
@@ -160,6 +165,9 @@ impl<O: Operations> Reader<'_, O> {
         let mut pulse = Pulse::new(self.awake.cloned());
         loop {
             match self.read(&mut buffer)? {
+                // Who has the turn looks again at once.
+                Read::Request(bytes)
+                    if seat.turn().is_some() && self.later.keep(&buffer[..bytes]) => {}
                 Read::Request(bytes) => {
                     let weight = message::weight(&buffer[..bytes]);
                     used_bytes = used_bytes.max(weight);
@@ -168,8 +176,16 @@ impl<O: Operations> Reader<'_, O> {
                     let now = Instant::now();
                     seat.served(now);
                     pulse.beat(now);
+                    // While who was answered is being woken.
+                    self.serve_later(&mut buffer, &mut seat);
                 }
                 Read::Nothing => {
+                    if !self.later.is_empty() {
+                        if !seat.has_just_served() {
+                            self.serve_later(&mut buffer, &mut seat);
+                        }
+                        continue;
+                    }
                     let most = (used_bytes > LARGE_BYTES).then_some(IDLE);
                     match seat.waits(most)? {
                         Why::Look => {}
@@ -177,11 +193,23 @@ impl<O: Operations> Reader<'_, O> {
                             buffer = vec![0; room];
                             used_bytes = 0;
                         }
-                        Why::End => return Ok(()),
+                        Why::End => break,
                     }
                 }
-                Read::Gone => return Ok(()),
+                Read::Gone => break,
             }
+        }
+        while let Some(bytes) = self.later.next(&mut buffer) {
+            self.answer(&mut buffer, bytes);
+        }
+        Ok(())
+    }
+
+    fn serve_later(&self, buffer: &mut [u8], seat: &mut Seat<'_>) {
+        if let Some(bytes) = self.later.next(buffer) {
+            seat.serves_unawaited();
+            self.answer(buffer, bytes);
+            seat.served(Instant::now());
         }
     }
 

@@ -25,6 +25,9 @@ const ROW: u32 = 32;
 /// So many requests that were there already when the one before was answered, and one is called to help.
 const BEHIND: u32 = 4;
 
+/// Within this time whoever was answered asks again, if it asks in a row.
+const SOON: Duration = Duration::from_micros(15);
+
 /// What the threads of a mount share.
 #[derive(Debug)]
 pub(super) struct Turns {
@@ -215,7 +218,7 @@ impl<'a> Seat<'a> {
     }
 
     /// The turn that it has still.
-    fn turn(&mut self) -> Option<u64> {
+    pub(super) fn turn(&mut self) -> Option<u64> {
         let now = self.turns.turn.load(Ordering::Acquire);
         self.turn = self.turn.filter(|mine| *mine == now);
         self.turn
@@ -247,6 +250,18 @@ impl<'a> Seat<'a> {
             }
             None => {}
         }
+        self.begin();
+    }
+
+    /// As [`Seat::serves`], of a request that nobody waits for: it tells nothing of what comes.
+    pub(super) fn serves_unawaited(&mut self) {
+        if self.turn().is_some() {
+            self.begin();
+        }
+    }
+
+    /// Shows the others that this request is being served.
+    fn begin(&mut self) {
         if let Some(mine) = self.turn {
             self.count = self.count.wrapping_add(1);
             self.serving = mine << 32 | u64::from(self.count) | 1 << 31;
@@ -263,6 +278,11 @@ impl<'a> Seat<'a> {
             self.last = Some(now);
             self.waited = false;
         }
+    }
+
+    /// Whether it has the turn, and who was answered last may be about to ask again.
+    pub(super) fn has_just_served(&mut self) -> bool {
+        self.turn().is_some() && self.last.is_some_and(|last| last.elapsed() < SOON)
     }
 
     /// There is no request now: returns when there may be one. `most`: how long to sleep for it.
