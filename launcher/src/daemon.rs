@@ -68,8 +68,8 @@ fn usable(path: PathBuf, missing: &str, fix: &str) -> Result<PathBuf, CmdError> 
 }
 
 impl Daemon {
-    /// Starts it for `branch`, and gives our end of its first control connection; nothing is said on
-    /// it yet, so that the daemon opens the branch while the caller does something else.
+    /// Starts it for `branch`, which need not be there yet, and gives our end of its first control
+    /// connection: it opens the branch at the first word there, and ends if there is none.
     pub fn start(
         program: &Path,
         store: &Store,
@@ -122,6 +122,11 @@ impl Daemon {
             said: self.said(ended),
             log: self.log(),
         }
+    }
+
+    /// Waits for the end of a daemon that was not spoken to, whose connection is closed.
+    pub fn dismiss(mut self) {
+        self.end();
     }
 
     /// Ends a daemon that could not be talked to, so that it holds the branch no longer.

@@ -1,7 +1,7 @@
 //! Starts the process chain for one command on one branch, and waits for its end.
 //!
-//! Order, for a branch that is not live: clone the set-up child, then make the branch and start the
-//! daemon while that child already works; hand the mount over; bind; go. A live branch is joined. A
+//! Order, for a branch that is not live: clone the set-up child and start the daemon, then make the
+//! branch while both already work; have it opened; hand the mount over; bind; go. A live branch is joined. A
 //! branch that this run made, and that nobody else used, is removed again when its command was never
 //! executed.
 
@@ -217,25 +217,30 @@ fn start(
     tell(&set_up, Outer::Go)?;
     order.timings.done("clone");
 
-    let guard = match create {
-        Some(from) => Some(make_branch(order, from)?),
-        None => None,
-    };
-    let limit = match order.wanted.settle(order.store, order.branch) {
-        Ok(limit) => limit,
+    // Its program is loaded while we make the branch; it opens it when it is spoken to.
+    let (mut daemon, connection) = Daemon::start(&program, order.store, order.branch)?;
+    let prepared = prepare(order, create);
+    let (guard, limit) = match prepared {
+        Ok(prepared) => prepared,
         Err(e) => {
-            return Err(match (is_locked(&e), guard) {
-                (true, Some(guard)) => {
-                    guard.keep();
-                    e
-                }
-                (_, guard) => broken_off(guard, e),
-            });
+            drop(connection);
+            daemon.dismiss();
+            return Err(e);
         }
     };
     order.timings.done("branch");
-    let (mut daemon, connection) = Daemon::start(&program, order.store, order.branch)?;
-    let line = match Line::over(connection, order.branch, waits) {
+    let greeted = Line::hail(connection, order.branch, waits).and_then(|line| {
+        if guard.is_some() {
+            // While it opens the branch, which is nobody else's yet.
+            note_hidden(order)?;
+        }
+        line.greeted()?;
+        if guard.is_none() {
+            note_hidden(order)?;
+        }
+        Ok(line)
+    });
+    let line = match greeted {
         Ok(line) => line,
         Err(e) => {
             let e = daemon.error(e);
@@ -278,6 +283,33 @@ fn start(
     })
 }
 
+/// Makes the branch if it is to be made, and settles its limit.
+fn prepare<'a>(
+    order: &Order<'a>,
+    create: Option<Option<&Point>>,
+) -> Result<(Option<BranchGuard<'a>>, Limit), CmdError> {
+    let guard = match create {
+        Some(from) => Some(make_branch(order, from)?),
+        None => None,
+    };
+    match order.wanted.settle(order.store, order.branch) {
+        Ok(limit) => Ok((guard, limit)),
+        Err(e) => Err(match (is_locked(&e), guard) {
+            (true, Some(guard)) => {
+                guard.keep();
+                e
+            }
+            (_, guard) => broken_off(guard, e),
+        }),
+    }
+}
+
+/// Notes what the command cannot see: without it on the disk, a review would take that for removed by it.
+fn note_hidden(order: &Order<'_>) -> Result<(), StoreError> {
+    let hidden = hidden::of(order.plan);
+    order.store.add_hidden(order.branch, &hidden)
+}
+
 /// How far the limit is used up, if there is one. A daemon that is gone cannot tell.
 fn used(line: &Line<'_>, limit: Limit) -> Option<Used> {
     match limit.is_none() {
@@ -309,10 +341,6 @@ fn serve(
     set_up: SetUp<'_>,
     only_ids: Option<OnlyIds>,
 ) -> Result<Outcome, CmdError> {
-    // Without it on the disk, a review would take what the command cannot see for removed by it.
-    order
-        .store
-        .add_hidden(order.branch, &hidden::of(order.plan))?;
     let fds = hear(&set_up, &Inner::Mounted)?;
     let [device, user, mount] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| lost())?;
     let spec = MountSpec {

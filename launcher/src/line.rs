@@ -103,10 +103,21 @@ impl<'a> Line<'a> {
         Self::over(connection, branch, waits)
     }
 
-    /// Says hello on an open connection.
+    /// Says hello on an open connection, and hears the answer.
     ///
     /// Errors: the daemon's refusal, `Closed`, `Interrupted`, or no answer in [`PATIENCE`].
     pub fn over(
+        socket: OwnedFd,
+        branch: &'a BranchName,
+        waits: &'a Waits<'a>,
+    ) -> Result<Self, CmdError> {
+        let line = Self::hail(socket, branch, waits)?;
+        line.greeted()?;
+        Ok(line)
+    }
+
+    /// Says hello. A daemon that was just started opens its branch then.
+    pub fn hail(
         socket: OwnedFd,
         branch: &'a BranchName,
         waits: &'a Waits<'a>,
@@ -116,12 +127,18 @@ impl<'a> Line<'a> {
             branch,
             waits,
         };
-        match line.ask(&Request::Hello { version: VERSION }, &[])?.0 {
+        line.say(&Request::Hello { version: VERSION }, &[])?;
+        Ok(line)
+    }
+
+    /// Hears the answer to hello.
+    pub fn greeted(&self) -> Result<(), CmdError> {
+        match self.hear()?.0 {
             Reply::Hello {
                 version: VERSION, ..
-            } => Ok(line),
-            Reply::Hello { version, .. } => Err(line.error(CtlError::Version(version))),
-            _ => Err(line.error(CtlError::Unexpected("hello"))),
+            } => Ok(()),
+            Reply::Hello { version, .. } => Err(self.error(CtlError::Version(version))),
+            _ => Err(self.error(CtlError::Unexpected("hello"))),
         }
     }
 
@@ -225,11 +242,19 @@ impl<'a> Line<'a> {
         request: &Request,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(Reply, Vec<OwnedFd>), CmdError> {
+        self.say(request, fds)?;
+        self.hear()
+    }
+
+    fn say(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), CmdError> {
         match wire::send(&self.socket, request, fds) {
             // The reason for which it was turned away may be there to be read.
-            Ok(()) | Err(CtlError::Closed) => {}
-            Err(e) => return Err(self.error(e)),
+            Ok(()) | Err(CtlError::Closed) => Ok(()),
+            Err(e) => Err(self.error(e)),
         }
+    }
+
+    fn hear(&self) -> Result<(Reply, Vec<OwnedFd>), CmdError> {
         self.wait(Instant::now() + PATIENCE)?;
         match wire::recv(&self.socket).map_err(|e| self.error(e))? {
             (Reply::Error { code, message }, _) => {

@@ -90,10 +90,11 @@ impl Profile {
         name: &str,
         context: &Context,
     ) -> Result<Self, PolicyError> {
+        let line_ends: Vec<usize> = text.match_indices('\n').map(|(end, _)| end).collect();
         let at = |offset: usize| Origin {
             source,
             name: name.to_owned(),
-            line: Some(1 + text.bytes().take(offset).filter(|b| *b == b'\n').count()),
+            line: Some(1 + line_ends.partition_point(|end| *end < offset)),
         };
         let file: File = toml::from_str(text).map_err(|e| PolicyError::Syntax {
             at: at(e.span().map_or(0, |s| s.start)),

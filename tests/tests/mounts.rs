@@ -3,13 +3,15 @@
 //! `AGENTFS_MOUNT_CYCLES` sets how often is again and again.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
 use agentfs_tests::mounted::{self, BRANCH, Mounted, likest, need_any_mount, need_mount};
 use agentfs_tests::need::is_root;
-use agentfs_tests::{Done, Sandbox, cmd, leak, wait};
+use agentfs_tests::{Done, Sandbox, bins, cmd, leak, wait};
 
 fn fill(dir: &Path) {
     fs::write(dir.join("file"), b"of the base\n").expect("write");
@@ -151,6 +153,23 @@ fn a_mount_does_not_keep_the_file_size_limit_of_who_makes_it() {
 }
 
 /// A refused mount: exit 125, these words, and nothing left of it.
+/// Who starts a daemon may be ended before the branch is made.
+#[test]
+fn the_daemon_ends_when_nobody_speaks_to_it() {
+    let sandbox = Sandbox::new();
+    let store = sandbox.root().join("none");
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty()).expect("inherited");
+    let mut command = sandbox.host(bins::daemon());
+    command.arg("--store").arg(&store).args(["--branch", "b"]);
+    command.args(["--control-fd", &theirs.as_raw_fd().to_string()]);
+    let daemon = cmd::start(&mut command);
+    drop((ours, theirs));
+    let done = daemon.wait().ok();
+    assert_eq!(done.out(), "");
+    assert!(!store.exists());
+}
+
 fn refused(sandbox: &Sandbox, done: Done, words: &[&str]) {
     done.expect(125).says(words).says(&["\n  fix: "]);
     wait::until("no daemon is left", || sandbox.daemons().is_empty());

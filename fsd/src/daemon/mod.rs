@@ -69,6 +69,10 @@ pub(crate) fn run(args: Args) -> ExitCode {
             return FAILED.into();
         }
     };
+    // Who starts us may still have to make the branch.
+    if !startup::is_spoken_to(&control) {
+        return ExitCode::SUCCESS;
+    }
     let opened = open(&store, &args.branch).and_then(|opened| {
         Ok((
             server::listen(&opened.socket).map_err(refusal::of_ctl)?,

@@ -7,6 +7,9 @@ use agentfs_fsd::sys;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 
 /// A step of [`detach`] that failed.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +56,16 @@ pub(super) fn detach(control: i32) -> Result<OwnedFd, StartupError> {
         .map_err(failed("block the signals waited for"))?;
     drop_standard_streams().map_err(failed("let go of the standard streams"))?;
     Ok(control)
+}
+
+/// Waits for the first word of who started us. `false`: there will be none, nor is anything to be done.
+pub(super) fn is_spoken_to(control: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(control, PollFlags::IN)];
+    while let Err(Errno::INTR) = poll(&mut polled, None) {}
+    // There is something to be read, be it only the end.
+    let mut first = [0; 1];
+    let peeked = recv(control, &mut first, RecvFlags::PEEK);
+    matches!(peeked, Ok((_, 1..)))
 }
 
 /// The signals that a thread waits for; blocked everywhere.
