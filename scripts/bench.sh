@@ -5,9 +5,9 @@
 #   scripts/bench.sh [OPTIONS]     those of `agentfs-test-bench run`, --help prints them
 #   scripts/bench.sh list          the rows
 #
-# With --profile-missed each bar that was missed is looked into after the rounds: a flame graph of the
-# daemon (flame-ROW-SUBJECT.svg; needs perf, installs inferno), as root a table of the requests, and in
-# report.md the section "Why the missed bars are missed". What cannot be had is named there.
+# With --profile-missed each bar that was missed is looked into after the rounds, as root: a flame graph
+# of the daemon (flame-ROW-SUBJECT.svg; needs perf, installs inferno) and a table of the requests, in
+# report.md's section "Why the missed bars are missed". What cannot be had is named there.
 #
 # As root everything lies on a disk in memory, caches are dropped before cold rows, and an ordinary
 # user is made for the time of it; else the caller's own agentfs is measured beside the host.

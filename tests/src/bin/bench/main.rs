@@ -103,7 +103,7 @@ pub struct RunArgs {
     #[arg(long)]
     profile: bool,
     /// After the rounds, run each row that missed its bar once more with perf on the daemon, for a flame
-    /// graph, and, as root, once more counting its requests: report.md has a section of it
+    /// graph, and once more counting its requests: report.md tells of both. As root; a start tells its steps
     #[arg(long)]
     profile_missed: bool,
     /// How perf finds the callers: fp, for programs with frame pointers, or dwarf,8192

@@ -53,8 +53,10 @@ impl Perf {
         let said = data.with_extension("log");
         let log = File::create(&said)?;
         let line = Line::open(data)?;
-        let child = Command::new("perf")
-            .args(["record", "--quiet", "--output"])
+        // Never left behind: one that records the whole machine would go on for ever.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "perf", "record", "--quiet"])
+            .arg("--output")
             .arg(data)
             // Everything is made ready first, and begins when it is told to.
             .args(["--delay", "-1", "--control", &line.words])
@@ -63,7 +65,7 @@ impl Perf {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .map_err(|e| format!("perf: {e}"))?;
+            .map_err(|e| format!("setpriv: {e}"))?;
         let mut perf = Perf {
             child,
             said,

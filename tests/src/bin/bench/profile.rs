@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::perf::Perf;
+use crate::perf::{self, Perf};
 use crate::rows::timing::{self, Timing};
 use crate::{Fallible, RunArgs};
 
@@ -14,8 +14,18 @@ const TOOLS: &str = "AGENTFS_PROFILE_TOOLS";
 const FOLD: &str = "inferno-collapse-perf";
 const DRAW: &str = "inferno-flamegraph";
 
+/// Why no flame graph can be had here.
+pub fn is_possible() -> Result<(), String> {
+    perf::is_there()?;
+    if !rustix::process::geteuid().is_root() {
+        // It is not dumpable, not even for its own user.
+        return Err("the daemon lets only root watch it; fix: run the bench as root".into());
+    }
+    tools().map(drop)
+}
+
 /// Where the programs that fold and draw are, or what to do about it.
-pub fn tools() -> Result<PathBuf, String> {
+fn tools() -> Result<PathBuf, String> {
     let fix = "fix: scripts/bench.sh --profile-missed and scripts/perf-profile.sh install it";
     let Some(dir) = std::env::var_os(TOOLS).map(PathBuf::from) else {
         return Err(format!(

@@ -122,7 +122,7 @@ impl Means {
     /// Looks, and says at once what is missing: rounds take long.
     pub fn here() -> Self {
         let means = Means {
-            flame_graph: perf::is_there().and_then(|()| profile::tools().map(drop)),
+            flame_graph: profile::is_possible(),
             requests: perf::is_there().and_then(|()| trace::is_possible()),
         };
         for (what, lack) in [

@@ -127,7 +127,7 @@ fn table(out: &mut String, requests: &Requests) -> Fallible<()> {
 }
 
 fn table_of_steps(out: &mut String, steps: &Steps) -> Fallible<()> {
-    writeln!(out, "\n| step | time | of the start |\n|---|---|---|")?;
+    writeln!(out, "| step | time | of the start |\n|---|---|---|")?;
     for step in &steps.steps {
         writeln!(
             out,
