@@ -270,7 +270,7 @@ fn a_missed_bar_is_profiled() {
                 .iter()
                 .find(|kind| kind["kind"] == "SETATTR")
                 .expect("SETATTR");
-            // One for each chmod of the row, none of those around it.
+            // One for each chmod of the row: none was lost.
             assert_eq!(
                 (&setattr["requests"], &made["units"]),
                 (&5000.into(), &5000.into()),
