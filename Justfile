@@ -96,7 +96,7 @@ test-fuse-stress SECONDS="60":
 bench-store ROUNDS="15" *FILES:
     scripts/store-figures.sh {{ROUNDS}} {{FILES}}
 
-# agentfs, as root and as a user, beside the host: the whole table, real work too (release build)
+# agentfs, as root and as a user, beside the host: the whole table, real work too (release build); --profile-missed tells why
 bench *OPTIONS:
     scripts/bench.sh {{OPTIONS}}
 

@@ -5,6 +5,10 @@
 #   scripts/bench.sh [OPTIONS]     those of `agentfs-test-bench run`, --help prints them
 #   scripts/bench.sh list          the rows
 #
+# With --profile-missed each bar that was missed is looked into after the rounds, as root: a flame graph
+# of the daemon (flame-ROW-SUBJECT.svg; needs perf, installs inferno) and a table of the requests, in
+# report.md's section "Why the missed bars are missed". What cannot be had is named there.
+#
 # As root everything lies on a disk in memory, caches are dropped before cold rows, and an ordinary
 # user is made for the time of it; else the caller's own agentfs is measured beside the host.
 #
@@ -33,6 +37,12 @@ for word in "$@"; do
     -h | --help) exec "$bench" "${AGENTFS_BENCH_COMMAND:-run}" --help ;;
   esac
 done
+
+# Without it the report says that there is no flame graph, and what is missing.
+case " $* " in *" --profile-missed "*)
+  if tools=$(scripts/profile-tools.sh); then export AGENTFS_PROFILE_TOOLS=$tools; fi
+  ;;
+esac
 
 harness_log "${AGENTFS_BENCH_NAME:-bench}"
 # By it scripts/leaks.sh knows whatever is left of this run.

@@ -121,6 +121,15 @@ suite_of() { # tests/run_main.rs -> run_main; src/lib.rs (its path) -> the crate
   esac
 }
 
+# Where perf is, the bench shows that it can draw; else, that it says so.
+if is_wanted bench && command -v perf >/dev/null; then
+  if tools=$(scripts/profile-tools.sh); then
+    export AGENTFS_PROFILE_TOOLS=$tools
+  else
+    echo "note    $me bench: no flame graph is drawn, inferno could not be installed"
+  fi
+fi
+
 export AGENTFS_TEST_DIR=$scratch/$me AGENTFS_TEST_CRATE=$target/fixtures
 while IFS=$'\t' read -r file path; do
   name=$(suite_of "$file" "$path")

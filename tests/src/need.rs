@@ -9,26 +9,7 @@ use std::path::{Path, PathBuf};
 /// `program:NAME`.
 #[must_use]
 pub fn need(what: &str) -> bool {
-    let missing = match what {
-        "root" => (!is_root()).then(|| "this runs as an ordinary user".to_owned()),
-        "user" => is_root().then(|| "this runs as root".to_owned()),
-        "userns" => probe("unshare", &["--user", "--map-root-user", "true"]),
-        "fuse" => open_fuse().err(),
-        "loop" => match find_program("losetup") {
-            Some(losetup) => probe(losetup, &["--find"]),
-            None => Some("no program losetup".to_owned()),
-        },
-        "group-file" => group_file().is_none().then(|| {
-            "root has to make it (scripts/test-user.sh), for AGENTFS_TEST_GROUP_FILE".to_owned()
-        }),
-        "crate" => third_party_crate().err(),
-        other => match other.strip_prefix("program:") {
-            Some(name) => find_program(name)
-                .is_none()
-                .then(|| format!("no program {name}")),
-            None => panic!("need({other:?}): no such requirement"),
-        },
-    };
+    let missing = lack(what);
     let Some(why) = missing else { return true };
     // Who runs the test is the runner's choice (it makes both passes), not a lack of the machine.
     let is_choice = match what {
@@ -42,6 +23,34 @@ pub fn need(what: &str) -> bool {
     );
     eprintln!("skipped: needs {what}: {why}");
     false
+}
+
+/// Why `what` is not there. For tests that have something to show in both cases, and skip nothing.
+///
+/// Besides those of [`need`]: `perf` (it can record) and `perf-requests` (the tracepoints of FUSE).
+pub fn lack(what: &str) -> Option<String> {
+    match what {
+        "root" => (!is_root()).then(|| "this runs as an ordinary user".to_owned()),
+        "user" => is_root().then(|| "this runs as root".to_owned()),
+        "userns" => probe("unshare", &["--user", "--map-root-user", "true"]),
+        "fuse" => open_fuse().err(),
+        "loop" => match find_program("losetup") {
+            Some(losetup) => probe(losetup, &["--find"]),
+            None => Some("no program losetup".to_owned()),
+        },
+        "group-file" => group_file().is_none().then(|| {
+            "root has to make it (scripts/test-user.sh), for AGENTFS_TEST_GROUP_FILE".to_owned()
+        }),
+        "crate" => third_party_crate().err(),
+        "perf" => records(&[]),
+        "perf-requests" => records(&["--all-cpus", "--event", "fuse:fuse_request_send"]),
+        other => match other.strip_prefix("program:") {
+            Some(name) => find_program(name)
+                .is_none()
+                .then(|| format!("no program {name}")),
+            None => panic!("need({other:?}): no such requirement"),
+        },
+    }
 }
 
 /// What every test of a whole run needs.
@@ -58,6 +67,15 @@ pub fn is_root() -> bool {
 /// The file that scripts/test-user.sh made: root's, readable for the user's second group only.
 pub fn group_file() -> Option<PathBuf> {
     std::env::var_os("AGENTFS_TEST_GROUP_FILE").map(PathBuf::from)
+}
+
+/// Whether perf may record that.
+fn records(what: &[&str]) -> Option<String> {
+    let Some(perf) = find_program("perf") else {
+        return Some("no program perf".to_owned());
+    };
+    let args = [&["record", "--output", "/dev/null"], what, &["--", "true"]].concat();
+    probe(perf, &args)
 }
 
 fn probe(program: impl AsRef<Path>, args: &[&str]) -> Option<String> {

@@ -2,9 +2,12 @@
 //! decides anything.
 
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use agentfs_tests::sandbox::SYSTEM_PATH;
 use agentfs_tests::{Sandbox, bins, cmd, need};
 use serde_json::Value;
 
@@ -189,6 +192,152 @@ fn a_judged_run_ends_with_2_when_a_bar_is_missed() {
     ] {
         let more = ["--subjects", subject, "--judge", "--bar", bar];
         cmd::run(&mut bench(&sandbox, &["chmod"], &more)).expect(code);
+        let report = std::fs::read_to_string(sandbox.out().join("report.md")).expect("report.md");
+        let is_missed = bar.ends_with("=0.000001");
+        assert_eq!(report.contains(NOT_ASKED), is_missed, "{report}");
+    }
+}
+
+/// What the report says of missed bars that nobody looked into.
+const NOT_ASKED: &str = "No profile was made: `--profile-missed` makes one of each.";
+
+/// Misses two bars, and has that looked into; the report, and what the summary says of a row.
+fn look_into(sandbox: &Sandbox, with: impl FnOnce(&mut Command)) -> (String, Value, Value) {
+    let bars = "chmod=0.000001,run-true=0.000001";
+    let more = ["--subjects", subject(), "--bar", bars, "--profile-missed"];
+    // Often enough to be seen by a profiler.
+    let more = [&more[..], &["--ops", "5000"]].concat();
+    let mut command = bench(sandbox, &["chmod", "run-true"], &more);
+    with(&mut command);
+    cmd::run(&mut command).ok();
+    let report = std::fs::read_to_string(sandbox.out().join("report.md")).expect("report.md");
+    let summary = json(&sandbox.out().join("summary.json"));
+    let of = |row: &str| {
+        let all = summary["why"]["made"].as_array().expect("what was missed");
+        let mut all = all.iter().filter(|one| one["row"] == row);
+        let found = all.next().unwrap_or_else(|| panic!("{row}: {summary:#}"));
+        found.clone()
+    };
+    (report, of("chmod"), of("run-true"))
+}
+
+#[test]
+fn a_missed_bar_is_profiled() {
+    if !need("fuse") {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    const TOOLS: &str = "AGENTFS_PROFILE_TOOLS";
+    let tools = std::env::var_os(TOOLS);
+    let (report, chmod, start) = look_into(&sandbox, |command| {
+        if let Some(tools) = &tools {
+            command.env(TOOLS, tools);
+        }
+    });
+    for one in [&chmod, &start] {
+        let sentence = one["sentence"].as_str().expect("a sentence");
+        assert!(report.contains(sentence), "{sentence}\n{report}");
+    }
+    // The machine decides which of both is to be seen, not what came of it.
+    let graph = &chmod["flame_graph"];
+    // As an ordinary user it cannot be had: the daemon lets only root watch it.
+    let lacks = need::lack("root").or_else(|| need::lack("perf"));
+    match lacks.or_else(|| tools.is_none().then(|| format!("{TOOLS} is not set"))) {
+        None => {
+            let file = graph["made"].as_str().unwrap_or_else(|| panic!("{graph}"));
+            assert_eq!(file, format!("flame-chmod-{}.svg", subject()));
+            let svg = std::fs::read_to_string(sandbox.out().join(file)).expect("a graph");
+            assert!(svg.contains("<svg") && svg.contains("setattr"), "{svg}");
+            assert!(report.contains(&format!("]({file})")), "{report}");
+        }
+        Some(lack) => {
+            eprintln!("note: no flame graph can be made here: {lack}");
+            let why = graph["missing"].as_str().expect("a reason");
+            assert!(
+                report.contains(&format!("No flame graph: {why}")),
+                "{report}"
+            );
+        }
+    }
+    let requests = &chmod["requests"];
+    match need::lack("perf-requests") {
+        None => {
+            let made = &requests["made"];
+            let kinds = made["kinds"]
+                .as_array()
+                .unwrap_or_else(|| panic!("{requests}"));
+            let setattr = kinds
+                .iter()
+                .find(|kind| kind["kind"] == "SETATTR")
+                .expect("SETATTR");
+            // One for each chmod of the row: none was lost.
+            assert_eq!(
+                (&setattr["requests"], &made["units"]),
+                (&5000.into(), &5000.into()),
+                "{requests}"
+            );
+            let seconds = |name: &str| made[name].as_f64().expect("seconds");
+            let (all, served) = (seconds("seconds"), seconds("served_seconds"));
+            assert!(served > 0.0 && served <= all, "{made}");
+            assert!(
+                (served + seconds("left_seconds") - all).abs() < 1e-6,
+                "{made}"
+            );
+            assert!(report.contains("| SETATTR | 5000 | 1.00 |"), "{report}");
+        }
+        Some(lack) => {
+            eprintln!("note: no requests can be counted here: {lack}");
+            let why = requests["missing"].as_str().expect("a reason");
+            assert!(
+                report.contains(&format!("No requests were counted: {why}")),
+                "{report}"
+            );
+        }
+    }
+    let steps = start["steps"]["made"]["steps"].as_array();
+    let steps = steps.unwrap_or_else(|| panic!("{start}"));
+    assert!(steps.iter().any(|step| step["step"] == "mount"), "{start}");
+}
+
+#[test]
+fn what_a_profile_lacks_is_in_the_report() {
+    if !need("fuse") {
+        return;
+    }
+    let refuses = "#!/bin/sh\n[ $1 = --version ] || { echo no rights to do that >&2; exit 1; }\n";
+    // No perf at all; and one that may not record, beside something that would draw.
+    for (perf, said) in [
+        (None, "perf is not installed; fix: "),
+        (Some(refuses), "no rights to do that"),
+    ] {
+        let sandbox = Sandbox::new();
+        let dir = sandbox.out().join("programs");
+        all_but_perf(&dir);
+        if let Some(text) = perf {
+            for name in ["perf", "inferno-collapse-perf", "inferno-flamegraph"] {
+                let path = dir.join(name);
+                std::fs::write(&path, text).expect("a program");
+                std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("a mode");
+            }
+        }
+        let (report, chmod, start) = look_into(&sandbox, |command| {
+            command.env("PATH", &dir).env("AGENTFS_PROFILE_TOOLS", &dir);
+        });
+        for what in ["flame_graph", "requests"] {
+            let why = chmod[what]["missing"].as_str().expect("a reason");
+            let is_known = match (perf, need::is_root()) {
+                (Some(_), false) => {
+                    why.contains("root; fix: ") || why.contains("root watch it; fix: ")
+                }
+                // A kernel without the tracepoints is told before perf is asked.
+                (Some(_), true) => {
+                    why.contains(said) || why.contains("this kernel has no tracepoint")
+                }
+                (None, _) => why.contains(said),
+            };
+            assert!(is_known && report.contains(why), "{why}\n{report}");
+        }
+        assert!(start["steps"]["made"]["ms"].as_f64().is_some(), "{start}");
     }
 }
 
@@ -202,5 +351,22 @@ fn wrong_words_are_refused() {
     ] {
         let done = cmd::run(&mut bench(&sandbox, &[], &more));
         done.expect(1);
+    }
+}
+
+/// Links to the system's programs, without those that profile.
+fn all_but_perf(dir: &Path) {
+    std::fs::create_dir(dir).expect("a directory");
+    for from in SYSTEM_PATH.split(':') {
+        let entries = std::fs::read_dir(from).into_iter().flatten().flatten();
+        for entry in entries {
+            let name = entry.file_name();
+            let is_ours = name == "perf" || name.as_bytes().starts_with(b"inferno-");
+            let link = dir.join(&name);
+            // The first directory of the search path wins.
+            if !is_ours && std::fs::symlink_metadata(&link).is_err() {
+                symlink(entry.path(), &link).expect("a link");
+            }
+        }
     }
 }

@@ -11,7 +11,9 @@
 mod compare;
 mod disk;
 mod fixture;
+mod launch;
 mod machine;
+mod perf;
 mod plot;
 mod profile;
 mod report;
@@ -22,6 +24,7 @@ mod session;
 mod stats;
 mod stop;
 mod subject;
+mod why;
 mod worker;
 
 use std::error::Error;
@@ -96,10 +99,17 @@ pub struct RunArgs {
     /// The ordinary user of `agentfs-user`
     #[arg(long)]
     user: Option<String>,
-    /// Record each row on agentfs with perf, and draw it: as perf's --call-graph, fp or dwarf,8192
+    /// Record each row on agentfs with perf, and draw it
     #[arg(long)]
-    profile: Option<String>,
-    /// Samples a second of that
+    profile: bool,
+    /// After the rounds, run each row that missed its bar once more with perf on the daemon, for a flame
+    /// graph, and once more counting its requests: report.md tells of both. As root; a start tells its steps
+    #[arg(long)]
+    profile_missed: bool,
+    /// How perf finds the callers: fp, for programs with frame pointers, or dwarf,8192
+    #[arg(long, default_value = "dwarf,8192", overrides_with = "profile_unwind")]
+    profile_unwind: String,
+    /// Samples a second of both
     #[arg(long, default_value_t = 1999, overrides_with = "profile_hz")]
     profile_hz: u32,
     /// Ends a step that takes longer, and counts it as failed

@@ -13,6 +13,7 @@ use crate::rows::{Bar, Row};
 use crate::runner::Result1;
 use crate::stats::Spread;
 use crate::subject::{Kind, Subject};
+use crate::why::{self, Finding, Missed};
 
 /// Under which conditions it was measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -75,6 +76,14 @@ pub struct Summary {
     #[serde(flatten)]
     pub told: Told,
     pub cells: Vec<Cell>,
+    /// Of each bar that was missed.
+    #[serde(default = "not_asked")]
+    pub why: Finding<Vec<Missed>>,
+}
+
+/// `--profile-missed` was not given.
+fn not_asked() -> Finding<Vec<Missed>> {
+    Finding::Missing("`--profile-missed` makes one of each".to_owned())
 }
 
 impl Summary {
@@ -156,6 +165,7 @@ pub fn summary(
         version: 1,
         told,
         cells,
+        why: not_asked(),
     }
 }
 
@@ -191,7 +201,8 @@ fn verdict(row: &Row, subject: &Subject, cell: &Cell, own: Option<f64>) -> Optio
     })
 }
 
-pub fn write(logs: &Path, summary: &Summary, compared: Option<&str>) -> Fallible<()> {
+/// Writes all of it; gives the text of report.md.
+pub fn save(logs: &Path, summary: &Summary, compared: Option<&str>) -> Fallible<String> {
     fs::write(
         logs.join("summary.json"),
         serde_json::to_vec_pretty(summary)?,
@@ -199,8 +210,7 @@ pub fn write(logs: &Path, summary: &Summary, compared: Option<&str>) -> Fallible
     crate::plot::write(&logs.join("plot.svg"), summary)?;
     let text = text(summary, compared)?;
     fs::write(logs.join("report.md"), &text)?;
-    println!("{text}");
-    Ok(())
+    Ok(text)
 }
 
 fn text(summary: &Summary, compared: Option<&str>) -> Fallible<String> {
@@ -211,6 +221,7 @@ fn text(summary: &Summary, compared: Option<&str>) -> Fallible<String> {
     }
     bars(&mut out, summary)?;
     table(&mut out, summary)?;
+    why::report::section(&mut out, summary)?;
     failures(&mut out, summary)?;
     Ok(out)
 }
@@ -330,7 +341,8 @@ fn number(bar: &str) -> f64 {
     digits.parse().unwrap_or(1.0)
 }
 
-fn reached(verdict: &Verdict) -> String {
+/// In the unit of the bar.
+pub fn reached(verdict: &Verdict) -> String {
     match verdict.bar.ends_with("ms") {
         true => format!("{:.1} ms", verdict.reached),
         false => format!("{:.2}x", verdict.reached),

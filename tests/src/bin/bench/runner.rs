@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -12,13 +12,15 @@ use serde::{Deserialize, Serialize};
 use crate::disk::Disk;
 use crate::fixture::{self, Sizes};
 use crate::machine::{self, Machine, Ticks};
-use crate::profile::Profile;
+use crate::perf::Perf;
+use crate::profile::{self, Files};
 use crate::report::{self, Told};
 use crate::rows::{self, Done, Group, Row};
 use crate::session::{self, Common, Session, Wanted};
 use crate::subject::{Kind, Subject};
+use crate::why::{self, Finding, Means};
 use crate::worker::Step;
-use crate::{Fallible, RunArgs, called, compare, stop};
+use crate::{Fallible, RunArgs, called, compare, launch, stop};
 
 /// One measurement, as a line of results.jsonl.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,14 +38,12 @@ pub struct Result1 {
 /// Those of a round, by their subjects; or why there is none.
 type Sessions<'a> = HashMap<&'a str, Fallible<Session>>;
 
-/// Starts of a command that make one measurement.
-const STARTS: usize = 5;
-
 /// Measures and reports. Whether agentfs met all its bars.
 pub fn run(args: &RunArgs) -> Fallible<bool> {
     let sizes = sizes(args);
     let subjects = subjects(args)?;
     let rows = chosen(&args.rows)?;
+    let means = args.profile_missed.then(Means::here);
     fs::create_dir_all(&args.logs)?;
     let is_root = rustix::process::geteuid().is_root();
     let disk = match is_root && !args.no_disk {
@@ -94,13 +94,24 @@ pub fn run(args: &RunArgs) -> Fallible<bool> {
     }
     told.stolen_percent = ticks.stolen_percent();
     told.seconds = start.elapsed().as_secs_f64();
-    let results = table.results;
-    let summary = report::summary(told, &rows, &subjects, &results, &args.bars);
+    let mut summary = report::summary(told, &rows, &subjects, &table.results, &args.bars);
     let compared = match &args.compare {
         Some(old) => Some(compare::with(old, &summary)?),
         None => None,
     };
-    report::write(&args.logs, &summary, compared.as_deref())?;
+    if let Some(means) = &means {
+        // Whatever comes of the rest, this took long.
+        report::save(&args.logs, &summary, compared.as_deref())?;
+        summary.why = match &summary.told.stopped {
+            None => Finding::Made(why::explain(&table, &summary, means)),
+            Some(_) => Finding::Missing("the run ended early".to_owned()),
+        };
+        if stop::is_stopped() && summary.told.stopped.is_none() {
+            summary.told.stopped = Some("stopped while it looked into missed bars".to_owned());
+        }
+    }
+    let text = report::save(&args.logs, &summary, compared.as_deref())?;
+    println!("{text}");
     let is_good = summary.is_good();
     match summary.told.stopped {
         Some(why) => Err(why.into()),
@@ -108,12 +119,13 @@ pub fn run(args: &RunArgs) -> Fallible<bool> {
     }
 }
 
-struct Table<'a> {
-    args: &'a RunArgs,
-    common: &'a Common,
+/// A table that is being measured.
+pub struct Table<'a> {
+    pub args: &'a RunArgs,
+    pub common: &'a Common,
     disk: &'a Disk,
-    subjects: &'a [Subject],
-    rows: &'a [&'static Row],
+    pub subjects: &'a [Subject],
+    pub rows: &'a [&'static Row],
     is_root: bool,
     results: Vec<Result1>,
     out: File,
@@ -216,6 +228,25 @@ impl Table<'_> {
     }
 
     fn measure(&self, row: &Row, subject: &Subject, session: &mut Session) -> Fallible<Done> {
+        if !self.args.profile || !matches!(subject.kind, Kind::Agentfs(_)) {
+            return self.measure_with(row, subject, session, |_| Ok(None));
+        }
+        let files = Files::of(&self.args.logs, row.id, &subject.slug());
+        let done = self.measure_with(row, subject, session, |session| {
+            profile::record(self.args, &files, &session.dir).map(Some)
+        })?;
+        profile::draw(&files, &done.elapsed)?;
+        Ok(done)
+    }
+
+    /// With what `begin` gives recording while the row runs, and no longer.
+    pub fn measure_with(
+        &self,
+        row: &Row,
+        subject: &Subject,
+        session: &mut Session,
+        begin: impl FnOnce(&Session) -> Fallible<Option<Perf>>,
+    ) -> Fallible<Done> {
         if row.id == "append-huge" && matches!(subject.kind, Kind::Overlayfs | Kind::FuseOverlayfs)
         {
             return Err("not tried: it copies the whole file".into());
@@ -234,69 +265,20 @@ impl Table<'_> {
             // The tool's own pages come from another disk: not what is measured.
             warm_tools(row);
         }
-        let profile = match (&self.args.profile, &subject.kind) {
-            (Some(unwind), Kind::Agentfs(_)) => {
-                Some(Profile::start(self.args, unwind, row.id, &session.dir)?)
-            }
-            _ => None,
-        };
+        let perf = begin(session)?;
         let done = session.worker.step(row.id, Step::Run, limit);
-        if let Some(profile) = profile {
-            profile.draw()?;
-        }
+        let stopped = perf.map_or(Ok(()), Perf::stop);
         let cleaned = session.worker.step(row.id, Step::Clean, limit);
         let done = done?.ok_or("no figure")?;
+        stopped?;
         cleaned.map_err(|e| format!("cleaning up: {e}"))?;
         Ok(done)
     }
 
     /// Starts of `true`, each on a new branch.
     fn launch(&self, subject: &Subject) -> Fallible<Done> {
-        let dir = self
-            .common
-            .top
-            .join("subjects")
-            .join(format!("{}-starts", subject.slug()));
-        fs::create_dir_all(dir.join("home"))?;
-        let mut times = Vec::new();
-        for n in 0..STARTS {
-            let branch = format!("start-{n}");
-            let mut command = match &subject.kind {
-                Kind::Host => Command::new("true"),
-                Kind::Bwrap => {
-                    let mut command = Command::new("bwrap");
-                    command.args(["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]);
-                    command.args(["--unshare-all", "true"]);
-                    command
-                }
-                Kind::Agentfs(form) => {
-                    let mut command = session::launcher(self.common, form, &dir)?;
-                    command.args([
-                        "run", "--quiet", "--fresh", "--branch", &branch, "--", "true",
-                    ]);
-                    command
-                }
-                Kind::Overlayfs | Kind::FuseOverlayfs => return Err("starts no commands".into()),
-            };
-            command.current_dir(&self.common.base).stdin(Stdio::null());
-            let start = Instant::now();
-            let out = command.output();
-            let elapsed = start.elapsed();
-            let name = command.get_program().to_string_lossy().into_owned();
-            let out = out.map_err(|e| match e.kind() {
-                std::io::ErrorKind::NotFound => format!("{name} is not installed"),
-                _ => format!("{name}: {e}"),
-            })?;
-            if !out.status.success() {
-                let said = String::from_utf8_lossy(&out.stderr);
-                return Err(format!("{}: {}", out.status, said.trim()).into());
-            }
-            times.push(elapsed);
-        }
-        agentfs_tests::sandbox::remove_tree(&dir)?;
-        times.sort();
         Ok(Done {
-            elapsed: times[STARTS / 2],
+            elapsed: launch::middle(self.common, subject, &[])?.took,
             ops: 1,
             proof: "ended with 0".to_owned(),
         })
@@ -313,7 +295,7 @@ impl Table<'_> {
             Ok(done) => {
                 let each = if row.is_micro() { done.ops.max(1) } else { 1 };
                 (
-                    Some(done.elapsed.as_secs_f64() / each as f64),
+                    Some(done.elapsed.total().as_secs_f64() / each as f64),
                     done.ops,
                     None,
                 )
@@ -431,11 +413,12 @@ fn versions(common: &Common, subjects: &[Subject]) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rows::timing::Timing;
 
     #[test]
     fn other_work_than_the_hosts_is_no_figure() {
         let done = |proof: &str| Done {
-            elapsed: Duration::from_millis(1),
+            elapsed: Timing::default(),
             ops: 1,
             proof: proof.to_owned(),
         };

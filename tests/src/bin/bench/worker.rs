@@ -4,6 +4,7 @@
 //! does. Who calls: `subject.rs` starts it, the runner asks.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -30,6 +31,10 @@ struct Ask {
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
+    /// The first one; the device of the tree it stands in.
+    Begun {
+        device: u64,
+    },
     Ready,
     Done(Done),
     Failed(String),
@@ -38,7 +43,8 @@ enum Answer {
 /// What the process does: answers until nobody asks.
 pub fn serve(place: &Place) -> Fallible<()> {
     let mut out = std::io::stdout().lock();
-    send(&mut out, &Answer::Ready)?;
+    let device = std::fs::metadata(&place.top)?.dev();
+    send(&mut out, &Answer::Begun { device })?;
     for line in std::io::stdin().lock().lines() {
         let ask: Ask = serde_json::from_str(&line?)?;
         let answer = obey(place, &ask).unwrap_or_else(|e| Answer::Failed(e.to_string()));
@@ -75,6 +81,7 @@ pub struct Worker {
     child: Child,
     asks: Option<ChildStdin>,
     answers: Receiver<Answer>,
+    device: u64,
 }
 
 impl Worker {
@@ -96,13 +103,17 @@ impl Worker {
                 }
             }
         });
-        let worker = Worker {
+        let mut worker = Worker {
             child,
             asks,
             answers,
+            device: 0,
         };
         match worker.answer(Duration::from_secs(60))? {
-            Answer::Ready => Ok(worker),
+            Answer::Begun { device } => {
+                worker.device = device;
+                Ok(worker)
+            }
             other => Err(format!("began with {other:?}").into()),
         }
     }
@@ -126,12 +137,18 @@ impl Worker {
             Ok(Answer::Ready) => Ok(None),
             Ok(Answer::Done(done)) => Ok(Some(done)),
             Ok(Answer::Failed(why)) => Err(why.into()),
+            Ok(Answer::Begun { .. }) => Err("began twice".into()),
             Err(e) => {
                 self.asks = None;
                 let _ = self.child.kill();
                 Err(e)
             }
         }
+    }
+
+    /// The file system it works in, by its device.
+    pub fn device(&self) -> u64 {
+        self.device
     }
 
     /// The pid of what leads to it: the launcher of a run.

@@ -3,10 +3,10 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
+use super::timing::Watch;
 use super::tool::remove;
-use super::{Bar, Done, Group, Place, Row, nothing};
+use super::{Bar, Done, Group, Place, Row, Unit, nothing};
 use crate::Fallible;
 use crate::fixture::{MIB, block};
 
@@ -17,6 +17,7 @@ pub const ROWS: &[Row] = &[
         group: Group::Data,
         is_cold: false,
         bar: Some(Bar::Ratio(1.1)),
+        unit: Unit::Mib,
         prepare: own_directory,
         run: write_once,
         clean: |place| remove(&place.own("written")),
@@ -27,6 +28,7 @@ pub const ROWS: &[Row] = &[
         group: Group::Data,
         is_cold: true,
         bar: Some(Bar::Ratio(1.1)),
+        unit: Unit::Mib,
         prepare: nothing,
         run: |place| read_all(&place.top.join("big")),
         clean: nothing,
@@ -37,6 +39,7 @@ pub const ROWS: &[Row] = &[
         group: Group::Data,
         is_cold: false,
         bar: Some(Bar::Ratio(1.1)),
+        unit: Unit::Mib,
         prepare: |place| read_all(&place.top.join("big")).map(drop),
         run: |place| read_all(&place.top.join("big")),
         clean: nothing,
@@ -47,6 +50,7 @@ pub const ROWS: &[Row] = &[
         group: Group::Data,
         is_cold: false,
         bar: Some(Bar::Ratio(1.1)),
+        unit: Unit::Mib,
         prepare: own_directory,
         run: four_writers,
         clean: |place| {
@@ -62,6 +66,7 @@ pub const ROWS: &[Row] = &[
         group: Group::Data,
         is_cold: false,
         bar: Some(Bar::Ratio(2.0)),
+        unit: Unit::File,
         prepare: own_directory,
         run: directories,
         clean: |place| remove(&place.own("dirs")),
@@ -72,6 +77,7 @@ pub const ROWS: &[Row] = &[
         group: Group::Data,
         is_cold: false,
         bar: Some(Bar::Millis(10.0)),
+        unit: Unit::Operation,
         prepare: nothing,
         run: |place| append(&place.top.join("big")),
         clean: |place| cut(&place.top.join("big")),
@@ -82,6 +88,7 @@ pub const ROWS: &[Row] = &[
         group: Group::Data,
         is_cold: false,
         bar: Some(Bar::Millis(10.0)),
+        unit: Unit::Operation,
         prepare: nothing,
         run: |place| append(&place.top.join("huge")),
         clean: |place| cut(&place.top.join("huge")),
@@ -95,7 +102,7 @@ pub(super) fn own_directory(place: &Place) -> Fallible<()> {
 pub(super) fn write_once(place: &Place) -> Fallible<Done> {
     let path = place.own("written");
     let data = block(1);
-    let start = Instant::now();
+    let start = Watch::start();
     let mut file = File::create_new(&path)?;
     for _ in 0..place.sizes.write_mib {
         file.write_all(&data)?;
@@ -128,7 +135,7 @@ fn same_ends(path: &Path, data: &[u8]) -> Fallible<()> {
 pub(super) fn read_all(path: &Path) -> Fallible<Done> {
     let mut buffer = vec![0u8; MIB];
     let (mut bytes, mut sum) = (0u64, 0u64);
-    let start = Instant::now();
+    let start = Watch::start();
     let mut file = File::open(path)?;
     loop {
         let got = file.read(&mut buffer)?;
@@ -160,7 +167,7 @@ fn four_writers(place: &Place) -> Fallible<Done> {
     let mib = place.sizes.writer_mib;
     let data = &block(2);
     let paths: Vec<_> = (0..4).map(|n| place.own(&format!("writer{n}"))).collect();
-    let start = Instant::now();
+    let start = Watch::start();
     std::thread::scope(|scope| {
         let write = |path: &Path| -> std::io::Result<()> {
             let mut file = File::create_new(path)?;
@@ -196,7 +203,7 @@ fn directories(place: &Place) -> Fallible<Done> {
     fs::create_dir(&top)?;
     let data = [b'd'; 2048];
     let files = place.sizes.ops.min(100);
-    let start = Instant::now();
+    let start = Watch::start();
     for d in 0..20 {
         let dir = top.join(format!("d{d}"));
         fs::create_dir(&dir)?;
@@ -215,11 +222,11 @@ fn directories(place: &Place) -> Fallible<Done> {
 
 fn append(path: &Path) -> Fallible<Done> {
     let before = fs::metadata(path)?.len();
-    let start = Instant::now();
+    let start = Watch::start();
     let mut file = OpenOptions::new().append(true).open(path)?;
     file.write_all(b"+\n")?;
     drop(file);
-    let elapsed: Duration = start.elapsed();
+    let elapsed = start.elapsed();
     let mut file = File::open(path)?;
     let after = file.seek(SeekFrom::End(-2))? + 2;
     let mut end = [0; 2];

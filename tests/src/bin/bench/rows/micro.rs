@@ -3,13 +3,13 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::timing::Watch;
 use super::tool::remove;
-use super::{Bar, Done, Group, Place, Row, nothing};
+use super::{Bar, Done, Group, Place, Row, Unit, nothing};
 use crate::Fallible;
 use crate::fixture::SMALL_BYTES;
 
@@ -30,6 +30,7 @@ const fn row(
         } else {
             None
         },
+        unit: Unit::Operation,
         prepare,
         run,
         clean: |place| remove(&place.own("micro")),
@@ -142,7 +143,7 @@ fn create(place: &Place) -> Fallible<Done> {
     let names = names(place, place.sizes.ops);
     let data = [b'c'; 2048];
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-    let start = Instant::now();
+    let start = Watch::start();
     for name in &names {
         let file = rustix::fs::open(name, flags, Mode::from_raw_mode(0o644))?;
         rustix::io::write(&file, &data)?;
@@ -160,7 +161,7 @@ fn open_read(place: &Place) -> Fallible<Done> {
     let chosen = place.chosen.borrow();
     let mut buffer = vec![0u8; 16384];
     let (mut ops, mut bytes) = (0, 0);
-    let start = Instant::now();
+    let start = Watch::start();
     while ops < place.sizes.ops {
         for path in chosen.iter() {
             let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
@@ -184,7 +185,7 @@ fn append_to(path: &Path) -> Fallible<()> {
 
 fn open_append(place: &Place) -> Fallible<Done> {
     let path = dir(place).join("file");
-    let start = Instant::now();
+    let start = Watch::start();
     for _ in 0..place.sizes.ops {
         append_to(&path)?;
     }
@@ -204,7 +205,7 @@ fn smalls(place: &Place) -> Vec<PathBuf> {
 
 fn first_append(place: &Place) -> Fallible<Done> {
     let paths = smalls(place);
-    let start = Instant::now();
+    let start = Watch::start();
     for path in &paths {
         append_to(path)?;
     }
@@ -234,7 +235,7 @@ fn chmod(place: &Place) -> Fallible<Done> {
     use std::os::unix::fs::PermissionsExt;
     let path = dir(place).join("file");
     let modes = [Mode::from_raw_mode(0o600), Mode::from_raw_mode(0o644)];
-    let start = Instant::now();
+    let start = Watch::start();
     for n in 0..place.sizes.ops {
         rustix::fs::chmod(&path, modes[usize::from(n % 2 == 0)])?;
     }
@@ -248,7 +249,7 @@ fn chmod(place: &Place) -> Fallible<Done> {
 fn rename(place: &Place) -> Fallible<Done> {
     let names = [dir(place).join("file"), dir(place).join("other")];
     let ops = place.sizes.ops / 2 * 2;
-    let start = Instant::now();
+    let start = Watch::start();
     for n in 0..ops {
         let from = usize::from(n % 2 == 1);
         rustix::fs::rename(&names[from], &names[1 - from])?;
@@ -262,7 +263,7 @@ fn rename(place: &Place) -> Fallible<Done> {
 
 fn unlink(place: &Place) -> Fallible<Done> {
     let names = names(place, place.sizes.ops);
-    let start = Instant::now();
+    let start = Watch::start();
     for name in &names {
         rustix::fs::unlink(name)?;
     }
@@ -275,7 +276,7 @@ fn unlink(place: &Place) -> Fallible<Done> {
 
 fn mkdir(place: &Place) -> Fallible<Done> {
     let names = names(place, place.sizes.ops);
-    let start = Instant::now();
+    let start = Watch::start();
     for name in &names {
         rustix::fs::mkdir(name, Mode::from_raw_mode(0o755))?;
     }
@@ -288,7 +289,7 @@ fn mkdir(place: &Place) -> Fallible<Done> {
 
 fn rmdir(place: &Place) -> Fallible<Done> {
     let names = names(place, place.sizes.ops);
-    let start = Instant::now();
+    let start = Watch::start();
     for name in &names {
         rustix::fs::rmdir(name)?;
     }
@@ -305,7 +306,7 @@ fn stat_negative(place: &Place) -> Fallible<Done> {
         .map(|n| dir.join(format!("nothing{n}")))
         .collect();
     let mut missing = 0;
-    let start = Instant::now();
+    let start = Watch::start();
     for name in &names {
         let found = rustix::fs::statat(CWD, name, AtFlags::empty());
         if found.is_err_and(|e| e == Errno::NOENT) {
@@ -328,7 +329,7 @@ fn write_4k(place: &Place) -> Fallible<Done> {
         OFlags::WRONLY | OFlags::TRUNC | OFlags::CLOEXEC,
         Mode::empty(),
     )?;
-    let start = Instant::now();
+    let start = Watch::start();
     for _ in 0..ops {
         rustix::io::write(&file, &data)?;
     }
@@ -345,7 +346,7 @@ fn fsync(place: &Place) -> Fallible<Done> {
     let path = dir(place).join("file");
     let ops = (place.sizes.ops / 20).max(2);
     let mut file = File::create(&path)?;
-    let start = Instant::now();
+    let start = Watch::start();
     for _ in 0..ops {
         file.write_all(&[b's'; 4096])?;
         file.sync_all()?;

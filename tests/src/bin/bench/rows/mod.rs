@@ -8,17 +8,18 @@ mod data;
 mod micro;
 mod performance;
 mod real;
+pub mod timing;
 mod tool;
 mod tree;
 
 use std::cell::RefCell;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Fallible;
 use crate::fixture::Sizes;
+use timing::Timing;
 
 /// Rows of one kind, chosen together by `--rows`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,12 +61,35 @@ pub enum Bar {
     Millis(f64),
 }
 
+/// What a row does many of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    Operation,
+    File,
+    Mib,
+    /// Nothing that could be counted: all of it is one.
+    Run,
+}
+
+impl Unit {
+    /// One of it, in words.
+    pub fn one(self) -> &'static str {
+        match self {
+            Unit::Operation => "an operation",
+            Unit::File => "a file",
+            Unit::Mib => "a MiB",
+            Unit::Run => "a run",
+        }
+    }
+}
+
 /// What was measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Done {
-    /// How long all of it took.
-    pub elapsed: Duration,
-    /// How many operations that were.
+    /// How long all of it took, and when that was.
+    pub elapsed: Timing,
+    /// How many of the row's [`Unit`] that were.
     pub ops: u64,
     /// What was done, in words that are the same wherever it was done right.
     pub proof: String,
@@ -84,6 +108,8 @@ pub struct Row {
     /// Whether the host's caches are dropped first.
     pub is_cold: bool,
     pub bar: Option<Bar>,
+    /// What [`Done::ops`] counts.
+    pub unit: Unit,
     /// Before the measurement, and not part of it.
     pub prepare: Step,
     pub run: fn(&Place) -> Fallible<Done>,
@@ -105,6 +131,7 @@ pub const LAUNCH: Row = Row {
     group: Group::Launch,
     is_cold: false,
     bar: Some(Bar::Millis(15.0)),
+    unit: Unit::Run,
     prepare: nothing,
     run: |_| Err("measured from outside".into()),
     clean: nothing,

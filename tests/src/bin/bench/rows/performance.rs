@@ -4,10 +4,10 @@
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Instant;
 
+use super::timing::Watch;
 use super::tool::remove;
-use super::{Bar, Done, Group, Place, Row, data, nothing};
+use super::{Bar, Done, Group, Place, Row, Unit, data, nothing};
 use crate::Fallible;
 
 pub const ROWS: &[Row] = &[
@@ -17,6 +17,7 @@ pub const ROWS: &[Row] = &[
         group: Group::Performance,
         is_cold: false,
         bar: Some(Bar::Ratio(1.1)),
+        unit: Unit::Mib,
         prepare: |place| {
             data::own_directory(place)?;
             remove(&place.own("written"))
@@ -30,6 +31,7 @@ pub const ROWS: &[Row] = &[
         group: Group::Performance,
         is_cold: true,
         bar: Some(Bar::Ratio(1.1)),
+        unit: Unit::Mib,
         prepare: |place| match place.own("written").exists() {
             true => Ok(()),
             false => {
@@ -46,12 +48,13 @@ pub const ROWS: &[Row] = &[
         group: Group::Performance,
         is_cold: false,
         bar: Some(Bar::Ratio(3.0)),
+        unit: Unit::Operation,
         prepare: |place| {
             data::own_directory(place)?;
             remove(&place.own("metadata"))
         },
         run: |place| {
-            let start = Instant::now();
+            let start = Watch::start();
             let seen = metadata(&place.own("metadata"), place.sizes.ops / 100 + 1)?;
             Ok(Done {
                 elapsed: start.elapsed(),
@@ -67,6 +70,7 @@ pub const ROWS: &[Row] = &[
         group: Group::Performance,
         is_cold: false,
         bar: Some(Bar::Ratio(2.0)),
+        unit: Unit::File,
         prepare: |place| {
             data::own_directory(place)?;
             remove(&place.own("concurrent"))
@@ -104,7 +108,7 @@ fn concurrent(place: &Place) -> Fallible<Done> {
     let top = place.own("concurrent");
     fs::create_dir(&top)?;
     let mib = place.sizes.writer_mib;
-    let start = Instant::now();
+    let start = Watch::start();
     let seen = std::thread::scope(|scope| {
         let one = |n: u64| -> Result<u64, String> {
             let top = top.join(format!("t{n}"));

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::tool::{Called, call, count, remove, run, tool, word};
-use super::{Bar, Done, Group, Place, Row};
+use super::{Bar, Done, Group, Place, Row, Unit};
 use crate::Fallible;
 
 const fn row(
@@ -19,6 +19,7 @@ const fn row(
         group: Group::Real,
         is_cold: false,
         bar: Some(Bar::Ratio(1.05)),
+        unit: Unit::Run,
         prepare,
         run,
         clean: |place| remove(&place.own("real")),
@@ -35,7 +36,10 @@ pub const ROWS: &[Row] = &[
             cargo_build,
         )
     },
-    row("git-clone", "git clone", fresh, git_clone),
+    Row {
+        unit: Unit::File,
+        ..row("git-clone", "git clone", fresh, git_clone)
+    },
     Row {
         clean: |place| {
             run(place, &["git", "-C", "repo", "switch", "-q", "main"])?;
@@ -51,7 +55,10 @@ pub const ROWS: &[Row] = &[
     row("npm-install", "npm install, offline", fresh, npm_install),
     row("venv", "python -m venv, with pip", fresh, venv),
     row("sqlite", "sqlite: 50 and 20,000 inserts", fresh, sqlite),
-    row("ripgrep", "ripgrep", warm_ripgrep, ripgrep),
+    Row {
+        unit: Unit::File,
+        ..row("ripgrep", "ripgrep", warm_ripgrep, ripgrep)
+    },
 ];
 
 fn fresh(place: &Place) -> Fallible<()> {
@@ -73,7 +80,7 @@ fn need(program: &str) -> Fallible<()> {
 
 fn done(called: &Called, proof: String) -> Done {
     Done {
-        elapsed: called.elapsed,
+        elapsed: called.elapsed.clone(),
         ops: 1,
         proof,
     }
@@ -116,7 +123,10 @@ fn git_clone(place: &Place) -> Fallible<Done> {
         ],
     )?;
     let (files, bytes) = count(&place.own("real/clone/src"))?;
-    Ok(done(&called, format!("{files} files, {bytes} bytes")))
+    Ok(Done {
+        ops: files,
+        ..done(&called, format!("{files} files, {bytes} bytes"))
+    })
 }
 
 fn git_switch(place: &Place) -> Fallible<Done> {
@@ -207,5 +217,8 @@ fn ripgrep(place: &Place) -> Fallible<Done> {
         called.lines(),
         super::tool::digest(&called.stdout)
     );
-    Ok(done(&called, proof))
+    Ok(Done {
+        ops: place.sizes.files,
+        ..done(&called, proof)
+    })
 }

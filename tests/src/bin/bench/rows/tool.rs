@@ -5,18 +5,18 @@ use std::io::{Read, Seek};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use agentfs_tests::sandbox::SYSTEM_PATH;
 use rustix::fs::MemfdFlags;
 
 use super::Place;
+use super::timing::{Timing, Watch};
 use crate::Fallible;
 
 /// A finished call.
 #[derive(Debug)]
 pub struct Called {
-    pub elapsed: Duration,
+    pub elapsed: Timing,
     pub stdout: Vec<u8>,
 }
 
@@ -50,7 +50,7 @@ pub fn call(command: &mut Command) -> Fallible<Called> {
 pub fn call_ok(command: &mut Command, good: &[i32]) -> Fallible<Called> {
     let (mut out, mut err) = (memory()?, memory()?);
     command.stdout(out.try_clone()?).stderr(err.try_clone()?);
-    let start = Instant::now();
+    let start = Watch::start();
     let status = command.status();
     let elapsed = start.elapsed();
     let name = command.get_program().to_string_lossy().into_owned();

@@ -1,7 +1,8 @@
 //! Whole trees, with the tools that people use.
 
+use super::timing::Timing;
 use super::tool::{call, count, digest, remove, run, tool, word};
-use super::{Bar, Done, Group, Place, Row, nothing};
+use super::{Bar, Done, Group, Place, Row, Unit, nothing};
 use crate::Fallible;
 
 pub const ROWS: &[Row] = &[
@@ -11,6 +12,7 @@ pub const ROWS: &[Row] = &[
         group: Group::Tree,
         is_cold: true,
         bar: Some(Bar::Ratio(3.0)),
+        unit: Unit::File,
         prepare: |place| warm_tool(place, "find"),
         run: find,
         clean: nothing,
@@ -21,6 +23,7 @@ pub const ROWS: &[Row] = &[
         group: Group::Tree,
         is_cold: false,
         bar: Some(Bar::Ratio(1.1)),
+        unit: Unit::File,
         prepare: |place| twice(place, find),
         run: find,
         clean: nothing,
@@ -31,6 +34,7 @@ pub const ROWS: &[Row] = &[
         group: Group::Tree,
         is_cold: true,
         bar: Some(Bar::Ratio(1.3)),
+        unit: Unit::File,
         prepare: |place| warm_tool(place, "grep"),
         run: grep,
         clean: nothing,
@@ -41,6 +45,7 @@ pub const ROWS: &[Row] = &[
         group: Group::Tree,
         is_cold: false,
         bar: Some(Bar::Ratio(2.0)),
+        unit: Unit::File,
         prepare: |place| twice(place, grep),
         run: grep,
         clean: nothing,
@@ -51,6 +56,7 @@ pub const ROWS: &[Row] = &[
         group: Group::Tree,
         is_cold: false,
         bar: Some(Bar::Ratio(1.3)),
+        unit: Unit::Run,
         prepare: |place| twice(place, status),
         run: status,
         clean: nothing,
@@ -61,6 +67,7 @@ pub const ROWS: &[Row] = &[
         group: Group::Tree,
         is_cold: false,
         bar: Some(Bar::Ratio(2.0)),
+        unit: Unit::Run,
         prepare: |place| twice(place, status),
         run: checkout,
         clean: |place| {
@@ -77,6 +84,7 @@ pub const ROWS: &[Row] = &[
         group: Group::Tree,
         is_cold: false,
         bar: Some(Bar::Ratio(3.0)),
+        unit: Unit::File,
         prepare: |place| {
             // The archive is warm.
             std::fs::read(place.share.join("crates.tar"))?;
@@ -91,6 +99,7 @@ pub const ROWS: &[Row] = &[
         group: Group::Tree,
         is_cold: false,
         bar: Some(Bar::Ratio(3.0)),
+        unit: Unit::File,
         prepare: |place| {
             fresh(place, "copy")?;
             // Its source is warm.
@@ -105,6 +114,7 @@ pub const ROWS: &[Row] = &[
         group: Group::Tree,
         is_cold: false,
         bar: Some(Bar::Ratio(3.0)),
+        unit: Unit::File,
         prepare: |place| match place.own("copy/crates").is_dir() {
             true => Ok(()),
             false => {
@@ -137,8 +147,8 @@ fn fresh(place: &Place, name: &str) -> Fallible<()> {
 fn find(place: &Place) -> Fallible<Done> {
     let called = run(place, &["find", "crates"])?;
     Ok(Done {
-        elapsed: called.elapsed,
-        ops: 1,
+        elapsed: called.elapsed.clone(),
+        ops: called.lines() as u64,
         proof: format!("{} names, {:x}", called.lines(), digest(&called.stdout)),
     })
 }
@@ -146,8 +156,8 @@ fn find(place: &Place) -> Fallible<Done> {
 fn grep(place: &Place) -> Fallible<Done> {
     let called = run(place, &["grep", "-r", "-F", "license", "crates"])?;
     Ok(Done {
-        elapsed: called.elapsed,
-        ops: 1,
+        elapsed: called.elapsed.clone(),
+        ops: place.sizes.files,
         proof: format!("{} lines, {:x}", called.lines(), digest(&called.stdout)),
     })
 }
@@ -155,7 +165,7 @@ fn grep(place: &Place) -> Fallible<Done> {
 fn status(place: &Place) -> Fallible<Done> {
     let called = run(place, &["git", "-C", "repo", "status", "--porcelain"])?;
     Ok(Done {
-        elapsed: called.elapsed,
+        elapsed: called.elapsed.clone(),
         ops: 1,
         proof: format!("{} changes", called.lines()),
     })
@@ -167,7 +177,7 @@ fn checkout(place: &Place) -> Fallible<Done> {
     let id = run(place, &["git", "-C", "repo", "rev-parse", "HEAD"])?;
     let dirty = status(place)?;
     Ok(Done {
-        elapsed: called.elapsed,
+        elapsed: called.elapsed.clone(),
         ops: 1,
         proof: format!(
             "{}, {}",
@@ -193,17 +203,17 @@ fn remove_copy(place: &Place) -> Fallible<Done> {
     let called = run(place, &["rm", "-rf", "work/copy/crates"])?;
     let is_there = place.own("copy/crates").exists();
     Ok(Done {
-        elapsed: called.elapsed,
-        ops: 1,
+        elapsed: called.elapsed.clone(),
+        ops: place.sizes.files,
         proof: format!("still there: {is_there}"),
     })
 }
 
-fn tree_done(elapsed: std::time::Duration, place: &Place, name: &str) -> Fallible<Done> {
+fn tree_done(elapsed: Timing, place: &Place, name: &str) -> Fallible<Done> {
     let (files, bytes) = count(&place.own(name))?;
     Ok(Done {
         elapsed,
-        ops: 1,
+        ops: files,
         proof: format!("{files} files, {bytes} bytes"),
     })
 }
