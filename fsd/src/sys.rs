@@ -148,6 +148,16 @@ pub fn is_open_for_writing(fd: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
+/// Gives memory that was freed back to the system. The allocator keeps it as long as anything behind it
+/// is in use, be it little. Whoever allocates meanwhile waits. Source: malloc_trim(3).
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it changes nothing that is allocated.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 {
         Err(io::Error::last_os_error())

@@ -21,6 +21,9 @@ use crate::core::stream::{ObjectStamp, Stream};
 use crate::core::types::{Attr, Ino, Kind, Time};
 use crate::core::watch::Watch;
 
+/// Of so many nodes the memory is worth to be given back: some 20 MiB.
+const MANY_NODES: usize = 1 << 16;
+
 /// The live state of one branch.
 #[derive(Debug)]
 pub struct Tree {
@@ -28,6 +31,8 @@ pub struct Tree {
     pub branch: LiveBranch,
     /// Live inodes.
     pub nodes: HashMap<Ino, Box<Node>>,
+    /// The most there were of them since memory was given back.
+    most_nodes: usize,
     /// Those of them that are open, or that no name leads to any more: what a snapshot has to see to,
     /// however many others there are.
     pub(super) busy: BTreeSet<Ino>,
@@ -50,6 +55,7 @@ impl Tree {
         let mut tree = Self {
             branch,
             nodes: HashMap::new(),
+            most_nodes: 0,
             busy: BTreeSet::new(),
             implicit: Arc::default(),
             watch: Arc::default(),
@@ -276,6 +282,18 @@ impl Tree {
         };
         node.lookups = node.lookups.saturating_sub(count);
         self.drop_if_idle(ino);
+    }
+
+    /// Whether most of many nodes have gone since the last time, so that it is worth it to give their
+    /// memory back; the table's own is given back here.
+    pub fn has_shrunk(&mut self) -> bool {
+        self.most_nodes = self.most_nodes.max(self.nodes.len());
+        if self.most_nodes < MANY_NODES || self.nodes.len() > self.most_nodes / 2 {
+            return false;
+        }
+        self.most_nodes = self.nodes.len();
+        self.nodes.shrink_to_fit();
+        true
     }
 
     /// Notes that the directory `ino` is in `parent`.

@@ -305,3 +305,32 @@ fn a_snapshot_has_to_see_to_what_is_open_or_unlinked_and_to_nothing_else() {
     bench.core().forget(ino, u64::MAX);
     assert_eq!(busy(), [], "gone");
 }
+
+#[test]
+fn what_the_kernel_forgot_takes_no_memory() {
+    const MANY: usize = (1 << 16) + 1000;
+    let bench = Bench::new(|dir| {
+        for n in 0..MANY {
+            fs::write(dir.join(n.to_string()), b"").unwrap();
+        }
+    });
+    let core = bench.core();
+    let room = || crate::sync::lock(&core.tree).nodes.capacity();
+    let root = bench.walk("").unwrap().ino;
+    let inos: Vec<Ino> = (0..MANY)
+        .map(|n| core.lookup(root, &name(&n.to_string())).unwrap().attr.ino)
+        .collect();
+    core.maintain().unwrap();
+    assert!(room() >= MANY);
+    // As long as half of them are known, more may come.
+    for ino in &inos[..MANY / 4] {
+        core.forget(*ino, 1);
+    }
+    core.maintain().unwrap();
+    assert!(room() >= MANY);
+    for ino in &inos[MANY / 4..] {
+        core.forget(*ino, 1);
+    }
+    core.maintain().unwrap();
+    assert!(room() < MANY / 10, "{}", room());
+}
