@@ -240,6 +240,24 @@ fn limits_of_the_caller_are_named_with_what_raises_them() {
     limited(&sandbox, "ulimit -s 512", run).ok();
 }
 
+/// It goes with our connection. Waiting for its end before would take until somebody gives up.
+#[test]
+fn a_daemon_that_refuses_a_mount_is_not_asked_to_end() {
+    if !need_run() {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.call(&["run", "--branch", "b", "--", "true"]).ok();
+    // On no machine: it is switched off, or these are too few files for it.
+    let run = "AGENTFS_FUSE_TRANSPORT=io-uring \"$AGENTFS\" run --branch b -- true";
+    limited(&sandbox, "ulimit -n 32", run)
+        .expect(125)
+        .says(&["AGENTFS_FUSE_TRANSPORT=auto"]);
+    let log = fs::read_to_string(sandbox.store().join("branches/b/fsd.log")).expect("a log");
+    assert!(!log.contains("SIGTERM"), "{log}");
+    sandbox.assert_quiet();
+}
+
 #[test]
 fn a_user_who_has_all_his_processes_is_told_so() {
     // Root is not limited in them.
