@@ -16,6 +16,10 @@ lint:
 test *SUITES:
     scripts/test.sh {{SUITES}}
 
+# The suites in both regimes and by both transports; "external": pjdfstest, fsx and stress so
+test-every-way *SUITES:
+    scripts/every-way.sh {{SUITES}}
+
 # The core against the reference model, longer than CI does
 model CASES="2000":
     AGENTFS_MODEL_CASES={{CASES}} cargo test -p agentfs-tests --test model

@@ -111,10 +111,10 @@ impl Daemon {
             return error;
         };
         let mut ended = None;
-        // It is on its way out; its words are complete when it is gone.
-        let closed = matches!(source, CtlError::Closed);
-        if let (true, Ok(status)) = (closed, self.reap(GRACE_SECONDS)) {
-            ended = Some(status);
+        // It is on its way out; its words are complete when it is gone. One that refused something stays
+        // as long as we are connected.
+        if matches!(source, CtlError::Closed) {
+            ended = self.reap(GRACE_SECONDS).ok();
         }
         CmdError::Daemon {
             branch,

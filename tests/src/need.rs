@@ -64,6 +64,16 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
+/// Whether this process may raise its own hard limits; not every root may, in a container for one.
+/// Source: capability.h, CAP_SYS_RESOURCE.
+pub fn may_raise_limits() -> bool {
+    const SYS_RESOURCE: u32 = 24;
+    let status = std::fs::read_to_string("/proc/self/status").expect("own status");
+    let held = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let held = held.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    held.expect("CapEff") & 1 << SYS_RESOURCE != 0
+}
+
 /// The file that scripts/test-user.sh made: root's, readable for the user's second group only.
 pub fn group_file() -> Option<PathBuf> {
     std::env::var_os("AGENTFS_TEST_GROUP_FILE").map(PathBuf::from)

@@ -282,9 +282,11 @@ fn a_store_that_fills_up_is_an_error_in_the_branch() {
     let setup = format!("mount -t tmpfs -o size=4m,mode=777 none {}", path.display());
     let inside = path.join("store");
     let small = inside.to_str().expect("UTF-8");
-    // The write fails with ENOSPC; the branch goes on, and what was written before is intact.
+    // The write fails with ENOSPC; the branch goes on, and what was written before is intact. The room
+    // comes back when the kernel has told of the removed file, which rm(1) does not wait for.
     let script = "echo first > first; head -c 20000000 /dev/zero > huge && exit 1; \
-        rm -f huge; cat first file; echo more > more; cat more";
+        rm -f huge; cat first file; end=$((SECONDS + 30)); \
+        until echo more > more; do [ $SECONDS -lt $end ] || exit 1; sleep 0.05; done; cat more";
     let args = [
         "--store", small, "run", "-q", "--branch", "b", "--", "bash", "-c", script,
     ];

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use agentfs_tests::need::{need, need_run};
+use agentfs_tests::regime::VARIABLE;
 use agentfs_tests::{Done, Manifest, Sandbox, base, bins, cmd};
 
 /// What the daemon logs when the kernel refuses it a backing file.
@@ -99,6 +100,8 @@ fn files_are_served_cached_where_passthrough_is_refused() {
     let run = |daemon: &Path, words: [&str; 3]| -> Done {
         let mut command = sandbox.agentfs(&["run", "-q", "--branch", "b", "--"]);
         command.args(words).env("AGENTFS_FUSE_HOST_BIN", daemon);
+        // Nothing that could be refused is asked for in the other regime.
+        command.env(VARIABLE, "passthrough");
         cmd::run(&mut command).ok()
     };
     assert_eq!(run(&daemon, ["python3", "-c", WORK]).out(), work.out());

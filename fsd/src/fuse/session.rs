@@ -539,6 +539,8 @@ mod tests {
         let options = Options {
             passthrough_depth: (regime == Regime::Passthrough).then_some(2),
             regime: Some(regime),
+            // No kernel is here that could have a ring, whatever the rest of the run asks for.
+            transport: Asked::Device,
             ..Options::from_env().expect("the knobs")
         };
         let session = FuseSession::start(Arc::default(), face, device, options);

@@ -42,6 +42,16 @@ pub enum Missing {
     /// Root has not switched it on.
     #[error("it is switched off; as root, before mounting: echo Y > {SWITCH}")]
     Off,
+    /// The daemon may not open what the rings need beside all else.
+    #[error(
+        "only {allowed} open files are allowed, and io_uring on this machine takes {needed}; ulimit -n {needed}, or more"
+    )]
+    Files {
+        /// The limit of the daemon.
+        allowed: u64,
+        /// What it would have to be.
+        needed: u64,
+    },
     /// io_uring itself.
     #[error(
         "io_uring cannot be set up ({0}); sysctl kernel.io_uring_disabled must be 0, or allow it to the daemon's user, and a container must allow it"
@@ -95,7 +105,10 @@ impl Rings {
             .max(LEAST_PAYLOAD_BYTES)
             .next_multiple_of(PAGE_BYTES);
         let queues = cpus::queues().map_err(Missing::Setup)?;
-        let lanes = cpus::lanes(queues, &cpus::usable())
+        let plans = cpus::lanes(queues, &cpus::usable());
+        let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        enough_files(allowed.unwrap_or(u64::MAX), plans.len() as u64)?;
+        let lanes = plans
             .into_iter()
             .map(|plan| Lane::new(plan, payload_bytes as usize))
             .collect::<io::Result<_>>()
@@ -146,6 +159,20 @@ impl Rings {
     }
 }
 
+/// What a daemon without rings can do with.
+const FILES_BESIDE: u64 = 32;
+/// A lane holds two, and opens up to two of the host's files for a request.
+const FILES_OF_LANE: u64 = 4;
+
+/// Errors: the files that may be open at once would not do for so many lanes.
+fn enough_files(allowed: u64, lanes: u64) -> Result<(), Missing> {
+    let needed = FILES_BESIDE + FILES_OF_LANE * lanes;
+    match allowed < needed {
+        true => Err(Missing::Files { allowed, needed }),
+        false => Ok(()),
+    }
+}
+
 /// The threads of a mount's rings. Ends them when dropped.
 #[derive(Debug, Default)]
 pub(super) struct Serving {
@@ -162,5 +189,24 @@ impl Drop for Serving {
             // One that panicked has ended the process.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_is_not_begun_with_too_few_files() {
+        let text = enough_files(32, 2).expect_err("too few").to_string();
+        assert!(
+            text.contains("only 32 ") && text.contains("ulimit -n 40"),
+            "{text}"
+        );
+        assert!(enough_files(39, 2).is_err());
+        assert!(enough_files(40, 2).is_ok());
+        assert!(enough_files(1024, 64).is_ok());
+        assert!(enough_files(256, 64).is_err());
+        assert!(enough_files(u64::MAX, 1).is_ok());
     }
 }
