@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::unistd::{SysconfVar, sysconf};
 use tracing::{debug, info};
 
 use crate::fuse::session::BadKnob;
@@ -73,6 +74,48 @@ impl Wake {
     }
 }
 
+/// Why idle CPUs sleep while requests are served.
+#[derive(Debug, thiserror::Error)]
+pub enum Asleep {
+    /// It was asked for.
+    #[error("AGENTFS_FUSE_AWAKE=never")]
+    Asked,
+    /// They wake fast, or nobody has measured that it pays.
+    #[error("it is for virtual machines whose idle CPUs halt (cpuidle driver {HALTS})")]
+    Driver,
+    /// Too many would look for work.
+    #[error("of {0} CPUs too many would look for work, so it is done for up to {MOST_CPUS}")]
+    Cpus(usize),
+    /// Root's to give.
+    #[error("{DEVICE}: {0}")]
+    Refused(#[source] io::Error),
+}
+
+/// Opens the device by which idle CPUs are kept awake.
+///
+/// Errors: why they are not.
+fn device(wake: Wake) -> Result<File, Asleep> {
+    let driver = std::fs::read_to_string(DRIVER).unwrap_or_default();
+    // Those of the machine: the wish holds for them all, whichever this process may use.
+    let cpus = sysconf(SysconfVar::_NPROCESSORS_ONLN);
+    let cpus = cpus.ok().flatten().map_or(1, |cpus| cpus as usize);
+    match wake {
+        Wake::Never => return Err(Asleep::Asked),
+        Wake::Auto if driver.trim() != HALTS => return Err(Asleep::Driver),
+        Wake::Auto if !(2..=MOST_CPUS).contains(&cpus) => return Err(Asleep::Cpus(cpus)),
+        Wake::Auto | Wake::Always => {}
+    }
+    let opened = OpenOptions::new().write(true).open(DEVICE);
+    opened.map_err(Asleep::Refused)
+}
+
+/// Whether a daemon of this user keeps idle CPUs awake, as the environment asks for it.
+///
+/// Errors: a variable that says nothing it could do; why it does not.
+pub fn keeps_awake() -> Result<Result<(), Asleep>, BadKnob> {
+    Ok(device(Wake::from_env()?).map(drop))
+}
+
 /// The wish of one mount, shared by the threads that serve it.
 #[derive(Debug)]
 pub(super) struct Awake {
@@ -93,20 +136,9 @@ struct Shared {
 impl Awake {
     /// `None`: not to be had here, or it would not pay.
     pub(super) fn start(wake: Wake) -> Option<Self> {
-        let cpus = thread::available_parallelism().map_or(1, usize::from);
-        let driver = std::fs::read_to_string(DRIVER).unwrap_or_default();
-        let pays = driver.trim() == HALTS && (2..=MOST_CPUS).contains(&cpus);
-        match wake {
-            Wake::Never => return None,
-            Wake::Auto if !pays => return None,
-            Wake::Auto | Wake::Always => {}
-        }
-        let device = OpenOptions::new().write(true).open(DEVICE);
-        let started = device.and_then(Self::keep);
+        let started = device(wake).and_then(|device| Self::keep(device).map_err(Asleep::Refused));
         started
-            .inspect_err(
-                |error| info!(%error, "idle CPUs sleep while requests are served: {DEVICE}"),
-            )
+            .inspect_err(|why| info!(%why, "idle CPUs sleep while requests are served"))
             .ok()
     }
 

@@ -35,6 +35,7 @@ mod wire;
 mod workers;
 mod xattr;
 
+pub use awake::{Asleep, keeps_awake};
 pub use convert::OneUser;
 pub use regime::Regime;
 pub use session::{BadKnob, Face, FuseSession, Options};

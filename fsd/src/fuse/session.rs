@@ -478,6 +478,7 @@ fn begin<O: Operations>(
             readers: options.readers,
             max_write_bytes: options.max_write_bytes as usize,
             spin,
+            max_background: options.max_background,
         },
         ring,
         awake,

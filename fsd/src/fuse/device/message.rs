@@ -81,6 +81,29 @@ pub(super) fn is_unawaited(message: &[u8]) -> bool {
     Head::parse(message).is_ok_and(|(head, _)| told.contains(&head.opcode))
 }
 
+/// Whether it may be served before what was told earlier of the inodes `told`. Not what is about one of
+/// them, nor what leads to an inode by a name and asks whether it is open (to remove it, say).
+pub(super) fn may_go_before(message: &[u8], told: impl Fn(u64) -> bool) -> bool {
+    let by_name = [number::LOOKUP, number::CREATE];
+    let of_one = [
+        number::GETATTR,
+        number::GETXATTR,
+        number::OPEN,
+        number::READ,
+        number::READLINK,
+        number::READDIR,
+        number::READDIRPLUS,
+    ];
+    Head::parse(message).is_ok_and(|(head, _)| {
+        by_name.contains(&head.opcode) || of_one.contains(&head.opcode) && !told(head.node.0)
+    })
+}
+
+/// The inode that a request is about.
+pub(super) fn node(message: &[u8]) -> Option<u64> {
+    Head::parse(message).ok().map(|(head, _)| head.node.0)
+}
+
 /// Serves the request of `bytes` bytes at the beginning of `buffer`, whose rest is room for the answer.
 /// `false`: what came is none.
 pub(in crate::fuse) fn serve<O: Operations, W: Way>(

@@ -83,6 +83,8 @@ pub(super) struct Reading {
     pub(super) max_write_bytes: usize,
     /// For how long one of them looks for the next request before it sleeps; zero: not at all.
     pub(super) spin: Duration,
+    /// Requests that nobody waits for that the kernel has under way at most.
+    pub(super) max_background: u16,
 }
 
 /// Reads and serves requests on threads of their own, until the mount is gone.
@@ -95,7 +97,7 @@ pub(super) fn serve<O: Operations>(
     awake: Option<&Arc<Awake>>,
 ) -> io::Result<()> {
     let turns = Turns::new(device, reading.spin)?;
-    let later = Later::default();
+    let later = Later::new(reading.max_background);
     if turns.spins() {
         let flags = fcntl_getfl(&**device)?;
         fcntl_setfl(&**device, flags | OFlags::NONBLOCK)?;
@@ -166,29 +168,28 @@ impl<O: Operations> Reader<'_, O> {
         loop {
             match self.read(&mut buffer)? {
                 // Who has the turn looks again at once.
-                Read::Request(bytes)
-                    if seat.turn().is_some() && self.later.keep(&buffer[..bytes]) => {}
+                Read::Request(bytes) if seat.leads() && self.later.keep(&buffer[..bytes]) => {}
                 Read::Request(bytes) => {
                     let weight = message::weight(&buffer[..bytes]);
                     used_bytes = used_bytes.max(weight);
+                    if !self.later.may_wait_for(&buffer[..bytes]) {
+                        while self.serve_kept(&mut seat) {}
+                    }
                     seat.serves(weight > message::SHORT_BYTES);
                     self.answer(&mut buffer, bytes);
                     let now = Instant::now();
                     seat.served(now);
                     pulse.beat(now);
                     // While who was answered is being woken.
-                    self.serve_later(&mut buffer, &mut seat);
+                    self.serve_kept(&mut seat);
                 }
                 Read::Nothing => {
-                    if !self.later.is_empty() {
-                        if !seat.has_just_served() {
-                            self.serve_later(&mut buffer, &mut seat);
-                        }
-                        continue;
-                    }
                     let most = (used_bytes > LARGE_BYTES).then_some(IDLE);
-                    match seat.waits(most)? {
+                    match seat.waits(most, !self.later.is_empty())? {
                         Why::Look => {}
+                        Why::Kept => {
+                            self.serve_kept(&mut seat);
+                        }
                         Why::Idle => {
                             buffer = vec![0; room];
                             used_bytes = 0;
@@ -199,18 +200,20 @@ impl<O: Operations> Reader<'_, O> {
                 Read::Gone => break,
             }
         }
-        while let Some(bytes) = self.later.next(&mut buffer) {
-            self.answer(&mut buffer, bytes);
-        }
+        while self.serve_kept(&mut seat) {}
         Ok(())
     }
 
-    fn serve_later(&self, buffer: &mut [u8], seat: &mut Seat<'_>) {
-        if let Some(bytes) = self.later.next(buffer) {
-            seat.serves_unawaited();
-            self.answer(buffer, bytes);
-            seat.served(Instant::now());
-        }
+    /// Serves the oldest of what was kept. `false`: there is none.
+    fn serve_kept(&self, seat: &mut Seat<'_>) -> bool {
+        let Some(mut request) = self.later.next() else {
+            return false;
+        };
+        seat.serves_unawaited();
+        let bytes = request.len();
+        self.answer(&mut request, bytes);
+        seat.served(Instant::now());
+        true
     }
 
     fn read(&self, buffer: &mut [u8]) -> io::Result<Read> {

@@ -58,6 +58,8 @@ struct State {
 pub(super) enum Why {
     /// There may be a request.
     Look,
+    /// There is time for one that nobody waits for.
+    Kept,
     /// There was none for as long as asked.
     Idle,
     /// There will be none.
@@ -164,7 +166,8 @@ impl Turns {
             if now.1 != 0 && seen == Some(now) {
                 drop(state);
                 self.give_up(turn);
-                return None;
+                // It may have left something to be served.
+                return Some(Why::Look);
             }
             let before = Instant::now();
             state = wait_for(&self.changed, state, TICK);
@@ -218,7 +221,7 @@ impl<'a> Seat<'a> {
     }
 
     /// The turn that it has still.
-    pub(super) fn turn(&mut self) -> Option<u64> {
+    fn turn(&mut self) -> Option<u64> {
         let now = self.turns.turn.load(Ordering::Acquire);
         self.turn = self.turn.filter(|mine| *mine == now);
         self.turn
@@ -280,22 +283,31 @@ impl<'a> Seat<'a> {
         }
     }
 
-    /// Whether it has the turn, and who was answered last may be about to ask again.
-    pub(super) fn has_just_served(&mut self) -> bool {
-        self.turn().is_some() && self.last.is_some_and(|last| last.elapsed() < SOON)
+    /// Whether it has had the turn for so long that the others are parked: they look after what it
+    /// leaves when it is held up.
+    pub(super) fn leads(&mut self) -> bool {
+        self.turn().is_some() && self.row >= ROW
     }
 
-    /// There is no request now: returns when there may be one. `most`: how long to sleep for it.
-    pub(super) fn waits(&mut self, most: Option<Duration>) -> io::Result<Why> {
+    /// There is no request now: returns when there may be one. `most`: how long to sleep for it; `kept`:
+    /// there are some that nobody waits for.
+    pub(super) fn waits(&mut self, most: Option<Duration>, kept: bool) -> io::Result<Why> {
         if self.turn().is_some() {
             self.waited = true;
             let since = self.last.map(|last| last.elapsed());
-            if since.is_some_and(|since| since < self.turns.spin) {
+            let is_within = |most| since.is_some_and(|since| since < most);
+            if kept && !is_within(SOON.min(self.turns.spin)) {
+                return Ok(Why::Kept);
+            }
+            if is_within(self.turns.spin) {
                 std::hint::spin_loop();
                 return Ok(Why::Look);
             }
             self.luck.bad();
             self.give_up();
+        } else if kept && self.turns.turn.load(Ordering::Acquire) == 0 {
+            // Whoever had it is held up.
+            return Ok(Why::Kept);
         }
         match self.turns.stay_parked() {
             Some(why) => Ok(why),
@@ -425,7 +437,7 @@ mod tests {
         one.served(Instant::now());
         other.served(Instant::now());
         while one.turn().is_some() {
-            assert_eq!(one.waits(None).expect("a wait"), Why::Look);
+            assert_eq!(one.waits(None, false).expect("a wait"), Why::Look);
         }
         other.serves(false);
         assert!(other.turn().is_some());
@@ -458,11 +470,49 @@ mod tests {
         held.serves(false);
         assert!(held.turn().is_some());
         let mut other = Seat::new(&turns).expect("a seat");
-        assert_eq!(other.waits(None).expect("a wait"), Why::Look);
+        assert_eq!(other.waits(None, false).expect("a wait"), Why::Look);
         other.serves(false);
         assert!(other.turn().is_some());
         held.served(Instant::now());
         assert!(held.turn().is_none() && other.turn().is_some());
+    }
+
+    #[test]
+    fn what_one_that_is_held_up_has_left_is_served_by_another() {
+        let nothing = eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd");
+        let turns = Turns::new(&nothing, SPIN).expect("turns");
+        let mut held = Seat::new(&turns).expect("a seat");
+        // The first of them gives it the turn.
+        for _ in 0..=ROW {
+            assert!(!held.leads());
+            held.serves(false);
+            held.served(Instant::now());
+            held.waited = true;
+        }
+        assert!(held.leads());
+        held.serves(false);
+        let mut other = Seat::new(&turns).expect("a seat");
+        // By no request, of which there is none.
+        assert_eq!(other.waits(None, true).expect("a wait"), Why::Look);
+        assert_eq!(other.waits(None, true).expect("a wait"), Why::Kept);
+        assert!(!held.leads());
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_served_before_anybody_sleeps() {
+        let turns = Turns::new(&device(), SPIN).expect("turns");
+        let mut one = Seat::new(&turns).expect("a seat");
+        one.serves(false);
+        one.served(Instant::now());
+        let mut looks = 0;
+        while one.waits(None, true).expect("a wait") == Why::Look {
+            looks += 1;
+        }
+        assert!(looks > 0 && one.turn().is_some());
+        // However late it was noticed.
+        one.last = Some(Instant::now() - 2 * SPIN);
+        assert_eq!(one.waits(None, true).expect("a wait"), Why::Kept);
+        assert!(one.turn().is_some());
     }
 
     #[test]
@@ -473,7 +523,7 @@ mod tests {
         let mine = one.turn().expect("the turn");
         turns.park_others(mine);
         std::thread::scope(|scope| {
-            let parked = scope.spawn(|| Seat::new(&turns)?.waits(None));
+            let parked = scope.spawn(|| Seat::new(&turns)?.waits(None, false));
             turns.end();
             assert_eq!(parked.join().expect("no panic").expect("a wait"), Why::End);
         });
