@@ -229,31 +229,7 @@ fn start(
         }
     };
     order.timings.done("branch");
-    let greeted = Line::hail(connection, order.branch, waits).and_then(|line| {
-        if guard.is_some() {
-            // While it opens the branch, which is nobody else's yet.
-            note_hidden(order)?;
-        }
-        line.greeted()?;
-        if guard.is_none() {
-            note_hidden(order)?;
-        }
-        Ok(line)
-    });
-    let line = match greeted {
-        Ok(line) => line,
-        Err(e) => {
-            let e = daemon.error(e);
-            daemon.end();
-            return Err(match (is_locked(&e), guard) {
-                (true, Some(guard)) => {
-                    guard.keep();
-                    e
-                }
-                (_, guard) => broken_off(guard, e),
-            });
-        }
-    };
+    let (guard, line) = greet(order, &mut daemon, connection, guard, waits)?;
     order.timings.done("daemon");
     let result = serve(order, &line, &mut daemon, set_up, only_ids);
     let used = used(&line, limit);
@@ -283,6 +259,24 @@ fn start(
     })
 }
 
+/// Says hello to the daemon, which opens the branch; what was made for it goes again if it does not.
+fn greet<'a>(
+    order: &Order<'a>,
+    daemon: &mut Daemon,
+    connection: OwnedFd,
+    guard: Option<BranchGuard<'a>>,
+    waits: &'a Waits<'a>,
+) -> Result<(Option<BranchGuard<'a>>, Line<'a>), CmdError> {
+    match Line::over(connection, order.branch, waits) {
+        Ok(line) => Ok((guard, line)),
+        Err(e) => {
+            let e = daemon.error(e);
+            daemon.end();
+            Err(without(guard, e))
+        }
+    }
+}
+
 /// Makes the branch if it is to be made, and settles its limit.
 fn prepare<'a>(
     order: &Order<'a>,
@@ -294,20 +288,26 @@ fn prepare<'a>(
     };
     match order.wanted.settle(order.store, order.branch) {
         Ok(limit) => Ok((guard, limit)),
-        Err(e) => Err(match (is_locked(&e), guard) {
-            (true, Some(guard)) => {
-                guard.keep();
-                e
-            }
-            (_, guard) => broken_off(guard, e),
-        }),
+        Err(e) => Err(without(guard, e)),
+    }
+}
+
+/// Removes the branch that was made for nothing, unless `e` says that another run has it.
+fn without(guard: Option<BranchGuard<'_>>, e: CmdError) -> CmdError {
+    match (is_locked(&e), guard) {
+        (true, Some(guard)) => {
+            guard.keep();
+            e
+        }
+        (_, guard) => broken_off(guard, e),
     }
 }
 
 /// Notes what the command cannot see: without it on the disk, a review would take that for removed by it.
-fn note_hidden(order: &Order<'_>) -> Result<(), StoreError> {
+/// The branch must be served for this run.
+fn note_hidden(order: &Order<'_>) -> Result<(), CmdError> {
     let hidden = hidden::of(order.plan);
-    order.store.add_hidden(order.branch, &hidden)
+    Ok(order.store.add_hidden(order.branch, &hidden)?)
 }
 
 /// How far the limit is used up, if there is one. A daemon that is gone cannot tell.
@@ -355,7 +355,8 @@ fn serve(
         policy: Some(order.policy.to_owned()),
     };
     let fds = [device.as_fd(), user.as_fd(), mount.as_fd()];
-    line.attach(spec, &fds).map_err(|e| daemon.error(e))?;
+    line.attach(spec, &fds, || note_hidden(order))
+        .map_err(|e| daemon.error(e))?;
     order.timings.done("mount");
     // The daemon alone keeps the mount alive from here on.
     drop((device, user, mount));

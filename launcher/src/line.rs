@@ -103,21 +103,10 @@ impl<'a> Line<'a> {
         Self::over(connection, branch, waits)
     }
 
-    /// Says hello on an open connection, and hears the answer.
+    /// Says hello on an open connection. A daemon that was just started opens its branch then.
     ///
     /// Errors: the daemon's refusal, `Closed`, `Interrupted`, or no answer in [`PATIENCE`].
     pub fn over(
-        socket: OwnedFd,
-        branch: &'a BranchName,
-        waits: &'a Waits<'a>,
-    ) -> Result<Self, CmdError> {
-        let line = Self::hail(socket, branch, waits)?;
-        line.greeted()?;
-        Ok(line)
-    }
-
-    /// Says hello. A daemon that was just started opens its branch then.
-    pub fn hail(
         socket: OwnedFd,
         branch: &'a BranchName,
         waits: &'a Waits<'a>,
@@ -127,24 +116,27 @@ impl<'a> Line<'a> {
             branch,
             waits,
         };
-        line.say(&Request::Hello { version: VERSION }, &[])?;
-        Ok(line)
-    }
-
-    /// Hears the answer to hello.
-    pub fn greeted(&self) -> Result<(), CmdError> {
-        match self.hear()?.0 {
+        match line.ask(&Request::Hello { version: VERSION }, &[])?.0 {
             Reply::Hello {
                 version: VERSION, ..
-            } => Ok(()),
-            Reply::Hello { version, .. } => Err(self.error(CtlError::Version(version))),
-            _ => Err(self.error(CtlError::Unexpected("hello"))),
+            } => Ok(line),
+            Reply::Hello { version, .. } => Err(line.error(CtlError::Version(version))),
+            _ => Err(line.error(CtlError::Unexpected("hello"))),
         }
     }
 
-    /// Hands over a mounted `/dev/fuse` and the run's namespaces.
-    pub fn attach(&self, mount: MountSpec, fds: &[BorrowedFd<'_>]) -> Result<(), CmdError> {
-        self.ask(&Request::Attach { mount }, fds).map(drop)
+    /// Hands over a mounted `/dev/fuse` and the run's namespaces. Does `meanwhile` while the daemon takes
+    /// them.
+    pub fn attach(
+        &self,
+        mount: MountSpec,
+        fds: &[BorrowedFd<'_>],
+        meanwhile: impl FnOnce() -> Result<(), CmdError>,
+    ) -> Result<(), CmdError> {
+        self.say(&Request::Attach { mount }, fds)?;
+        let done = meanwhile();
+        self.hear()?;
+        done
     }
 
     /// Makes this connection a session: the daemon lives while one is open.

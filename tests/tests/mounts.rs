@@ -158,7 +158,6 @@ fn a_mount_does_not_keep_the_file_size_limit_of_who_makes_it() {
     }
 }
 
-/// A refused mount: exit 125, these words, and nothing left of it.
 /// Who starts a daemon may be ended before the branch is made.
 #[test]
 fn the_daemon_ends_when_nobody_speaks_to_it() {
@@ -176,6 +175,7 @@ fn the_daemon_ends_when_nobody_speaks_to_it() {
     assert!(!store.exists());
 }
 
+/// A refused mount: exit 125, these words, and nothing left of it.
 fn refused(sandbox: &Sandbox, done: Done, words: &[&str]) {
     done.expect(125).says(words).says(&["\n  fix: "]);
     wait::until("no daemon is left", || sandbox.daemons().is_empty());

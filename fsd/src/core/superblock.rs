@@ -31,7 +31,7 @@ pub struct Tree {
     pub branch: LiveBranch,
     /// Live inodes.
     pub nodes: HashMap<Ino, Box<Node>>,
-    /// The most there were of them since memory was given back.
+    /// The most there were of them since memory was given back, as far as was noticed.
     most_nodes: usize,
     /// Those of them that are open, or that no name leads to any more: what a snapshot has to see to,
     /// however many others there are.
@@ -281,12 +281,13 @@ impl Tree {
             return;
         };
         node.lookups = node.lookups.saturating_sub(count);
+        self.most_nodes = self.most_nodes.max(self.nodes.len());
         self.drop_if_idle(ino);
     }
 
-    /// Whether most of many nodes have gone since the last time, so that it is worth it to give their
-    /// memory back; the table's own is given back here.
-    pub fn has_shrunk(&mut self) -> bool {
+    /// Gives the memory of the table back, if most of many nodes have gone since the last time; `true`: then
+    /// it is worth it to give back theirs.
+    pub fn try_shrink(&mut self) -> bool {
         self.most_nodes = self.most_nodes.max(self.nodes.len());
         if self.most_nodes < MANY_NODES || self.nodes.len() > self.most_nodes / 2 {
             return false;

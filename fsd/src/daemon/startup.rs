@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use agentfs_fsd::sys;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -58,13 +59,17 @@ pub(super) fn detach(control: i32) -> Result<OwnedFd, StartupError> {
     Ok(control)
 }
 
-/// Waits for the first word of who started us. `false`: there will be none, nor is anything to be done.
+/// Waits for the first word of who started us. `false`: there is none, for they or we are to end; and
+/// nothing is to be done.
 pub(super) fn is_spoken_to(control: &OwnedFd) -> bool {
-    let mut polled = [PollFd::new(control, PollFlags::IN)];
+    // Without it we wait for the word alone.
+    let end = SignalFd::with_flags(&awaited_signals(), SfdFlags::SFD_CLOEXEC).ok();
+    let mut polled = vec![PollFd::new(control, PollFlags::IN)];
+    polled.extend(end.as_ref().map(|end| PollFd::new(end, PollFlags::IN)));
     while let Err(Errno::INTR) = poll(&mut polled, None) {}
     // There is something to be read, be it only the end.
     let mut first = [0; 1];
-    let peeked = recv(control, &mut first, RecvFlags::PEEK);
+    let peeked = recv(control, &mut first, RecvFlags::PEEK | RecvFlags::DONTWAIT);
     matches!(peeked, Ok((_, 1..)))
 }
 

@@ -92,9 +92,6 @@ impl FsCore {
         self.mappings.left(&self.tree);
         self.close_idle();
         self.guard_replaced();
-        if crate::sync::lock(&self.tree).has_shrunk() {
-            crate::sys::give_back_memory();
-        }
         let journal = crate::sync::lock(&self.tree).branch.journal_sync()?;
         if let Err(e) = journal.sync() {
             // A journal whose sync failed once never syncs again; a checkpoint leaves it behind.
@@ -104,6 +101,11 @@ impl FsCore {
         tree.branch.follow_snapshots()?;
         if tree.branch.needs_checkpoint() {
             tree.branch.checkpoint()?;
+        }
+        let has_shrunk = tree.try_shrink();
+        drop(tree);
+        if has_shrunk {
+            crate::sys::give_back_memory();
         }
         Ok(())
     }

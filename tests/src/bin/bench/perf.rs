@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ use nix::unistd::{Pid, mkfifo};
 
 use crate::{Fallible, stop};
 
+/// To write what is still in memory.
+const LONGEST_END: Duration = Duration::from_secs(60);
 /// How perf is had.
 const FIX: &str =
     "fix: apt-get install linux-perf (Debian), linux-tools-generic (Ubuntu), perf (Fedora)";
@@ -102,11 +105,27 @@ impl Perf {
     /// Ends the recording: what it wrote is complete.
     pub fn stop(mut self) -> Fallible<()> {
         // Whom it watched may have ended, and it with them.
-        if self.child.try_wait()?.is_none() {
+        let mut ended = self.child.try_wait()?;
+        if ended.is_none() {
             kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT)?;
-            self.child.wait()?;
         }
+        let latest = Instant::now() + LONGEST_END;
+        let status = loop {
+            match ended {
+                Some(status) => break status,
+                None if Instant::now() > latest => {
+                    return Err(format!("perf did not end within {LONGEST_END:?}").into());
+                }
+                None => wait::pause(Duration::from_millis(10)),
+            }
+            ended = self.child.try_wait()?;
+        };
         self.is_ended = true;
+        // It passes on the signal that ended it.
+        let is_told = status.signal() == Some(Signal::SIGINT as i32);
+        if !status.success() && !is_told {
+            return Err(format!("perf ended with {status}: {}", self.words()).into());
+        }
         if self.words().is_empty() {
             fs::remove_file(&self.said)?;
         }
@@ -130,6 +149,8 @@ impl Line {
     fn open(data: &Path) -> Fallible<Self> {
         let paths = ["tell", "hear"].map(|name| data.with_extension(name));
         let open = |path: &Path| -> Fallible<File> {
+            // One that was killed has left it.
+            let _ = fs::remove_file(path);
             mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)?;
             // For both, so that no open waits for perf's, and no end of it ends the pipe.
             let mut options = File::options();

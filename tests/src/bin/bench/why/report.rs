@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Finding, Found, Missed, OfKind, Requests, Steps};
+use super::{Finding, Found, Missed, Requests, Steps};
 use crate::Fallible;
 use crate::report::{Summary, reached, time};
 use crate::rows::Unit;
@@ -223,9 +223,10 @@ fn parts(requests: &Requests) -> f64 {
     }
 }
 
+/// Of what is waited for, as the time beside it is.
 fn count(requests: &Requests) -> u64 {
-    let of = |kind: &OfKind| kind.requests;
-    requests.kinds.iter().map(of).sum()
+    let waited_for = requests.kinds.iter().filter(|kind| kind.is_waited_for);
+    waited_for.map(|kind| kind.requests).sum()
 }
 
 fn percent(share: f64) -> String {
@@ -239,7 +240,7 @@ fn plain(why: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::StepTime;
+    use super::super::{OfKind, StepTime};
     use super::*;
 
     fn row(unit: Unit, units: u64, served: f64, host: Option<f64>) -> Requests {

@@ -12,6 +12,9 @@ use crate::rows::timing::{self, Span};
 
 const SEND: &str = "fuse:fuse_request_send";
 const END: &str = "fuse:fuse_request_end";
+/// Of 6.11 and some after it.
+const NO_NUMBERS: &str =
+    "this kernel's tracepoint tells of requests before it numbers them; fix: a newer kernel";
 const EVENTS: &str = "/sys/kernel/tracing/events";
 
 /// Kinds that nobody waits for: the kernel sends them and goes on.
@@ -124,6 +127,9 @@ fn sum(lines: impl BufRead, spans: &[Span]) -> Fallible<Traced> {
                 unique,
                 kind,
             }) => {
+                if unique == 0 {
+                    return Err(NO_NUMBERS.into());
+                }
                 let is_within = |span: &&Span| (span.from_ns..=span.to_ns).contains(&at_ns);
                 if let Some(span) = spans.iter().find(is_within) {
                     traced.kinds.entry(kind.clone()).or_default().requests += 1;
@@ -250,6 +256,13 @@ mod tests {
         // 1 to 3, 4 to 8 with two at once; nobody waits for a release.
         assert_eq!((traced.waited_ns, traced.lost), (6000, 3));
         assert_eq!(sum(TEXT.as_bytes(), &[]).expect("a sum").kinds.len(), 0);
+    }
+
+    #[test]
+    fn requests_without_numbers_are_not_summed_up() {
+        let text = "1.000000000: fuse:fuse_request_send: connection 41 req 0 opcode 1 (FUSE_LOOKUP) len 45\n";
+        let error = sum(text.as_bytes(), &[]).expect_err("a reason").to_string();
+        assert!(error.contains("numbers"), "{error}");
     }
 
     #[test]
