@@ -12,7 +12,6 @@ use fuser::{
     RenameFlags, WriteFlags,
 };
 
-use crate::core::access::keeps_privileges;
 use crate::core::error::FsError;
 use crate::core::types::{Attr, Entry, Fh, Ino, Kind, Name, SetAttr};
 use crate::core::{FsCore, Moved};
@@ -564,17 +563,19 @@ impl Operations for Adapter {
         let from = (self.ino(ino), Fh(fh.0), offset);
         let to = (self.ino(out), Fh(out_fh.0), out_offset);
         let caller = caller(req);
-        let call = move |core: &FsCore| core.copy_range(&caller, from, to, len);
-        let stale = (!keeps_privileges(&caller)).then(|| self.stale());
-        let answer = move |copied: Result<u64, Errno>| {
-            if let Some(stale) = stale {
+        let stale = self.stale();
+        let call = move |core: &FsCore| {
+            let kills = core.takes_privileges(&caller, to.0)?;
+            let copied = core.copy_range(&caller, from, to, len);
+            if kills {
                 stale.attributes(out);
             }
-            match copied {
-                // The core copies less than 4 GiB at a time; a program that wants more asks again.
-                Ok(bytes) => reply.written(bytes as u32),
-                Err(errno) => reply.error(errno),
-            }
+            copied
+        };
+        let answer = move |copied: Result<u64, Errno>| match copied {
+            // The core copies less than 4 GiB at a time; a program that wants more asks again.
+            Ok(bytes) => reply.written(bytes as u32),
+            Err(errno) => reply.error(errno),
         };
         // The kernel asks for no more than the file has.
         if len <= COPIED_HERE_BYTES {

@@ -5,7 +5,7 @@ use rustix::fs::FallocateFlags;
 use crate::backstore::{ObjectFile, SeekFor};
 use crate::core::change::Change;
 use crate::core::copy_up;
-use crate::core::ops::attr::drop_privileges;
+use crate::core::ops::attr::{drop_privileges, has_privileges};
 use crate::core::quota;
 use crate::core::record::{Delta, ExtentSource, InodeRec};
 use crate::core::stream::{Bytes, Stream};
@@ -164,6 +164,18 @@ impl FsCore {
         self.take_privileges(ino, |record| self.is_member(caller, record))
     }
 
+    /// Whether suid, sgid and file capabilities of `ino` are to go when `caller` changes its bytes. Looks at
+    /// the caller, which takes longer than most changes, only if there are some.
+    ///
+    /// Errors: `Stale`, `Base`, `Store`.
+    pub fn takes_privileges(&self, caller: &Caller, ino: Ino) -> Result<bool, FsError> {
+        let has_some = {
+            let tree = crate::sync::lock(&self.tree);
+            has_privileges(&tree.record_of(&self.base, ino)?)
+        };
+        Ok(has_some && !access::keeps_privileges(caller))
+    }
+
     fn take_privileges(
         &self,
         ino: Ino,
@@ -207,7 +219,7 @@ impl FsCore {
             self.meet_unopened(ino, offset, false)?;
         }
         let mode = FallocateFlags::from_bits_retain(mode as u32);
-        if !access::keeps_privileges(caller) {
+        if self.takes_privileges(caller, ino)? {
             self.kill_privileges(caller, ino)?;
         }
         let stream = &handle.stream;
@@ -318,7 +330,7 @@ impl FsCore {
         if to.1 == Fh::NONE {
             self.meet_unopened(to.0, to.2, false)?;
         }
-        let kill = !access::keeps_privileges(caller);
+        let kill = self.takes_privileges(caller, to.0)?;
         let mut buf = vec![0; len.min(COPY_CHUNK_BYTES) as usize];
         let mut done = 0;
         while done < len {
