@@ -566,7 +566,7 @@ impl Operations for Adapter {
         let stale = self.stale();
         let call = move |core: &FsCore| {
             let kills = core.takes_privileges(&caller, to.0)?;
-            let copied = core.copy_range(&caller, from, to, len);
+            let copied = core.copy_range(from, to, len, kills);
             if kills {
                 stale.attributes(out);
             }

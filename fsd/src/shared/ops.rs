@@ -145,7 +145,10 @@ impl Shared {
             return Err(FsError::AcrossBranches("copy"));
         }
         let (from, to) = ((from_ino, from.1, from.2), (to_ino, to.1, to.2));
-        target.with(|core| core.copy_range(caller, from, to, len))
+        target.with(|core| {
+            let kill = core.takes_privileges(caller, to.0)?;
+            core.copy_range(from, to, len, kill)
+        })
     }
 
     /// As `FsCore::fsync`, of a file, or of a directory on the branch of the handle.

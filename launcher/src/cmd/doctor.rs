@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use agentfs_fsd::backstore::Store;
-use agentfs_fsd::fuse::keeps_awake;
+use agentfs_fsd::fuse::{Asleep, keeps_awake};
 use serde::Serialize;
 
 use crate::cli::DoctorArgs;
@@ -410,24 +410,32 @@ fn halt_poll() -> Option<Check> {
     const KNOB: &str = "/sys/module/haltpoll/parameters/guest_halt_poll_ns";
     let text = std::fs::read_to_string(KNOB).ok()?;
     let ns: u64 = text.trim().parse().ok()?;
-    let awake = keeps_awake().map_err(|bad| bad.to_string());
-    let answer = match awake.and_then(|awake| awake.map_err(|why| why.to_string())) {
+    let not_kept = |why: &dyn std::fmt::Display| {
+        format!(
+            "{ns} ns: an idle CPU takes up to 50 us to wake for a request, and is not kept from halting: {why}"
+        )
+    };
+    let polling = format!("as root: echo 200000 > {KNOB}, which costs power all the time");
+    let answer = match keeps_awake() {
         _ if ns >= 200_000 => Ok(format!(
             "{ns} ns: an idle CPU answers in 15 us in place of up to 50"
         )),
-        Ok(()) => Ok(
+        Ok(Ok(())) => Ok(
             "idle CPUs, which take up to 50 us to wake, are kept from halting while requests come in a row"
                 .to_owned(),
         ),
-        Err(why) => Err((
-            format!(
-                "{ns} ns: an idle CPU takes up to 50 us to wake for a request, and is not kept from halting: \
-                 {why}"
-            ),
-            format!(
-                "as root: let this user open /dev/cpu_dma_latency (chmod, or a udev rule), or echo 200000 > \
-                 {KNOB}, which costs power all the time"
-            ),
+        Ok(Err(why @ Asleep::Refused(_))) => Err((
+            not_kept(&why),
+            format!("as root: let this user open /dev/cpu_dma_latency (chmod, or a udev rule); or, {polling}"),
+        )),
+        Ok(Err(why @ Asleep::Asked)) => Err((not_kept(&why), "unset AGENTFS_FUSE_AWAKE".to_owned())),
+        Ok(Err(why)) => Err((
+            not_kept(&why),
+            format!("AGENTFS_FUSE_AWAKE=always, if it is worth it here; or, {polling}"),
+        )),
+        Err(bad) => Err((
+            not_kept(&bad),
+            "unset AGENTFS_FUSE_AWAKE, or let it say auto, always or never".to_owned(),
         )),
     };
     Some(Check::new("halt polling of this guest", answer).optional())

@@ -313,14 +313,15 @@ impl FsCore {
 
     /// Copies up to `len` bytes between two files (or within one) and says how many it were.
     ///
-    /// `from` and `to`: inode, handle, offset. Errors: `WrongAccess`, `Invalid` for overlapping
+    /// `from` and `to`: inode, handle, offset; `kill`: the caller [takes privileges](Self::takes_privileges) away.
+    /// Errors: `WrongAccess`, `Invalid` for overlapping
     /// ranges of one file, `TooLarge`, `Base`, `Store`.
     pub fn copy_range(
         &self,
-        caller: &Caller,
         from: (Ino, Fh, u64),
         to: (Ino, Fh, u64),
         len: u64,
+        kill: bool,
     ) -> Result<u64, FsError> {
         let len = len.min(COPY_RANGE_MAX_BYTES);
         let apart = from.2.abs_diff(to.2) >= len;
@@ -330,7 +331,6 @@ impl FsCore {
         if to.1 == Fh::NONE {
             self.meet_unopened(to.0, to.2, false)?;
         }
-        let kill = self.takes_privileges(caller, to.0)?;
         let mut buf = vec![0; len.min(COPY_CHUNK_BYTES) as usize];
         let mut done = 0;
         while done < len {
